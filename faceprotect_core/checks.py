@@ -1,0 +1,31 @@
+"""Errors a user can act on: what, where, which value, and how to fix it."""
+
+import torch
+from torch import Tensor
+
+
+class ProtectionError(ValueError):
+    """Protection stopped, and nothing was returned. The message says why and how to fix it."""
+
+
+def require(condition: bool, problem: str, fix: str) -> None:
+    """Raises a ProtectionError 'problem. How to fix: fix.' unless the condition holds."""
+    if not condition:
+        raise ProtectionError(f"{problem}. How to fix: {fix}.")
+
+
+def require_finite(tensor: Tensor, where: str, fix: str) -> None:
+    """Fails closed on NaN and infinity, which would otherwise spread into a broken or an unprotected image."""
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    require(bad == 0, f"{where} has {bad} of {tensor.numel()} values that are NaN or infinite", fix)
+
+
+def require_image(image: Tensor, where: str) -> None:
+    """An image is [B, 3, H, W] float in [0, 1] (a little over- and undershoot is left to the caller)."""
+    require(
+        image.ndim == 4 and image.shape[1] == 3 and image.is_floating_point() and image.numel() > 0,
+        f"{where} expects an RGB image [batch, 3, height, width] of floats in [0, 1], "
+        f"got shape {list(image.shape)}, {image.dtype}",
+        "convert grey or RGBA images to RGB first",
+    )
+    require_finite(image, f"the image given to {where}", "load the photo again; a node before it may have failed")

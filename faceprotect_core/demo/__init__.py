@@ -1,0 +1,54 @@
+"""The demo diffusion model: small weights in the package, so that everything runs before any download.
+
+Research use only; demo/weights/README.md says why and where they come from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..checks import require
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, eq=False)
+class DemoWeights:
+    """State dictionaries in diffusers' names, float32, and the null context [1, tokens, dim]."""
+
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    null_context: Tensor
+
+
+def load_demo_weights(folder: Path = WEIGHTS) -> DemoWeights:
+    """Reads the weights (stored as float16) from the package; nothing is fetched."""
+    from safetensors.torch import load_file
+
+    def read(name: str) -> dict[str, Tensor]:
+        path = folder / f"{name}.safetensors"
+        require(
+            path.is_file(),
+            f"the demo model's file {path.name} is missing from the package",
+            "install FaceProtect again",
+        )
+        return {key: tensor.float() for key, tensor in load_file(path).items()}
+
+    return DemoWeights(read("unet"), read("vae"), read("null_context")["null_context"])
+
+
+def load_demo_model(folder: Path = WEIGHTS):
+    """The demo model over diffusers: (DiffusersDenoiser, DiffusersCodec, null context [1, tokens, dim])."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from ..diffusers_backend import DiffusersCodec, DiffusersDenoiser
+    from .architecture import UNET_CONFIG, VAE_CONFIG
+
+    weights = load_demo_weights(folder)
+    unet, vae = UNet2DConditionModel(**UNET_CONFIG), AutoencoderKL(**VAE_CONFIG)
+    unet.load_state_dict(weights.unet)
+    vae.load_state_dict(weights.vae)
+    for model in (unet, vae):
+        model.eval().requires_grad_(False)
+    return DiffusersDenoiser(unet), DiffusersCodec(vae), weights.null_context

@@ -1,0 +1,140 @@
+"""Align a face: a differentiable, antialiased warp of the photo onto a recogniser's template.
+
+The warp is the least-squares similarity (rotation, scale, translation) from the template's points to the landmarks,
+as in dlib's `get_face_chip_details`; the pixels come from `F.grid_sample`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .detect import Face
+from .landmarks import similarity_transform
+
+
+@dataclass(frozen=True)
+class Template:
+    """Where the five landmarks of a face lie in a chip.
+
+    points: five (x, y) in pixel indices of the chip at its native size, in the order of `Face.landmarks`.
+    size: native width and height in pixels.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    size: int
+
+
+# The mean shape of dlib's `get_face_chip_details`: corners of the eye on the right, of the eye on the left, nose base.
+_DLIB_SHAPE = np.array([(0.8595675, 0.2134981), (0.6460605, 0.2289674), (0.1205751, 0.2137275),
+                        (0.3340851, 0.2290642), (0.4901123, 0.6277975)])
+_DLIB_PADDING = 0.25
+# The first two points of the ArcFace template: the eye on the image's left, the eye on its right.
+_ARCFACE_EYES = np.array([(38.2946, 51.6963), (73.5318, 51.5014)])
+
+
+def _dlib_points(size: int) -> np.ndarray:
+    """The mean shape in a square that is padded by a quarter of its width on every side, in pixel indices."""
+    return (_DLIB_SHAPE + _DLIB_PADDING) / (1 + 2 * _DLIB_PADDING) * size - 0.5
+
+
+def _arcface_points() -> np.ndarray:
+    """dlib's mean shape, laid so that its eye centres are those of the ArcFace template.
+
+    The eyes are what the two have in common: ArcFace's other points are the tip of the nose and the corners of the
+    mouth, which the five landmarks do not have.
+    """
+    eyes = np.stack([_DLIB_SHAPE[2:4].mean(0), _DLIB_SHAPE[0:2].mean(0)])
+    return transform_points(similarity_transform(eyes, _ARCFACE_EYES), _DLIB_SHAPE)
+
+
+def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Apply an affine transform [2, 3] to points [..., 2]."""
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+TEMPLATES = {
+    "dlib_150": Template(tuple(map(tuple, _dlib_points(150).tolist())), 150),
+    "arcface_112": Template(tuple(map(tuple, _arcface_points().tolist())), 112),
+}
+
+
+def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = None) -> np.ndarray:
+    """The similarity [2, 3] from pixel indices (x, y) of a chip to pixel indices of the photo.
+
+    Args:
+        template: a name in `TEMPLATES`, or "box": the detector's box made square, upright (needs `size`).
+        size: width and height of the chip in pixels; None takes the template's own. The same part of the photo is cut
+            at any size.
+    """
+    if template == "box":
+        return _box_to_image(face, size)
+    if template not in TEMPLATES:
+        raise ValueError(f"align_face: unknown template {template!r}. How to fix: use one of {[*TEMPLATES, 'box']}.")
+    native = TEMPLATES[template]
+    points = np.array(native.points)
+    if size:
+        points = (points + 0.5) * size / native.size - 0.5
+    return similarity_transform(points, np.array(face.landmarks))
+
+
+def _box_to_image(face: Face, size: int | None) -> np.ndarray:
+    if not size:
+        raise ValueError("align_face: template 'box' has no size of its own. How to fix: pass size= in pixels.")
+    left, top, right, bottom = face.box_xyxy
+    step = (max(right - left, bottom - top) + 1) / size
+    reach = step * (size - 1) / 2
+    return np.array([[step, 0.0, (left + right) / 2 - reach], [0.0, step, (top + bottom) / 2 - reach]])
+
+
+def align_face(
+    image: Tensor, face: Face | Sequence[Face], template: str = "dlib_150", size: int | None = None
+) -> Tensor:
+    """Cut a face out of a photo, turned and scaled to a recogniser's template.
+
+    Differentiable in the image. Where the chip is coarser than the photo, a chip pixel is the mean of a grid of
+    bilinear samples at most one photo pixel apart, so that the gradient reaches every pixel of the face. Elsewhere it
+    is one bilinear sample, as in dlib. Outside the photo is black, as in dlib.
+
+    Args:
+        image: [3, H, W] or [B, 3, H, W], RGB in [0, 1] (never clamped), float32 or float64.
+        face: one face for the whole batch, or a sequence with one face per image.
+        template: "dlib_150", "arcface_112", or "box" (the upright box, which needs `size`).
+        size: width and height of the chip in pixels; None takes the template's own (150, 112).
+
+    Returns:
+        [3, size, size] or [B, 3, size, size], in the image's dtype and on its device.
+
+    Raises:
+        ValueError: wrong shape, unknown template, or a number of faces other than the number of images.
+    """
+    if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise ValueError(f"align_face: image has shape {tuple(image.shape)}, expected [3, H, W] or [B, 3, H, W]. "
+                         "How to fix: pass RGB planes; drop alpha, repeat grey three times.")
+    if image.ndim == 3:
+        return align_face(image[None], face, template, size)[0]
+    if isinstance(face, Face):
+        transform = chip_to_image(face, template, size)
+        return _warp(image, transform, size or TEMPLATES[template].size)
+    if len(face) != len(image):
+        raise ValueError(f"align_face: {len(face)} faces for {len(image)} images. "
+                         "How to fix: pass one face for all images, or one per image.")
+    return torch.stack([align_face(photo, one, template, size) for photo, one in zip(image, face, strict=True)])
+
+
+def _warp(image: Tensor, transform: np.ndarray, size: int) -> Tensor:
+    """Sample [B, 3, H, W] where `transform` takes the pixels of a size x size chip -> [B, 3, size, size]."""
+    height, width = image.shape[-2:]
+    photo_pixels_per_chip_pixel = math.hypot(transform[0, 0], transform[1, 0])
+    samples = max(1, math.ceil(photo_pixels_per_chip_pixel - 1e-6))
+    steps = (np.arange(size * samples) + 0.5) / samples - 0.5
+    points = transform_points(transform, np.stack(np.meshgrid(steps, steps), axis=-1))
+    grid = torch.as_tensor((2 * points + 1) / (width, height) - 1, dtype=image.dtype, device=image.device)
+    sampled = F.grid_sample(image, grid.expand(len(image), -1, -1, -1), padding_mode="zeros", align_corners=False)
+    return F.avg_pool2d(sampled, samples) if samples > 1 else sampled

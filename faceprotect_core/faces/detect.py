@@ -1,0 +1,212 @@
+"""Detect faces: dlib's `mmod_human_face_detector` (King, "Max-Margin Object Detection", arXiv 1502.00046) in torch.
+
+A small fully convolutional network slides an 80 x 80 pixel window over an image pyramid (factor 5/6); where its score
+is above 0 there is a face. The best windows survive non-maximum suppression and get five landmarks each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .landmarks import LandmarkPredictor, predict_landmarks
+
+WEIGHTS = Path(__file__).parent.parent / "weights" / "face_stack" / "detector.safetensors"
+WINDOW = 80  # pixels: the size of face that the network sees
+STRIDE = 8  # pixels between neighbouring windows
+FIRST_CENTRE = 14  # pixel index of the first window's centre
+MARGIN = 11  # pixels of mean colour around each level, as in dlib, for faces at the edge of the photo
+LEVEL_GAP = 10  # pixels between the levels where dlib stacks them in one tall image
+SMALLEST_LEVEL = WINDOW // 2  # pixels: a face at this level would be twice as large as the photo
+PYRAMID_STEP = 5 / 6
+OVERLAP = 0.338  # intersection over union above which the weaker of two boxes is dropped
+MEAN_RGB = (122.782, 117.001, 104.298)
+
+
+class FaceNotFoundError(ValueError):
+    """A photo in which no face was found."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a photo; coordinates are pixel indices (0, 0 is the centre of the top left pixel), not rounded.
+
+    box_xyxy: left, top, right, bottom; the last two are the last pixels inside.
+    score: the detector's score; above 0 is a face.
+    landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner of
+        the eye on its left, 4 the base of the nose.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    landmarks: tuple[tuple[float, float], ...]
+
+
+class WindowScorer(nn.Module):
+    """The detector's network: RGB in [0, 1], [1, 3, H, W], and a top margin -> a score per window, [rows, columns]."""
+
+    # (input channels, output channels, kernel, stride, padding)
+    LAYERS = ((3, 16, 5, 2, 0), (16, 32, 5, 2, 0), (32, 32, 5, 2, 0), (32, 45, 5, 1, 2), (45, 45, 5, 1, 2),
+              (45, 45, 5, 1, 2), (45, 1, 9, 1, 4))
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(*layer) for layer in self.LAYERS)
+        for conv in self.convs[:-1]:
+            conv.register_buffer("scale", torch.ones(conv.out_channels))
+            conv.register_buffer("shift", torch.zeros(conv.out_channels))
+        self.register_buffer("mean_rgb", torch.tensor(MEAN_RGB)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor, top: int = MARGIN) -> Tensor:
+        x = F.pad((image * 255 - self.mean_rgb) / 256, (MARGIN, MARGIN, top, MARGIN))
+        for conv in self.convs[:-1]:
+            x = conv(x).mul_(conv.scale[:, None, None]).add_(conv.shift[:, None, None]).relu_()
+        return self.convs[-1](x)[0, 0]
+
+
+@dataclass(frozen=True)
+class FaceDetector:
+    """The two loaded models that `detect_faces` needs; load once with `load_detector` to detect in many photos."""
+
+    scorer: WindowScorer
+    landmarks: LandmarkPredictor
+
+
+def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
+    """Load the built-in detector and landmark predictor (CC0 1.0; see weights/face_stack/README.md)."""
+    with torch.inference_mode(False):
+        scorer = WindowScorer()
+        scorer.load_state_dict(load_file(WEIGHTS))
+        scorer.eval().requires_grad_(False).to(device)
+    return FaceDetector(scorer, LandmarkPredictor.load())
+
+
+def detect_faces(
+    image: Tensor,
+    detector: FaceDetector | None = None,
+    *,
+    threshold: float = 0.0,
+    min_face: float = WINDOW,
+    max_pixels: int = 4_000_000,
+) -> list[Face]:
+    """Find the faces in one photo.
+
+    The pyramid starts at the scale that shows a face of `min_face` pixels as the network's 80 pixels: at the full size
+    by default, as dlib does; a smaller `min_face` enlarges the photo first. It never starts above `max_pixels` pixels,
+    which bounds memory: a larger photo is first reduced (antialiased), and the smallest face that is found grows to
+    80 * sqrt(H * W / max_pixels) pixels, 139 pixels in a photo of 4000 x 3000.
+
+    Args:
+        image: [3, H, W], RGB in [0, 1] (values outside are clamped, as when saved), any floating dtype. No gradient.
+        detector: from `load_detector`; None loads the built-in one for this call.
+        threshold: the lowest score that counts as a face.
+        min_face: the size of the smallest face to look for, in pixels of this photo.
+        max_pixels: the largest number of pixels of a pyramid level.
+
+    Returns:
+        The faces, the best score first; an empty list where there is none.
+
+    Raises:
+        ValueError: not one RGB image of floats, or NaN or infinite values in it.
+    """
+    _check(image, min_face, max_pixels)
+    detector = detector or load_detector(image.device)
+    with torch.no_grad():
+        photo = image.detach().float().clamp(0, 1)
+        boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
+        grey = _grey(photo) if boxes else None
+    return [Face(box, score, _as_tuples(predict_landmarks(detector.landmarks, grey, box))) for score, box in boxes]
+
+
+def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
+    """The best face in a photo; `FaceNotFoundError` where there is none. Arguments as for `detect_faces`."""
+    faces = detect_faces(image, detector, **options)
+    if not faces:
+        height, width = image.shape[-2:]
+        raise FaceNotFoundError(
+            f"find_face: no face found in the image of {width}x{height} pixels. How to fix: use a photo in which the "
+            "face is upright and turned to the camera, crop closer, or look for smaller faces with a lower min_face.")
+    return faces[0]
+
+
+def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
+        raise ValueError(f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of "
+                         "shape [3, H, W] in [0, 1]. How to fix: pass one image of a batch; drop alpha, repeat grey "
+                         "three times; divide 8-bit values by 255.")
+    if not all(math.isfinite(extreme) for extreme in torch.aminmax(image.detach())):
+        broken = ~torch.isfinite(image)
+        channel, y, x = broken.nonzero()[0].tolist()
+        raise ValueError(f"detect_faces: image has {image[channel, y, x].item()} at channel {channel}, x {x}, y {y} "
+                         f"({int(broken.sum())} such values). How to fix: find the step before that made it.")
+    if not min_face > 0 or not max_pixels > 0:
+        raise ValueError(f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0. "
+                         f"How to fix: leave them out (min_face={WINDOW}, max_pixels=4_000_000).")
+
+
+def _pyramid(photo: Tensor, min_face: float, max_pixels: int) -> Iterator[Tensor]:
+    """The photo [1, 3, H, W] at ever smaller sizes."""
+    height, width = photo.shape[-2:]
+    scale = min(WINDOW / min_face, math.sqrt(max_pixels / (height * width)))
+    size = (int(height * scale), int(width * scale))
+    if scale != 1 and min(size) >= SMALLEST_LEVEL:
+        photo = F.interpolate(photo, size=size, mode="bilinear", antialias=True)
+    while min(size) >= SMALLEST_LEVEL:
+        yield photo
+        size = (int(photo.shape[-2] * PYRAMID_STEP), int(photo.shape[-1] * PYRAMID_STEP))
+        if min(size) >= SMALLEST_LEVEL:
+            photo = F.interpolate(photo, size=size, mode="bilinear", align_corners=True)
+
+
+def _windows(scorer: WindowScorer, photo: Tensor, threshold: float, min_face: float, max_pixels: int) -> list:
+    """Every window above the threshold as (score, box), in pixel indices of the photo.
+
+    dlib stacks the levels in one tall image, and a window starts at every 8th pixel of that; the top margin puts the
+    windows of each level where dlib has them.
+    """
+    found, stacked = [], 0
+    for level in _pyramid(photo[None], min_face, max_pixels):
+        top = MARGIN + stacked % STRIDE
+        stacked += level.shape[-2] + LEVEL_GAP
+        scores = scorer(level, top)
+        zoom_y, zoom_x = (full / part for full, part in zip(photo.shape[-2:], level.shape[-2:], strict=True))
+        for row, column in (scores > threshold).nonzero().tolist():
+            x = (STRIDE * column + FIRST_CENTRE - MARGIN + 0.5) * zoom_x - 0.5
+            y = (STRIDE * row + FIRST_CENTRE - top + 0.5) * zoom_y - 0.5
+            reach_x, reach_y = (WINDOW - 1) / 2 * zoom_x, (WINDOW - 1) / 2 * zoom_y
+            found.append((scores[row, column].item(), (x - reach_x, y - reach_y, x + reach_x, y + reach_y)))
+    return found
+
+
+def _suppress(windows: list) -> list:
+    """Greedy non-maximum suppression: the best windows that do not overlap a better one, best first."""
+    kept = []
+    for score, box in sorted(windows, reverse=True):
+        if all(_intersection_over_union(box, better) <= OVERLAP for _, better in kept):
+            kept.append((score, box))
+    return kept
+
+
+def _intersection_over_union(a: tuple, b: tuple) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    overlap = max(width, 0) * max(height, 0)
+    areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
+    return overlap / (areas - overlap)
+
+
+def _grey(photo: Tensor) -> np.ndarray:
+    """(R + G + B) // 3 of 8-bit values, as in dlib: [3, H, W] in [0, 1] -> [H, W] integers."""
+    return (sum((channel * 255).round().to(torch.int16) for channel in photo) // 3).cpu().numpy()
+
+
+def _as_tuples(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in points)

@@ -1,0 +1,36 @@
+"""The two protocols that everything else is built on. Adapters: diffusers_backend (the library on its own), nodes/host
+(inside ComfyUI)."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+SelfAttention = Callable[[str, Tensor, Tensor, Tensor], Tensor]
+"""(layer name, query, key, value: [B, heads, tokens, dim]) -> attention output [B, heads, tokens, dim]."""
+
+
+class Denoiser(Protocol):
+    """The U-Net."""
+
+    def __call__(
+        self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
+    ) -> Tensor:
+        """Noise prediction (epsilon), [B, C, h, w], differentiable in latent and context.
+
+        latent: scaled latent [B, C, h, w]. timestep: training timestep. context: [B, tokens, dim].
+        self_attention, when given, computes every self-attention layer.
+        """
+        ...
+
+
+class ImageCodec(Protocol):
+    """The autoencoder."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in [0, 1] -> scaled latent [B, C, H/8, W/8]."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Scaled latent -> image [B, 3, H, W]; about [0, 1], differentiable, NOT clamped."""
+        ...

@@ -1,0 +1,168 @@
+"""Adversarial latent optimisation: the noisy latent is changed until the surrogates see somebody else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .attention import SelfAttentionReference, StructureLoss, require_embeddings
+from .checks import require, require_finite, require_image
+from .inversion import OnStep, Trajectory
+from .model import Denoiser, ImageCodec
+
+Output = Literal["published", "detail"]
+Objective = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectionResult:
+    """image: [B, 3, H, W] in [0, 1]. latent: the optimised noisy latent z_adv. decoded_latent: what z_adv denoises to.
+
+    history: lists with one entry per iteration: "identity" and "structure" (each [B floats], before the weights).
+    """
+
+    image: Tensor
+    latent: Tensor
+    decoded_latent: Tensor
+    history: dict[str, list[list[float]]]
+
+
+@torch.enable_grad()
+def optimize_latent(
+    denoiser: Denoiser,
+    codec: ImageCodec,
+    trajectory: Trajectory,
+    embeddings: Tensor,
+    objective: Objective,
+    *,
+    structure: SelfAttentionReference | None = None,
+    iterations: int = 35,
+    lr: float = 0.01,
+    objective_weight: float = 0.003,
+    output: Output = "published",
+    image: Tensor | None = None,
+    mask: Tensor | None = None,
+    fidelity_weight: float = 0.0,
+    on_step: OnStep | None = None,
+) -> ProtectionResult:
+    """Optimises the noisy latent with AdamW: min over z of objective_weight * identity + structure (paper, eq. 9).
+
+    embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B].
+    structure: the unchanged run's self-attention; None leaves the structure loss out.
+    output: "published" returns the decoded latent, as the paper does, and shows it to the surrogates unclamped.
+        "detail" adds only the change to the untouched photo, image + mask * (D(z_adv) - D(z)), clamped to [0, 1], and
+        shows the surrogates exactly that.
+    image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
+    mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
+    fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
+    on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
+    Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
+    """
+    require_embeddings(trajectory, embeddings, "Adversarial Latent Optimizer")
+    _check(output, image, mask, iterations, lr)
+    photo = image if output == "detail" else None
+    run = _Run(denoiser, codec, trajectory, embeddings, structure, photo, mask)
+    unchanged = run.unchanged_image() if fidelity_weight else None
+    latent = trajectory.latents[-1].detach().clone().requires_grad_()
+    optimizer = torch.optim.AdamW([latent], lr=lr)
+    history: dict[str, list[list[float]]] = {"identity": [], "structure": []}
+    for iteration in range(iterations):
+        changed, _, structure_loss = run(latent)
+        identity_loss = objective(changed)
+        loss = objective_weight * identity_loss + structure_loss
+        if fidelity_weight:
+            loss = loss + fidelity_weight * (changed - unchanged).square().flatten(1).mean(1)
+        _check_loss(loss, iteration)
+        (latent.grad,) = torch.autograd.grad(loss.sum(), latent)
+        optimizer.step()
+        history["identity"].append(identity_loss.tolist())
+        history["structure"].append(structure_loss.tolist())
+        if on_step:
+            event = {"stage": "protection", "step": iteration + 1, "steps": iterations}
+            on_step(event | {name: history[name][-1] for name in history} | {"image": changed.detach()})
+    with torch.no_grad():
+        changed, decoded_latent, _ = run(latent)
+    require_finite(changed, "the protected image", "run the model in float32 or bfloat16, or lower lr")
+    return ProtectionResult(changed.clamp(0.0, 1.0), latent.detach(), decoded_latent, history)
+
+
+class _Run:
+    """From a noisy latent to the image that the surrogates see."""
+
+    def __init__(self, denoiser, codec, trajectory, embeddings, structure, photo, mask):
+        self.denoiser, self.codec, self.trajectory = denoiser, codec, trajectory
+        self.embeddings, self.structure = embeddings.detach(), structure
+        self.photo, self.mask = photo, mask
+        if photo is not None:
+            self.decoded_unchanged = self._decode_unchanged()
+            _require_same_size(photo, self.decoded_unchanged)
+
+    @torch.no_grad()
+    def _decode_unchanged(self) -> Tensor:
+        structure, start = self.structure, self.trajectory.latents[-1]
+        return self.codec.decode(structure.latent if structure else self.denoise(start)[0])
+
+    def unchanged_image(self) -> Tensor:
+        """What the surrogates would see of the unchanged latent: the photo itself for "detail"."""
+        return self._decode_unchanged() if self.photo is None else self.photo
+
+    def __call__(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, C, h, w] -> the changed image, the denoised latent, the structure loss [B]."""
+        decoded_latent, structure_loss = self.denoise(latent)
+        image = self.codec.decode(decoded_latent)
+        if self.photo is not None:
+            change = image - self.decoded_unchanged
+            image = (self.photo + (change if self.mask is None else change * self.mask)).clamp(0.0, 1.0)
+        return image, decoded_latent, structure_loss
+
+    def denoise(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        structure_loss = latent.new_zeros(latent.shape[0])
+        for step in range(self.trajectory.depth):
+            layers = StructureLoss(self.structure.queries_and_keys[step]) if self.structure else None
+            latent = self.trajectory.denoise_step(self.denoiser, latent, step, self.embeddings[step], layers)
+            structure_loss = structure_loss + (layers.loss if layers else 0.0)
+        return latent, structure_loss
+
+
+def _check(output: str, image: Tensor | None, mask: Tensor | None, iterations: int, lr: float) -> None:
+    where = "Adversarial Latent Optimizer"
+    require(
+        output in ("published", "detail"),
+        f'{where}: output must be "published" or "detail", got {output!r}',
+        'use "published" to repeat the paper, "detail" to keep the photo\'s own pixels',
+    )
+    require(
+        output == "published" or image is not None,
+        f'{where}: output "detail" needs the photo it adds the change to, and no image is connected',
+        "connect the photo to the input image",
+    )
+    require(
+        output == "detail" or mask is None,
+        f'{where}: a mask works with output "detail" only, got {output!r}',
+        'choose output "detail", or disconnect the mask',
+    )
+    require(
+        iterations >= 0 and lr > 0,
+        f"{where}: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
+        "use 35 iterations with a learning rate of 0.01, the paper's values",
+    )
+    if output == "detail":
+        require_image(image, where)
+
+
+def _require_same_size(photo: Tensor, decoded: Tensor) -> None:
+    require(
+        photo.shape == decoded.shape,
+        f"Adversarial Latent Optimizer: the photo is {list(photo.shape)}, the decoded latent {list(decoded.shape)}",
+        "encode the very photo that is connected here (its height and width must be multiples of 8)",
+    )
+
+
+def _check_loss(loss: Tensor, iteration: int) -> None:
+    require_finite(
+        loss,
+        f"Adversarial Latent Optimizer: the loss of iteration {iteration}",
+        "run the model in float32 or bfloat16 (float16 overflows here), or lower lr",
+    )

@@ -1,0 +1,140 @@
+"""FRSurrogate: a face recognition (FR) network with all that a caller must know to use it right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..faces import Face, align_face
+
+METRICS = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True, eq=False)
+class FRSurrogate:
+    """A face recognition network, its input, its metric and its verification thresholds.
+
+    The module is used in evaluation mode with frozen parameters; a module that is not already so is copied, never
+    changed. Gradients flow to the image.
+
+    Args:
+        module: [B, 3, input_size, input_size] RGB in [-1, 1] -> embeddings [B, D], normalised or not.
+        input_size: width and height of the module's input in pixels.
+        name: for messages and reports.
+        metric: "cosine" (higher is more alike) or "euclidean" (lower is more alike).
+        thresholds: false accept rate (FAR) -> threshold, in the metric's units.
+        default_threshold: the threshold when no FAR is asked for; None takes the threshold at FAR 0.01.
+        embedding_mean: [D], subtracted before a cosine, for networks whose embeddings share a large mean; None for 0.
+        template: how `embed` aligns a face: a name of `faces.TEMPLATES`, or "box" for the upright face box.
+        source: where the weights come from, and their licence.
+    """
+
+    module: Callable[[Tensor], Tensor]
+    input_size: int = 112
+    _: KW_ONLY
+    name: str = "surrogate"
+    metric: str = "cosine"
+    thresholds: Mapping[float, float] = field(default_factory=dict)
+    default_threshold: float | None = None
+    embedding_mean: Tensor | None = field(default=None, repr=False)
+    template: str = "box"
+    source: str = ""
+
+    def __post_init__(self):
+        if self.metric not in METRICS:
+            raise ValueError(f"FRSurrogate {self.name}: metric is {self.metric!r}. How to fix: use one of {METRICS}.")
+        object.__setattr__(self, "thresholds", dict(self.thresholds))
+        object.__setattr__(self, "module", _frozen(self.module))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FRSurrogate:
+        """The same surrogate on another device or in another dtype, as a new object; this one stays as it is."""
+        with torch.inference_mode(False):
+            module = self.module
+            if isinstance(module, nn.Module):
+                module = copy.deepcopy(module).to(device=device, dtype=dtype)
+            mean = self.embedding_mean
+            return replace(self, module=module,
+                           embedding_mean=None if mean is None else mean.to(device=device, dtype=dtype))
+
+    def embed(self, image: Tensor, face: Face | Sequence[Face] | None = None) -> Tensor:
+        """The embedding of each image, differentiable in the image.
+
+        Args:
+            image: [B, 3, H, W], RGB in [0, 1]; not clamped. Cast to the module's dtype.
+            face: one face for all images or one per image: aligned to the template, antialiased. None: the whole
+                image, resized as in the paper (bilinear, align_corners False, no antialiasing).
+
+        Returns:
+            [B, D], as the module gives it.
+        """
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]. "
+                             "How to fix: add a batch axis to one image; drop alpha, repeat grey three times.")
+        image = image.to(self._dtype(image.dtype))
+        if face is None:
+            size = (self.input_size, self.input_size)
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        else:
+            image = align_face(image, face, self.template, self.input_size)
+        return self.module(2 * image - 1)
+
+    def cosine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosine of embeddings [B, D] and [B or 1, D], less `embedding_mean` where there is one -> [B] in [-1, 1]."""
+        if self.embedding_mean is not None:
+            a, b = a - self.embedding_mean.to(a), b - self.embedding_mean.to(b)
+        return F.cosine_similarity(a, b, dim=-1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Euclidean distance of embeddings [B, D] and [B or 1, D] -> [B], at least 0."""
+        return torch.linalg.vector_norm(a - b, dim=-1)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """The metric's own value -> [B]: a cosine (higher is more alike) or a distance (LOWER is more alike).
+
+        Compare it with `thresholds[far]`, or let `is_match` and `margin` see to the direction.
+        """
+        return self.cosine(a, b) if self.metric == "cosine" else self.distance(a, b)
+
+    def threshold(self, far: float | None = None) -> float:
+        """The verification threshold at a false accept rate, in the metric's units; None for the default one."""
+        if far is None and self.default_threshold is not None:
+            return self.default_threshold
+        wanted = 0.01 if far is None else far
+        if wanted not in self.thresholds:
+            raise ValueError(f"FRSurrogate {self.name}: no threshold for a false accept rate of {wanted}. How to fix: "
+                             f"use one of {list(self.thresholds)}, or pass thresholds={{{wanted}: ...}}.")
+        return self.thresholds[wanted]
+
+    def margin(self, a: Tensor, b: Tensor, far: float | None = None) -> Tensor:
+        """How far a pair lies past the threshold -> [B], differentiable, in the metric's units.
+
+        Positive: no longer the same person to this network. Negative: still a match. Its hinge drives a pair across.
+        """
+        if self.metric == "cosine":
+            return self.threshold(far) - self.cosine(a, b)
+        return self.distance(a, b) - self.threshold(far)
+
+    def is_match(self, a: Tensor, b: Tensor, far: float | None = None) -> Tensor:
+        """Whether the network takes the two for the same person -> [B] of bool: beyond the threshold, strictly."""
+        return self.margin(a, b, far) < 0
+
+    def _dtype(self, fallback: torch.dtype) -> torch.dtype:
+        """The dtype of the module's weights; the image's own for a module without any."""
+        if isinstance(self.module, nn.Module):
+            return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), fallback)
+        return fallback
+
+
+def _frozen(module: Callable) -> Callable:
+    """The module in evaluation mode with frozen parameters: itself where it is so already, else a copy."""
+    if not isinstance(module, nn.Module):
+        return module
+    if not any(part.training for part in module.modules()) and not any(p.requires_grad for p in module.parameters()):
+        return module
+    with torch.inference_mode(False):
+        return copy.deepcopy(module).eval().requires_grad_(False)

@@ -1,0 +1,32 @@
+"""The pack's nodes. One file per block; the method is in faceprotect_core."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .attention import SelfAttentionCapture
+from .demo import LoadDemoModel
+from .faces import DetectFaces
+from .inversion import DDIMInversion
+from .null_text import NullTextLearner
+from .objectives import FRSurrogateLoss
+from .optimizer import AdversarialLatentOptimizer
+from .surrogates import LoadSurrogate
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadDemoModel,
+    DetectFaces,
+    LoadSurrogate,
+    DDIMInversion,
+    NullTextLearner,
+    SelfAttentionCapture,
+    FRSurrogateLoss,
+    AdversarialLatentOptimizer,
+]
+
+
+class FaceProtectExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> FaceProtectExtension:
+    return FaceProtectExtension()

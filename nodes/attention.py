@@ -1,0 +1,41 @@
+"""Self-Attention Capture: TRAJECTORY, NULL_TEXT -> FACEPROTECT_STRUCTURE (core: attention.py)."""
+
+from comfy_api.latest import io
+
+from ..faceprotect_core import capture_self_attention
+from . import host
+from .sockets import CATEGORY, NullTextSocket, StructureSocket, TrajectoryData, TrajectorySocket
+
+
+class SelfAttentionCapture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectSelfAttentionCapture",
+            display_name="Self-Attention Capture",
+            category=CATEGORY,
+            description="Denoises the unchanged photo once and keeps what every self-attention layer saw: the structure "
+            "that the protected photo must keep.",
+            search_aliases=["faceprotect", "attention", "structure", "privacy"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that made the trajectory."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Inversion."),
+                NullTextSocket.Input("null_text", tooltip="From the Null-Text Embedding Learner."),
+            ],
+            outputs=[
+                StructureSocket.Output(
+                    display_name="structure",
+                    tooltip="Queries and keys of every self-attention layer at every step, for the optimizer.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, trajectory: TrajectoryData, null_text) -> io.NodeOutput:
+        host.require_same_model(model, trajectory.model_identity, "Self-Attention Capture")
+        denoiser = host.ComfyDenoiser(model)
+        with host.no_gradients(denoiser.patcher):
+            path = host.at_work(trajectory.trajectory)
+            progress = host.Progress(path.depth)
+            structure = capture_self_attention(denoiser, path, host.at_work(null_text), progress)
+        return io.NodeOutput(host.at_rest(structure))

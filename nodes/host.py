@@ -1,0 +1,390 @@
+"""The only file that touches ComfyUI's internals: MODEL, VAE, CONDITIONING and IMAGE become the core's Denoiser,
+ImageCodec, context and image tensors; gradients inside the server's inference mode; progress, preview, cancel."""
+
+import dataclasses
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference, Trajectory
+from ..faceprotect_core.checks import require
+from ..faceprotect_core.model import SelfAttention
+
+PREVIEW_SIZE = 512
+EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+# ------------------------------------------------------------------------------------------------ tensors
+
+
+def to_core_image(image: Tensor, where: str) -> Tensor:
+    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 tensor on the compute device; alpha is dropped, grey repeated."""
+    require(
+        image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
+        f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
+        "connect an image with at least one pixel and 1, 3 or 4 channels",
+    )
+    planes = image[..., :3].movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    return planes.expand(-1, 3, -1, -1).contiguous()
+
+
+def to_comfy_image(image: Tensor) -> Tensor:
+    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results."""
+    return image.detach().movedim(1, -1).contiguous().to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
+    planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
+    require(
+        planes.shape[2:] == (height, width),
+        f"Adversarial Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
+        "draw the mask on the very image that is connected",
+    )
+    return planes.clamp(0.0, 1.0)
+
+
+def to_core_latent(model, latent: dict) -> Tensor:
+    """LATENT -> the scaled latent [B, 4, h, w] float32 on the compute device."""
+    samples = latent["samples"]
+    require(
+        samples.ndim == 4 and samples.shape[1] == 4 and samples.numel() > 0,
+        f"DDIM Inversion expects a latent [batch, 4, height, width] of Stable Diffusion 1.x or 2.x, "
+        f"got {list(samples.shape)}",
+        "connect VAE Encode with the VAE of the same checkpoint",
+    )
+    return model.model.process_latent_in(to_device(samples))
+
+
+def to_comfy_latent(model, latent: Tensor) -> dict:
+    """The scaled latent -> LATENT."""
+    return {"samples": model.model.process_latent_out(latent.detach()).to(comfy.model_management.intermediate_device())}
+
+
+def to_device(tensor: Tensor) -> Tensor:
+    """A float32 copy on the compute device; the copy may take part in autograd if made outside inference mode."""
+    return tensor.to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+
+
+def at_rest(data):
+    """Tensors of a core dataclass, moved to where ComfyUI keeps results between nodes."""
+    return _moved(data, comfy.model_management.intermediate_device())
+
+
+def at_work(data):
+    """The same, back on the compute device."""
+    return _moved(data, comfy.model_management.get_torch_device())
+
+
+def _moved(data, device):
+    if isinstance(data, Tensor):
+        return data.to(device)
+    if isinstance(data, tuple):
+        return tuple(_moved(part, device) for part in data)
+    if isinstance(data, dict):
+        return {name: _moved(part, device) for name, part in data.items()}
+    if isinstance(data, (Trajectory, SelfAttentionReference)):
+        tensors = {"latents", "queries_and_keys", "latent"} & {field.name for field in dataclasses.fields(data)}
+        return dataclasses.replace(data, **{name: _moved(getattr(data, name), device) for name in tensors})
+    return data
+
+
+def null_context(model, conditioning: list) -> Tensor:
+    """The embedding of the empty prompt [1 or B, tokens, dim] from a CONDITIONING."""
+    require(
+        len(conditioning) == 1,
+        f"DDIM Inversion: the conditioning has {len(conditioning)} parts, one is expected",
+        "connect one CLIP Text Encode with an empty text",
+    )
+    context, expected = conditioning[0][0], model.model.model_config.unet_config.get("context_dim")
+    require(
+        context.shape[-1] == expected,
+        f"DDIM Inversion: the conditioning has {context.shape[-1]} channels, the model's U-Net expects {expected}",
+        "encode the empty prompt with the CLIP of the same checkpoint",
+    )
+    return to_device(context)
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def require_supported(model, vae=None) -> None:
+    """SD 1.x and 2.x only: a U-Net with self-attention maps on a 4-channel latent."""
+    base = model.model
+    unet = getattr(base, "diffusion_model", None)
+    config = getattr(base.model_config, "unet_config", {})
+    supported = (
+        isinstance(base.latent_format, comfy.latent_formats.SD15)
+        and hasattr(unet, "input_blocks")
+        and config.get("in_channels") == 4
+        and not base.adm_channels
+        and base.model_type in (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
+    )
+    require(
+        supported,
+        f"FaceProtect works on Stable Diffusion 1.x and 2.x; the connected MODEL is {type(base.model_config).__name__}"
+        f" with {config.get('in_channels', 'unknown')} input channels",
+        "load a plain SD 1.5 or SD 2 checkpoint (not SDXL, Flux, SD 3, inpainting or unCLIP)",
+    )
+    require(
+        vae is None or (vae.latent_channels == 4 and vae.latent_dim == 2),
+        f"FaceProtect needs the VAE of Stable Diffusion 1.x or 2.x; the connected one has "
+        f"{getattr(vae, 'latent_channels', '?')} latent channels",
+        "connect the VAE output of the same checkpoint",
+    )
+
+
+def identity_of(model) -> tuple:
+    """Which weights, with which patches: two nodes must work on the same."""
+    return (weakref.ref(model.model), model.patches_uuid)
+
+
+def require_same_model(model, identity: tuple, where: str) -> None:
+    require(
+        identity[0]() is model.model and identity[1] == model.patches_uuid,
+        f"{where}: the trajectory was made with another model or with other LoRAs",
+        "connect the same MODEL to all FaceProtect blocks",
+    )
+
+
+def schedule_of(model, num_inference_steps: int, steps_offset: int) -> DDIMSchedule:
+    """The model's own noise schedule: sigma^2 = (1 - a) / a."""
+    sigmas = model.get_model_object("model_sampling").sigmas.double()
+    return DDIMSchedule.from_alphas_cumprod(1.0 / (1.0 + sigmas**2), num_inference_steps, steps_offset)
+
+
+def surrogate_patcher(surrogate: FRSurrogate):
+    """Lets ComfyUI move the FR network between devices and free it."""
+    return comfy.model_patcher.ModelPatcher(
+        surrogate.module,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=torch.device("cpu"),
+    )
+
+
+def model_from_diffusers(weights: dict[str, Tensor], unet_config: dict):
+    """A MODEL from a small diffusers-format U-Net of Stable Diffusion's kind (epsilon prediction), in float32."""
+    config = comfy.supported_models.SD15(dict(unet_config))
+    config.unet_config |= unet_config  # SD 1.5 forces its own number of heads
+    config.set_inference_dtype(torch.float32, None)
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    base = config.get_model({}, "")
+    base.diffusion_model.load_state_dict({names[name]: tensor for name, tensor in weights.items()})
+    base.eval()
+    return comfy.model_patcher.ModelPatcher(
+        base, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    )
+
+
+def vae_from_diffusers(weights: dict[str, Tensor], vae_config: dict):
+    """A VAE from a small diffusers-format AutoencoderKL, in float32."""
+    config = {"params": {"embed_dim": vae_config["z_channels"], "ddconfig": dict(vae_config)}}
+    return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
+
+
+class ComfyDenoiser:
+    """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed."""
+
+    def __init__(self, model):
+        require_supported(model)
+        self.patcher = model.clone(disable_dynamic=True)
+        self.base = self.patcher.model
+        sampling = self.patcher.get_model_object("model_sampling")
+        self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
+        self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
+        transformer_options = self.options.setdefault("transformer_options", {})
+        for kind in ("wrappers", "callbacks"):
+            comfy.patcher_extension.merge_nested_dicts(
+                transformer_options.setdefault(kind, {}), getattr(self.patcher, kind), copy_dict1=False
+            )
+
+    def __call__(
+        self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
+    ) -> Tensor:
+        sigma = self.sigmas[timestep]
+        alpha = 1.0 / (1.0 + sigma**2).item()
+        sigma = sigma.to(latent).expand(latent.shape[0])
+        arguments = {
+            "c_crossattn": context,
+            "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention),
+        }
+        noisy = latent / alpha**0.5
+        wrapper = self.options.get("model_function_wrapper")
+        if wrapper:
+            call = {"input": noisy, "timestep": sigma, "c": arguments, "cond_or_uncond": [1]}
+            denoised = wrapper(self.base.apply_model, call)
+        else:
+            denoised = self.base.apply_model(noisy, sigma, **arguments)
+        return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
+
+    def _transformer_options(self, sigma: Tensor, batch: int, self_attention: SelfAttention | None) -> dict:
+        options = comfy.patcher_extension.merge_nested_dicts(
+            {}, self.options["transformer_options"], copy_dict1=False
+        )
+        options |= {"cond_or_uncond": [1], "sigmas": sigma, "uuids": [None]}
+        if self_attention:
+            patches = dict(options.get("patches_replace", {}))
+            patches["attn1"] = dict.fromkeys(self._transformer_blocks(), _attention_patch(self_attention))
+            options["patches_replace"] = patches
+        return options
+
+    def _transformer_blocks(self) -> list[tuple[str, int]]:
+        unet = self.base.diffusion_model
+        sizes = (("input", len(unet.input_blocks)), ("middle", 1), ("output", len(unet.output_blocks)))
+        return [(name, index) for name, size in sizes for index in range(size)]
+
+
+def _attention_patch(self_attention: SelfAttention):
+    """ComfyUI's attn1 replace patch over a SelfAttention function."""
+
+    def patch(query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:
+        def split_heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
+
+        layer = ".".join(str(part) for part in (*extra["block"], extra["block_index"]))
+        output = self_attention(layer, split_heads(query), split_heads(key), split_heads(value))
+        return output.transpose(1, 2).flatten(2)
+
+    return patch
+
+
+class ComfyCodec:
+    """An ImageCodec over ComfyUI's VAE; decode is differentiable and not clamped."""
+
+    def __init__(self, vae, model):
+        require_supported(model, vae)
+        self.vae, self.patcher = vae, vae.patcher.clone(disable_dynamic=True)
+        self.latent_format = model.model.latent_format
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.latent_format.process_in(to_device(self.vae.encode(image.movedim(1, -1))))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        network = self.patcher.model
+        dtype = compute_dtype(self.vae.vae_dtype)
+        image = network.decode(self.latent_format.process_out(latent).to(dtype))
+        return image.to(latent.dtype) / 2.0 + 0.5
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float16 overflows in this optimisation: float32 instead."""
+    return dtype if dtype in EXACT_DTYPES else torch.float32
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+@contextmanager
+def gradients(*patchers) -> Iterator[None]:
+    """Loads the models of the patchers and lets autograd work through them inside the server's inference mode.
+
+    Weights loaded in inference mode cannot be saved for a backward pass. For the time of the block every weight and
+    buffer is replaced by a normal tensor over the same storage: nothing is copied and nothing is changed. (float16
+    weights are the exception: they are computed in float32, from a copy that lives as long as the block.) Cancelling
+    is noticed within one layer, forwards and backwards.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        comfy.model_management.load_models_gpu(list(patchers))
+        for patcher in patchers:
+            patcher.pre_run()
+            stack.callback(patcher.cleanup)
+            stack.enter_context(_aliased(patcher.model))
+            stack.enter_context(_interruptible(patcher.model))
+        yield
+
+
+@contextmanager
+def no_gradients(*patchers) -> Iterator[None]:
+    """As gradients, for what needs none; its tensors may still be used in a later optimisation."""
+    with gradients(*patchers), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _aliased(model: nn.Module) -> Iterator[None]:
+    originals = []
+    try:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        originals.append((tensors, name, tensor))
+                        tensors[name] = _alias(tensor)
+        with _inference_dtype(model):
+            yield
+    finally:
+        for tensors, name, tensor in originals:
+            tensors[name] = tensor
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() and tensor.dtype not in EXACT_DTYPES:
+        return tensor.detach().float()
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+@contextmanager
+def _inference_dtype(model: nn.Module) -> Iterator[None]:
+    """Makes a U-Net of float16 weights compute in float32."""
+    if not isinstance(model, comfy.model_base.BaseModel):
+        yield
+        return
+    before = model.manual_cast_dtype
+    model.manual_cast_dtype = compute_dtype(model.get_dtype_inference())
+    try:
+        yield
+    finally:
+        model.manual_cast_dtype = before
+
+
+@contextmanager
+def _interruptible(model: nn.Module) -> Iterator[None]:
+    """Raises ComfyUI's own interrupt between two layers, in the forward and in the backward pass."""
+
+    def check(*_) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def after_layer(_module, _inputs, output) -> None:
+        check()
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(check)
+
+    handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ------------------------------------------------------------------------------------------------ progress
+
+
+class Progress:
+    """An on_step callback that moves ComfyUI's progress bar and shows the current image."""
+
+    def __init__(self, total: int):
+        self.bar = comfy.utils.ProgressBar(max(total, 1))
+
+    def __call__(self, event: dict) -> None:
+        preview = _preview(event["image"]) if "image" in event else None
+        self.bar.update_absolute(event["step"], event["steps"], preview)
+
+
+def _preview(image: Tensor) -> tuple:
+    from PIL import Image
+
+    pixels = image[0].detach().clamp(0, 1).mul(255).round().byte().movedim(0, -1).cpu().numpy()
+    return ("JPEG", Image.fromarray(pixels), PREVIEW_SIZE)

@@ -1,0 +1,139 @@
+"""FR Surrogate Loss: surrogates, photo, target -> FACEPROTECT_OBJECTIVE (core: objectives.py)."""
+
+from comfy_api.latest import io
+
+from ..faceprotect_core import IdentityObjective
+from ..faceprotect_core.checks import require
+from . import host
+from .faces import find_faces
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket
+
+WHERE = "FR Surrogate Loss"
+
+
+class FRSurrogateLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        surrogates = io.Autogrow.TemplatePrefix(SurrogateSocket.Input("surrogate"), prefix="surrogate", min=1, max=8)
+        return io.Schema(
+            node_id="FaceProtectFRSurrogateLoss",
+            display_name="FR Surrogate Loss",
+            category=CATEGORY,
+            description="What the protected photo should look like to face recognition: no longer the same person "
+            "(dodge), somebody else (impersonate), or both.",
+            search_aliases=["faceprotect", "face recognition", "identity loss", "dodge", "impersonate", "privacy"],
+            inputs=[
+                io.Autogrow.Input(
+                    "surrogates",
+                    template=surrogates,
+                    tooltip="From Load FR Surrogate. The photo is protected against these; whether that carries over "
+                    "to other recognisers, only a check against others can tell.",
+                ),
+                io.Image.Input("photo", tooltip="The photo that is protected, the very one that was VAE-encoded."),
+                io.Combo.Input(
+                    "mode",
+                    options=["dodge", "impersonate", "both"],
+                    default="dodge",
+                    tooltip="dodge: no longer match the photo. impersonate: match the target (this alone does not "
+                    "promise that the person is no longer recognised). both: the paper's obfuscation loss.",
+                ),
+                io.Combo.Input(
+                    "framing",
+                    options=["aligned", "box", "whole image"],
+                    default="aligned",
+                    tooltip="What a surrogate sees. aligned: the face, aligned as that network wants it. box: the face "
+                    "box of the changed image, resized, target and photo whole, as in the paper. whole image: all of "
+                    "it, resized.",
+                ),
+                io.Image.Input(
+                    "target", optional=True, tooltip="Whom to look like, for impersonate and both. One image."
+                ),
+                FacesSocket.Input(
+                    "faces",
+                    optional=True,
+                    tooltip="From Detect Faces on the photo; the best face of each image is protected. Without it the "
+                    "face is detected here.",
+                ),
+                io.Combo.Input(
+                    "reduction",
+                    options=["sum", "mean"],
+                    default="sum",
+                    advanced=True,
+                    tooltip="How several surrogates add up. The paper's weight 0.003 goes with sum.",
+                ),
+                io.Boolean.Input(
+                    "stop_at_margin",
+                    default=False,
+                    advanced=True,
+                    tooltip="Off: push to the last iteration, as the paper does. On: stop pushing at a surrogate once "
+                    "it is past its threshold by margin, which leaves the photo closer to the original.",
+                ),
+                io.Float.Input(
+                    "margin",
+                    default=0.1,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="With stop_at_margin: how far past the threshold, in the metric of each surrogate. More "
+                    "holds better on other photos of the person and changes the photo more.",
+                ),
+            ],
+            outputs=[
+                ObjectiveSocket.Output(display_name="objective", tooltip="The identity loss, for the optimizer.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        surrogates: io.Autogrow.Type,
+        photo,
+        mode,
+        framing,
+        reduction,
+        stop_at_margin,
+        margin,
+        target=None,
+        faces=None,
+    ) -> io.NodeOutput:
+        require(
+            mode == "dodge" or target is not None,
+            f"{WHERE}: mode {mode!r} needs somebody to look like, and no target is connected",
+            "connect an image to target, or choose dodge",
+        )
+        loaded: list[SurrogateData] = [surrogate for surrogate in surrogates.values() if surrogate is not None]
+        patchers = tuple(surrogate.patcher for surrogate in loaded)
+        with host.no_gradients(*patchers):
+            image = host.to_core_image(photo, WHERE)
+            target = None if mode == "dodge" else host.to_core_image(target, WHERE)
+            objective = IdentityObjective(
+                [surrogate.surrogate for surrogate in loaded],
+                target=target,
+                source=None if mode == "impersonate" else image,
+                reduction=reduction,
+                margin=margin if stop_at_margin else None,
+                **_framing(framing, image, target, faces),
+            )
+        return io.NodeOutput(ObjectiveData(objective, patchers, tuple(image.shape[2:])))
+
+
+def _framing(framing: str, image, target, faces) -> dict:
+    """The arguments of IdentityObjective that say where the face is."""
+    if framing == "whole image":
+        return {}
+    best = [found[0] for found in faces or find_faces(image, WHERE)]
+    require(
+        len(best) == image.shape[0],
+        f"{WHERE}: faces of {len(best)} images are connected, the photo has {image.shape[0]}",
+        "connect Detect Faces to the same photo",
+    )
+    if framing == "box":
+        require(
+            len(best) == 1,
+            f"{WHERE}: framing 'box' takes one photo at a time, got {len(best)}",
+            "use framing 'aligned' for a batch",
+        )
+        return {"crop_box": tuple(best[0].box_xyxy)}
+    target_faces = None if target is None else [found[0] for found in find_faces(target, f"{WHERE} (target)")]
+    return {"face": best, "source_face": best, "target_face": target_faces}

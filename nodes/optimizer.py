@@ -1,0 +1,174 @@
+"""Adversarial Latent Optimizer: everything -> IMAGE, LATENT, history (core: optimizer.py)."""
+
+import json
+
+from comfy_api.latest import io, ui
+
+from ..faceprotect_core import optimize_latent
+from ..faceprotect_core.checks import require
+from . import host
+from .sockets import (
+    CATEGORY,
+    NullTextSocket,
+    ObjectiveData,
+    ObjectiveSocket,
+    StructureSocket,
+    TrajectoryData,
+    TrajectorySocket,
+)
+
+WHERE = "Adversarial Latent Optimizer"
+
+
+class AdversarialLatentOptimizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectLatentOptimizer",
+            display_name="Adversarial Latent Optimizer",
+            category=CATEGORY,
+            description="Changes the noisy latent until the surrogates no longer see the person, while the "
+            "self-attention maps keep the picture's structure.",
+            search_aliases=["faceprotect", "adversarial", "protect", "privacy"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that made the trajectory."),
+                io.Vae.Input("vae", tooltip="The VAE that encoded the photo."),
+                TrajectorySocket.Input("trajectory", tooltip="From DDIM Inversion."),
+                NullTextSocket.Input("null_text", tooltip="From the Null-Text Embedding Learner."),
+                ObjectiveSocket.Input("objective", tooltip="From FR Surrogate Loss."),
+                StructureSocket.Input(
+                    "structure",
+                    optional=True,
+                    tooltip="From Self-Attention Capture. Without it the picture is free to drift.",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip='The untouched photo; output "detail" adds the change to it.'
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip='Where output "detail" may change the photo: 1 fully, 0 not at all (pixels stay bit-equal).',
+                ),
+                io.Int.Input(
+                    "iterations",
+                    default=35,
+                    min=0,
+                    max=10000,
+                    tooltip="Optimiser steps. 35 in the paper; more protects more, changes more, takes longer.",
+                ),
+                io.Combo.Input(
+                    "output",
+                    options=["published", "detail"],
+                    default="published",
+                    tooltip="published: the decoded latent, as in the paper, with all that the VAE blurs. detail: only "
+                    "the change is added to the untouched photo, and the surrogates see exactly that.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.01,
+                    min=0.0001,
+                    max=1.0,
+                    step=0.001,
+                    advanced=True,
+                    tooltip="AdamW's learning rate on the latent. 0.01 in the paper; higher is faster and rougher.",
+                ),
+                io.Float.Input(
+                    "objective_weight",
+                    default=0.003,
+                    min=0.0,
+                    max=100.0,
+                    step=0.001,
+                    round=False,
+                    advanced=True,
+                    tooltip="Weight of the identity loss against the structure loss. 0.003 in the paper.",
+                ),
+                io.Float.Input(
+                    "fidelity_weight",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="Weight of the mean squared change of the image. 0 in the paper; more keeps the photo "
+                    "closer to the original and protects less.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The protected photo."),
+                io.Latent.Output(display_name="latent", tooltip="The latent that the optimised trajectory ends in."),
+                io.String.Output(
+                    display_name="history",
+                    tooltip="JSON: per iteration and image the identity and the structure loss, and the surrogates' "
+                    "similarity before and after.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        trajectory: TrajectoryData,
+        null_text,
+        objective: ObjectiveData,
+        iterations,
+        output,
+        learning_rate,
+        objective_weight,
+        fidelity_weight,
+        structure=None,
+        image=None,
+        mask=None,
+    ) -> io.NodeOutput:
+        host.require_same_model(model, trajectory.model_identity, WHERE)
+        denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
+        path = trajectory.trajectory
+        _require_same_photo(objective, path)
+        with host.gradients(denoiser.patcher, codec.patcher, *objective.patchers):
+            photo = None if image is None else host.to_core_image(image, WHERE)
+            result = optimize_latent(
+                denoiser,
+                codec,
+                host.at_work(path),
+                host.at_work(null_text),
+                objective.objective,
+                structure=host.at_work(structure),
+                iterations=iterations,
+                lr=learning_rate,
+                objective_weight=objective_weight,
+                output=output,
+                image=photo,
+                mask=None if mask is None else host.to_core_mask(mask, *objective.image_size),
+                fidelity_weight=fidelity_weight,
+                on_step=host.Progress(iterations),
+            )
+            report = result.history | {"surrogates": objective.objective.report(result.image)}
+        history = json.dumps(report)
+        latent = host.to_comfy_latent(model, result.decoded_latent)
+        return io.NodeOutput(host.to_comfy_image(result.image), latent, history, ui=ui.PreviewText(_summary(report)))
+
+
+def _require_same_photo(objective: ObjectiveData, path) -> None:
+    height, width = objective.image_size
+    rows, columns = path.latents[0].shape[2:]
+    require(
+        (height, width) == (rows * 8, columns * 8),
+        f"{WHERE}: the photo of FR Surrogate Loss is {height} x {width} pixels, the encoded one {rows * 8} x "
+        f"{columns * 8}",
+        "connect the very same photo to VAE Encode and to FR Surrogate Loss, with sides that are multiples of 8",
+    )
+
+
+def _summary(report: dict) -> str:
+    """One line per surrogate and image, for the node itself."""
+    lines = []
+    for name, found in report["surrogates"].items():
+        for index, value in enumerate(found.get("source", [])):
+            verdict = "still matches" if found["matches_source"][index] else "no longer matches"
+            lines.append(f"{name}: {verdict} ({found['metric']} {value:.2f}, threshold {found['threshold']:.2f})")
+        for index, value in enumerate(found.get("target", [])):
+            verdict = "matches the target" if found["matches_target"][index] else "does not match the target"
+            lines.append(f"{name}: {verdict} ({found['metric']} {value:.2f}, threshold {found['threshold']:.2f})")
+    return "\n".join([*lines, "Seen by the optimizer: no evidence about other recognisers."])

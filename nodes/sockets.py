@@ -1,0 +1,48 @@
+"""The pack's socket types and what travels through them.
+
+FACEPROTECT_TRAJECTORY  -> TrajectoryData   an inversion, its null context, and the model it was made with
+FACEPROTECT_NULL_TEXT   -> Tensor           [depth, B, tokens, dim] float32 on the CPU, noisiest step first
+FACEPROTECT_STRUCTURE   -> core SelfAttentionReference
+FACEPROTECT_SURROGATE   -> SurrogateData    an FR network and the ModelPatcher that moves it
+FACEPROTECT_FACES       -> list per image of list of core Face, best first
+FACEPROTECT_OBJECTIVE   -> ObjectiveData    the identity objective and the surrogates it needs loaded
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..faceprotect_core import FRSurrogate, IdentityObjective, Trajectory
+
+CATEGORY = "FaceProtect"
+
+TrajectorySocket = io.Custom("FACEPROTECT_TRAJECTORY")
+NullTextSocket = io.Custom("FACEPROTECT_NULL_TEXT")
+StructureSocket = io.Custom("FACEPROTECT_STRUCTURE")
+SurrogateSocket = io.Custom("FACEPROTECT_SURROGATE")
+FacesSocket = io.Custom("FACEPROTECT_FACES")
+ObjectiveSocket = io.Custom("FACEPROTECT_OBJECTIVE")
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryData:
+    trajectory: Trajectory
+    context: Tensor
+    model_identity: tuple
+    """Which model and which patches on it; see host.identity_of."""
+
+
+@dataclass(frozen=True, eq=False)
+class SurrogateData:
+    surrogate: FRSurrogate
+    patcher: Any
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveData:
+    objective: IdentityObjective
+    patchers: tuple[Any, ...]
+    image_size: tuple[int, int]
+    """Height and width of the photo in pixels; the decoded image must have the same."""
