@@ -70,9 +70,7 @@ class _Processor:
         def split_heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
-        query, key, value = (
-            split_heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v)
-        )
+        query, key, value = (split_heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
         output = self.self_attention(self.layer, query, key, value)
         return attn.to_out[1](attn.to_out[0](output.transpose(1, 2).flatten(2)))
 
@@ -99,7 +97,13 @@ class DiffusersCodec:
         if self.posterior_seed is None:
             latent = posterior.mode()
         else:
-            latent = posterior.sample(torch.Generator(image.device).manual_seed(self.posterior_seed))
+            generator = torch.Generator(image.device).manual_seed(self.posterior_seed)
+            noise = torch.randn(
+                posterior.mean[:1].shape, generator=generator, device=image.device, dtype=self.vae.dtype
+            )
+            latent = (
+                posterior.mean + posterior.std * noise
+            )  # the same noise for every image: a batch equals single runs
         return latent.to(image.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -50,8 +50,9 @@ def learn_null_text(
                 event |= {"steps": trajectory.depth * iterations, "iteration": iteration, "loss": loss.tolist()}
                 on_step(event)
         embeddings.append(embedding.detach().clone())
-        with torch.no_grad():
-            latent = trajectory.denoise_step(denoiser, latent, step, embeddings[-1])
+        if step + 1 < trajectory.depth:
+            with torch.no_grad():
+                latent = trajectory.denoise_step(denoiser, latent, step, embeddings[-1])
     return torch.stack(embeddings)
 
 

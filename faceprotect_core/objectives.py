@@ -80,11 +80,12 @@ class IdentityObjective:
         found = {}
         references = {"source": self.source, "target": self.target}
         for index, (surrogate, x) in enumerate(zip(self.surrogates, self.embed(image), strict=True)):
-            entry = {"metric": surrogate.metric, "threshold": surrogate.threshold()}
+            known = surrogate.default_threshold is not None or surrogate.thresholds
+            entry = {"metric": surrogate.metric, "threshold": surrogate.threshold() if known else None}
             for name, reference in references.items():
                 if reference is not None:
                     entry[name] = surrogate.similarity(x, reference[index]).tolist()
-                    entry[f"matches_{name}"] = surrogate.is_match(x, reference[index]).tolist()
+                    entry[f"matches_{name}"] = surrogate.is_match(x, reference[index]).tolist() if known else None
             found[f"{index + 1}. {surrogate.name}"] = entry
         return found
 
@@ -125,9 +126,7 @@ def _check(surrogates, target, source, crop_box, reduction, face) -> None:
     for image in (target, source):
         if image is not None:
             require_image(image, where)
-    require(
-        reduction in ("sum", "mean"), f'{where}: reduction must be "sum" or "mean", got {reduction!r}', 'use "sum"'
-    )
+    require(reduction in ("sum", "mean"), f'{where}: reduction must be "sum" or "mean", got {reduction!r}', 'use "sum"')
     require(
         crop_box is None or face is None,
         f"{where}: a crop box and a face are both given",

@@ -38,7 +38,7 @@ class DDIMSchedule:
         alphas = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64).clone()
         require(
             alphas.ndim == 1 and bool(((alphas > 0) & (alphas <= 1)).all()),
-            f"DDIMSchedule: alphas_cumprod must be one-dimensional with values in (0, 1], got shape {list(alphas.shape)}",
+            f"DDIMSchedule: alphas_cumprod must be one row of values in (0, 1], got shape {list(alphas.shape)}",
             "pass the model's cumulative product of alphas, one value per training timestep",
         )
         require(

@@ -14,8 +14,8 @@ class SelfAttentionCapture(io.ComfyNode):
             node_id="FaceProtectSelfAttentionCapture",
             display_name="Self-Attention Capture",
             category=CATEGORY,
-            description="Denoises the unchanged photo once and keeps what every self-attention layer saw: the structure "
-            "that the protected photo must keep.",
+            description="Denoises the unchanged photo once and keeps what every self-attention layer saw: the "
+            "structure that the protected photo must keep.",
             search_aliases=["faceprotect", "attention", "structure", "privacy"],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL that made the trajectory."),

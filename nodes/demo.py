@@ -16,8 +16,8 @@ class LoadDemoModel(io.ComfyNode):
             node_id="FaceProtectLoadDemoModel",
             display_name="Load Demo Model",
             category=CATEGORY,
-            description="A small built-in face model in Stable Diffusion's shape (256 x 256), to try everything without "
-            "a download. Research use only.",
+            description="A small built-in face model in Stable Diffusion's shape (256 x 256), to try everything "
+            "without a download. Research use only.",
             search_aliases=["faceprotect", "demo", "privacy"],
             inputs=[],
             outputs=[

@@ -1,10 +1,11 @@
-"""Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX (core: faces/)."""
+"""Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK (core: faces/)."""
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceprotect_core.checks import require
-from ..faceprotect_core.faces import Face, detect_faces, load_detector
+from ..faceprotect_core.faces import Face, detect_faces, face_mask, load_detector
 from . import host
 from .sockets import CATEGORY, FacesSocket
 
@@ -29,6 +30,15 @@ class DetectFaces(io.ComfyNode):
                     advanced=True,
                     tooltip="Detector score above which a window is a face. Lower finds more, and more false ones.",
                 ),
+                io.Float.Input(
+                    "mask_scale",
+                    default=1.0,
+                    min=0.1,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="Radius of the mask around each face: 1 covers what a recogniser looks at, forehead to "
+                    "chin. Smaller changes less of the photo and protects less.",
+                ),
                 io.Int.Input(
                     "min_face",
                     default=80,
@@ -43,13 +53,18 @@ class DetectFaces(io.ComfyNode):
                 io.BoundingBox.Output(
                     "bboxes", tooltip="The same faces as boxes in pixels, for other nodes that take bounding boxes."
                 ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="1 on the faces, falling softly to 0: where the photo may change."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image, threshold, min_face) -> io.NodeOutput:
-        found = find_faces(host.to_core_image(image, "Detect Faces"), "Detect Faces", threshold=threshold, min_face=min_face)
-        return io.NodeOutput(found, [[_box(face) for face in faces] for faces in found])
+    def execute(cls, image, threshold, mask_scale, min_face) -> io.NodeOutput:
+        photos = host.to_core_image(image, "Detect Faces")
+        found = find_faces(photos, "Detect Faces", threshold=threshold, min_face=min_face)
+        mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
+        return io.NodeOutput(found, [[_box(face) for face in faces] for faces in found], mask)
 
 
 def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:

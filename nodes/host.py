@@ -29,7 +29,7 @@ EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def to_core_image(image: Tensor, where: str) -> Tensor:
-    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 tensor on the compute device; alpha is dropped, grey repeated."""
+    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; alpha is dropped, grey repeated."""
     require(
         image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
         f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
@@ -49,7 +49,7 @@ def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
     require(
         planes.shape[2:] == (height, width),
-        f"Adversarial Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
+        f"Adversarial Latent Optimizer: the mask is {list(planes.shape[2:])}, the photo {[height, width]} (height, width)",
         "draw the mask on the very image that is connected",
     )
     return planes.clamp(0.0, 1.0)
@@ -229,9 +229,7 @@ class ComfyDenoiser:
         return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
 
     def _transformer_options(self, sigma: Tensor, batch: int, self_attention: SelfAttention | None) -> dict:
-        options = comfy.patcher_extension.merge_nested_dicts(
-            {}, self.options["transformer_options"], copy_dict1=False
-        )
+        options = comfy.patcher_extension.merge_nested_dicts({}, self.options["transformer_options"], copy_dict1=False)
         options |= {"cond_or_uncond": [1], "sigmas": sigma, "uuids": [None]}
         if self_attention:
             patches = dict(options.get("patches_replace", {}))

@@ -34,8 +34,8 @@ class DDIMInversion(io.ComfyNode):
                     "pairing",
                     options=["published", "exact"],
                     default="published",
-                    tooltip="Which timestep denoises which latent. published: the paper's release, one level off, which "
-                    "the learned embeddings absorb. exact: the true inverse, which reconstructs better.",
+                    tooltip="Which timestep denoises which latent. published: the paper's release, one level off, "
+                    "which the learned embeddings absorb. exact: the true inverse, which reconstructs better.",
                 ),
                 io.Int.Input(
                     "num_inference_steps",

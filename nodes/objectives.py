@@ -79,9 +79,7 @@ class FRSurrogateLoss(io.ComfyNode):
                     "holds better on other photos of the person and changes the photo more.",
                 ),
             ],
-            outputs=[
-                ObjectiveSocket.Output(display_name="objective", tooltip="The identity loss, for the optimizer.")
-            ],
+            outputs=[ObjectiveSocket.Output(display_name="objective", tooltip="The identity loss, for the optimizer.")],
         )
 
     @classmethod

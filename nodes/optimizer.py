@@ -47,7 +47,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip='Where output "detail" may change the photo: 1 fully, 0 not at all (pixels stay bit-equal).',
+                    tooltip='Where output "detail" may change the photo: 1 fully, 0 not at all (bit-equal pixels).',
                 ),
                 io.Int.Input(
                     "iterations",

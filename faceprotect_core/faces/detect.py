@@ -54,8 +54,15 @@ class WindowScorer(nn.Module):
     """The detector's network: RGB in [0, 1], [1, 3, H, W], and a top margin -> a score per window, [rows, columns]."""
 
     # (input channels, output channels, kernel, stride, padding)
-    LAYERS = ((3, 16, 5, 2, 0), (16, 32, 5, 2, 0), (32, 32, 5, 2, 0), (32, 45, 5, 1, 2), (45, 45, 5, 1, 2),
-              (45, 45, 5, 1, 2), (45, 1, 9, 1, 4))
+    LAYERS = (
+        (3, 16, 5, 2, 0),
+        (16, 32, 5, 2, 0),
+        (32, 32, 5, 2, 0),
+        (32, 45, 5, 1, 2),
+        (45, 45, 5, 1, 2),
+        (45, 45, 5, 1, 2),
+        (45, 1, 9, 1, 4),
+    )
 
     def __init__(self):
         super().__init__()
@@ -133,23 +140,30 @@ def find_face(image: Tensor, detector: FaceDetector | None = None, **options) ->
         height, width = image.shape[-2:]
         raise FaceNotFoundError(
             f"find_face: no face found in the image of {width}x{height} pixels. How to fix: use a photo in which the "
-            "face is upright and turned to the camera, crop closer, or look for smaller faces with a lower min_face.")
+            "face is upright and turned to the camera, crop closer, or look for smaller faces with a lower min_face."
+        )
     return faces[0]
 
 
 def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
-        raise ValueError(f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of "
-                         "shape [3, H, W] in [0, 1]. How to fix: pass one image of a batch; drop alpha, repeat grey "
-                         "three times; divide 8-bit values by 255.")
+        raise ValueError(
+            f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of "
+            "shape [3, H, W] in [0, 1]. How to fix: pass one image of a batch; drop alpha, repeat grey "
+            "three times; divide 8-bit values by 255."
+        )
     if not all(math.isfinite(extreme) for extreme in torch.aminmax(image.detach())):
         broken = ~torch.isfinite(image)
         channel, y, x = broken.nonzero()[0].tolist()
-        raise ValueError(f"detect_faces: image has {image[channel, y, x].item()} at channel {channel}, x {x}, y {y} "
-                         f"({int(broken.sum())} such values). How to fix: find the step before that made it.")
+        raise ValueError(
+            f"detect_faces: image has {image[channel, y, x].item()} at channel {channel}, x {x}, y {y} "
+            f"({int(broken.sum())} such values). How to fix: find the step before that made it."
+        )
     if not min_face > 0 or not max_pixels > 0:
-        raise ValueError(f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0. "
-                         f"How to fix: leave them out (min_face={WINDOW}, max_pixels=4_000_000).")
+        raise ValueError(
+            f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0. "
+            f"How to fix: leave them out (min_face={WINDOW}, max_pixels=4_000_000)."
+        )
 
 
 def _pyramid(photo: Tensor, min_face: float, max_pixels: int) -> Iterator[Tensor]:

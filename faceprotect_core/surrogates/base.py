@@ -58,8 +58,9 @@ class FRSurrogate:
             if isinstance(module, nn.Module):
                 module = copy.deepcopy(module).to(device=device, dtype=dtype)
             mean = self.embedding_mean
-            return replace(self, module=module,
-                           embedding_mean=None if mean is None else mean.to(device=device, dtype=dtype))
+            return replace(
+                self, module=module, embedding_mean=None if mean is None else mean.to(device=device, dtype=dtype)
+            )
 
     def embed(self, image: Tensor, face: Face | Sequence[Face] | None = None) -> Tensor:
         """The embedding of each image, differentiable in the image.
@@ -73,8 +74,10 @@ class FRSurrogate:
             [B, D], as the module gives it.
         """
         if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]. "
-                             "How to fix: add a batch axis to one image; drop alpha, repeat grey three times.")
+            raise ValueError(
+                f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]. "
+                "How to fix: add a batch axis to one image; drop alpha, repeat grey three times."
+            )
         image = image.to(self._dtype(image.dtype))
         if face is None:
             size = (self.input_size, self.input_size)
@@ -106,8 +109,10 @@ class FRSurrogate:
             return self.default_threshold
         wanted = 0.01 if far is None else far
         if wanted not in self.thresholds:
-            raise ValueError(f"FRSurrogate {self.name}: no threshold for a false accept rate of {wanted}. How to fix: "
-                             f"use one of {list(self.thresholds)}, or pass thresholds={{{wanted}: ...}}.")
+            raise ValueError(
+                f"FRSurrogate {self.name}: no threshold for a false accept rate of {wanted}. How to fix: "
+                f"use one of {list(self.thresholds)}, or pass thresholds={{{wanted}: ...}}."
+            )
         return self.thresholds[wanted]
 
     def margin(self, a: Tensor, b: Tensor, far: float | None = None) -> Tensor:

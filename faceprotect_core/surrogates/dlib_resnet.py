@@ -18,8 +18,16 @@ from .base import FRSurrogate
 WEIGHTS = Path(__file__).parent.parent / "weights" / "face_stack" / "recognizer.safetensors"
 MEAN_RGB = (122.782, 117.001, 104.298)
 # (input channels, output channels, halves the size) of the residual blocks
-BLOCKS = ((32, 32, False),) * 3 + ((32, 64, True),) + ((64, 64, False),) * 3 + ((64, 128, True),) \
-    + ((128, 128, False),) * 2 + ((128, 256, True),) + ((256, 256, False),) * 2 + ((256, 256, True),)
+BLOCKS = (
+    ((32, 32, False),) * 3
+    + ((32, 64, True),)
+    + ((64, 64, False),) * 3
+    + ((64, 128, True),)
+    + ((128, 128, False),) * 2
+    + ((128, 256, True),)
+    + ((256, 256, False),) * 2
+    + ((256, 256, True),)
+)
 
 
 class ResidualBlock(nn.Module):
@@ -77,9 +85,16 @@ def load_dlib_resnet(weights: Path = WEIGHTS) -> FRSurrogate:
         module.load_state_dict(tensors, assign=True)
         module.eval().requires_grad_(False)
     return FRSurrogate(
-        module, 150, name="dlib_resnet", metric="euclidean", template="dlib_150", embedding_mean=mean,
-        thresholds={0.1: 0.7406, 0.01: 0.6476, 0.001: 0.5797}, default_threshold=0.6,
-        source="dlib_face_recognition_resnet_model_v1, PyPI face_recognition_models 0.3.0, CC0 1.0")
+        module,
+        150,
+        name="dlib_resnet",
+        metric="euclidean",
+        template="dlib_150",
+        embedding_mean=mean,
+        thresholds={0.1: 0.7406, 0.01: 0.6476, 0.001: 0.5797},
+        default_threshold=0.6,
+        source="dlib_face_recognition_resnet_model_v1, PyPI face_recognition_models 0.3.0, CC0 1.0",
+    )
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ def load_golden(name: str, dtype: torch.dtype = torch.float64) -> Golden:
     schedule = DDIMSchedule.from_alphas_cumprod(
         record["alphas_cumprod"], settings["num_inference_steps"], settings["steps_offset"]
     )
-    return Golden(settings, record, DiffusersDenoiser(unet), DiffusersCodec(vae), _surrogates(folder, settings, dtype), schedule)
+    return Golden(
+        settings, record, DiffusersDenoiser(unet), DiffusersCodec(vae), _surrogates(folder, settings, dtype), schedule
+    )
 
 
 def _surrogates(folder: Path, settings: dict, dtype: torch.dtype) -> list[FRSurrogate]:

@@ -127,7 +127,7 @@ def test_margin_and_match_know_the_direction_of_the_metric():
     assert cosine.margin(b, a).tolist() == pytest.approx([0.2, -0.2])
     assert cosine.is_match(b, a).tolist() == [False, True]
     euclidean = FRSurrogate(nn.Identity(), metric="euclidean", thresholds={0.1: 0.5}, default_threshold=0.9)
-    assert euclidean.similarity(b, a).tolist() == pytest.approx([0.8 ** 0.5 , 0.0])
+    assert euclidean.similarity(b, a).tolist() == pytest.approx([0.8**0.5, 0.0])
     assert euclidean.is_match(b, a).tolist() == [True, True]
     assert euclidean.is_match(b, a, far=0.1).tolist() == [False, True]
     with pytest.raises(ValueError, match=r"rate of 0.02.*\[0.1\].*How to fix|How to fix.*\[0.1\]"):

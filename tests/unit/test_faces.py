@@ -77,8 +77,12 @@ def test_a_large_photo_starts_reduced(astronaut, detector):
 def test_small_faces_are_found_on_request(astronaut, detector):
     photo = nn.functional.interpolate(astronaut[None], scale_factor=0.5, mode="bilinear", antialias=True)[0]
     assert detect_faces(photo, detector) == []
-    assert np.abs(np.subtract(detect_faces(photo, detector, min_face=40)[0].landmarks,
-                              np.array(CHECK["landmarks_xy"]) / 2)).max() < 3
+    assert (
+        np.abs(
+            np.subtract(detect_faces(photo, detector, min_face=40)[0].landmarks, np.array(CHECK["landmarks_xy"]) / 2)
+        ).max()
+        < 3
+    )
 
 
 def test_a_higher_threshold_drops_the_face(astronaut, detector):
@@ -156,8 +160,9 @@ def test_box_template_is_the_box():
     image = torch.rand(3, 200, 220, dtype=torch.float64)
     face = Face((40.0, 30.0, 151.0, 141.0), 1.0, _face([(0, 0)] * 5).landmarks)
     assert torch.allclose(align_face(image, face, "box", 112), image[:, 30:142, 40:152], atol=1e-5)
-    assert torch.allclose(align_face(image, face, "box", 56),
-                          nn.functional.avg_pool2d(image[:, 30:142, 40:152], 2), atol=1e-5)
+    assert torch.allclose(
+        align_face(image, face, "box", 56), nn.functional.avg_pool2d(image[:, 30:142, 40:152], 2), atol=1e-5
+    )
 
 
 def test_a_coarse_chip_is_antialiased_and_its_gradient_reaches_every_pixel():
@@ -197,11 +202,14 @@ def test_alignment_refuses_unknown_templates_and_shapes(astronaut, face):
 
 
 def test_the_converter_reads_dlibs_numbers():
-    reader = DlibReader(bytes.fromhex("0105 810a 02f401 030000 80 8118".replace(" ", "")) + b"\1\3tag"
-                        + bytes.fromhex("0102 0101 0102 0101 0101".replace(" ", ""))
-                        + np.array([0.5, -3], "<f4").tobytes())
+    reader = DlibReader(
+        bytes.fromhex("0105 810a 02f401 030000 80 8118".replace(" ", ""))
+        + b"\1\3tag"
+        + bytes.fromhex("0102 0101 0102 0101 0101".replace(" ", ""))
+        + np.array([0.5, -3], "<f4").tobytes()
+    )
     assert reader.integers(3) == [5, -10, 500]
-    assert reader.float() == 0x800000 * 2.0 ** -24
+    assert reader.float() == 0x800000 * 2.0**-24
     reader.seek("tag")
     assert reader.tensor().tolist() == [0.5, -3]
     with pytest.raises(ValueError, match="no record 'con_4'.*How to fix"):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from golden import RECORDS, load_golden
 
 from faceprotect_core import capture_self_attention, ddim_invert, learn_null_text, optimize_latent
+from golden import RECORDS, load_golden
 
 TOLERANCE = dict(rtol=0.0, atol=1e-6)
 
