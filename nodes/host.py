@@ -49,7 +49,7 @@ def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
     require(
         planes.shape[2:] == (height, width),
-        f"Adversarial Latent Optimizer: the mask is {list(planes.shape[2:])}, the photo {[height, width]} (height, width)",
+        f"Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
         "draw the mask on the very image that is connected",
     )
     return planes.clamp(0.0, 1.0)

