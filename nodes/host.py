@@ -193,12 +193,27 @@ def vae_from_diffusers(weights: dict[str, Tensor], vae_config: dict):
     return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
 
 
+def plain_patcher(patcher):
+    """A clone whose weights lie still; on a GPU ComfyUI pages them in and out by default, which autograd cannot follow.
+
+    The plain twin of a paged model is made by ComfyUI, once per MODEL, from the file it was loaded from.
+    """
+    if not patcher.is_dynamic():
+        return patcher.clone()
+    require(
+        patcher.cached_patcher_init is not None,
+        "the connected model or VAE comes from a loader that cannot load it again without dynamic paging",
+        "load it with one of ComfyUI's own loaders (Load Checkpoint, Load Diffusion Model, Load VAE)",
+    )
+    return patcher.get_non_dynamic_delegate()
+
+
 class ComfyDenoiser:
     """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed."""
 
     def __init__(self, model):
         require_supported(model)
-        self.patcher = model.clone(disable_dynamic=True)
+        self.patcher = plain_patcher(model)
         self.base = self.patcher.model
         sampling = self.patcher.get_model_object("model_sampling")
         self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
@@ -262,7 +277,7 @@ class ComfyCodec:
 
     def __init__(self, vae, model):
         require_supported(model, vae)
-        self.vae, self.patcher = vae, vae.patcher.clone(disable_dynamic=True)
+        self.vae, self.patcher = vae, plain_patcher(vae.patcher)
         self.latent_format = model.model.latent_format
 
     def encode(self, image: Tensor) -> Tensor:

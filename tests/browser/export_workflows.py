@@ -18,14 +18,16 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
+import numpy as np
 from comfyui import PACK, PACK_NAME, ComfyUIServer
+from demo import portrait
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
 from playwright.sync_api import sync_playwright
 from workflow_graphs import PORTRAIT, SD2_BASE, TARGET, WORKFLOWS, Block, Node, Workflow
 
 FOLDER = PACK / "workflows"
-GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 30, 30, 20, 50
-NOTE_COLORS = {"color": "#432", "bgcolor": "#653"}
+GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44
+NOTE_COLORS = {"color": "#222", "bgcolor": "#000"}  # as in ComfyUI's own templates
 
 BUILD = """async ({nodes, links}) => {
     app.graph.clear()
@@ -108,8 +110,8 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
             _build(page, flow)
             largest = {node.id: _largest(node, sizes, flow) for node in flow.nodes}
             page.page.evaluate(PLACE, layout(flow, largest))
+            page.load(exported(page, "workflow"))  # loaded once, so that loading and saving change nothing any more
             _write(page, flow.name)
-            page.load(FOLDER / f"{flow.name}.json")
             page.screenshot(f"export_{flow.name}")
         _raise_errors(page)
         browser.close()
@@ -117,10 +119,7 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
 
 def put_files_in_place(server: ComfyUIServer):
     """What the workflows name must exist, or the frontend reports it as missing: two pictures and a checkpoint."""
-    import numpy as np
-    from skimage.data import astronaut
-
-    server.upload_image(astronaut(), PORTRAIT)
+    server.upload_image(portrait(), PORTRAIT)
     server.upload_image(np.full((512, 512, 3), 128, np.uint8), TARGET)
     (server.models_dir / SD2_BASE["directory"] / SD2_BASE["name"]).touch()
 
@@ -130,10 +129,18 @@ def _measure(server, browser, flows, nodes_2: bool) -> dict:
     sizes = {}
     for flow in flows:
         _build(page, flow)
-        page.page.wait_for_timeout(1000)  # Nodes 2.0 draws its elements
-        sizes[flow.name] = page.page.evaluate(SIZES)
+        sizes[flow.name] = _settled_sizes(page)
     _raise_errors(page)
     page.close()
+    return sizes
+
+
+def _settled_sizes(page: Frontend) -> dict:
+    """Nodes 2.0 takes its time to draw its elements: the sizes, once they no longer change."""
+    before, sizes = None, {}
+    while sizes != before:
+        page.page.wait_for_timeout(1500)
+        before, sizes = sizes, page.page.evaluate(SIZES)
     return sizes
 
 
@@ -161,8 +168,11 @@ def _origin(node: Node) -> dict:
 
 
 def _largest(node: Node, sizes: dict, flow: Workflow) -> tuple[int, int]:
-    width = max(node.size[0], 200)
-    return width, max([node.size[1], *(int(measured[flow.name][str(node.id)][1]) + 1 for measured in sizes.values())])
+    """The size of the description, made higher where one of the two ways of drawing needs it; notes scroll."""
+    if node.class_type == "MarkdownNote":
+        return node.size
+    heights = [int(measured[flow.name][str(node.id)][1]) + 1 for measured in sizes.values()]
+    return node.size[0], max(node.size[1], *heights)
 
 
 def layout(flow: Workflow, sizes: dict[int, tuple[int, int]]) -> dict:

@@ -75,16 +75,16 @@ class Workflow:
 
 def demo() -> Workflow:
     flow = Workflow("demo")
-    note = flow.node("MarkdownNote", "Read me first", size=(400, 0), text=DEMO_NOTE)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=DEMO_NOTE)
     photo, square = _photo(flow, "Your photo", PORTRAIT)
-    model = flow.node("FaceProtectLoadDemoModel", size=(280, 0))
-    latent = flow.node("VAEEncode", size=(280, 0), pixels=square["IMAGE"], vae=model["vae"])
+    model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
+    latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
     learned = {"iterations": DEMO.null_text_iterations, "learning_rate": DEMO.null_text_lr}
     trajectory, null_text, structure = _keep(
         flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
     )
-    faces = flow.node("FaceProtectDetectFaces", size=(290, 0), image=square["IMAGE"])
-    surrogate = flow.node("FaceProtectLoadSurrogate", size=(290, 0), surrogate="dlib_resnet")
+    faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0),
         surrogates__surrogate0=surrogate["surrogate"], photo=square["IMAGE"], faces=faces["faces"],
@@ -119,11 +119,11 @@ def paper_obfuscation() -> Workflow:
 def _paper(name: str, mode: str, text: str) -> Workflow:
     """The paper's pipeline; every value that is not named here is a node's default, which is the paper's."""
     flow = Workflow(name)
-    note = flow.node("MarkdownNote", "Read me first", size=(400, 0), text=text)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=text)
     photo, square = _photo(flow, "Photo to protect", PORTRAIT)
     target, target_square = _photo(flow, "Target: whom to look like", TARGET)
     model = flow.node(
-        "CheckpointLoaderSimple", size=(290, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
+        "CheckpointLoaderSimple", size=(285, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
     )
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
@@ -131,7 +131,7 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
         flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], 3, "published",
         {"iterations": 20, "learning_rate": 0.1},
     )  # fmt: skip
-    surrogate = flow.node("FaceProtectLoadSurrogate", size=(290, 0), surrogate="dlib_resnet")
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), surrogates__surrogate0=surrogate["surrogate"],
         photo=square["IMAGE"], target=target_square["IMAGE"], mode=mode, framing="box",
@@ -156,9 +156,9 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
 
 def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
     """A picture and its centre at the size that the model works on."""
-    photo = flow.node("LoadImage", title, size=(280, 340), image=file)
+    photo = flow.node("LoadImage", title, size=(270, 340), image=file)
     square = flow.node(
-        "ImageScale", "Crop to 256 x 256", size=(280, 0), image=photo["IMAGE"],
+        "ImageScale", "Crop to 256 x 256", size=(270, 0), image=photo["IMAGE"],
         upscale_method="lanczos", width=256, height=256, crop="center",
     )  # fmt: skip
     return photo, square
@@ -167,7 +167,7 @@ def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
 def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[Node, Node, Node]:
     """The three blocks that keep the photo: inversion, null-text, self-attention."""
     trajectory = flow.node(
-        "FaceProtectDDIMInversion", size=(290, 0), model=model, conditioning=conditioning, latent=latent,
+        "FaceProtectDDIMInversion", size=(285, 0), model=model, conditioning=conditioning, latent=latent,
         depth=depth, pairing=pairing,
     )  # fmt: skip
     null_text = flow.node(
@@ -182,16 +182,16 @@ def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[N
 
 def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **inputs) -> Node:
     return flow.node(
-        "FaceProtectLatentOptimizer", size=(300, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
+        "FaceProtectLatentOptimizer", size=(290, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
         null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"], **inputs,
     )  # fmt: skip
 
 
 def _results(flow: Workflow, square: Node, protected: Node) -> list[Node]:
     return [
-        flow.node("PreviewImage", "Before", size=(290, 310), images=square["IMAGE"]),
-        flow.node("PreviewImage", "After", size=(290, 310), images=protected["image"]),
-        flow.node("PreviewAny", "Numbers of the run", size=(290, 280), source=protected["history"]),
+        flow.node("PreviewImage", "Before", size=(280, 310), images=square["IMAGE"]),
+        flow.node("PreviewImage", "After", size=(280, 310), images=protected["image"]),
+        flow.node("PreviewAny", "Numbers of the run", size=(280, 280), source=protected["history"]),
     ]
 
 
@@ -201,8 +201,8 @@ This changes the face in your photo so that a face recogniser no longer says "th
 see you. Press **Run**.
 
 **What to pick**
-- *Your photo*: one face, upright and well lit. Its centre is cut to 256 x 256, because the built-in model works at \
-that size.
+- *Your photo*: one face, upright and well lit, that fills about half of the picture. The centre is cut to \
+256 x 256, because the built-in model works at that size.
 - Nothing else: the model and the recogniser are part of this pack.
 
 **How long**: one to two minutes on a CPU with two cores, seconds on a GPU.
@@ -216,9 +216,9 @@ back without losing detail; *Self-Attention Capture* remembers the structure.
 The node says whether the recogniser still matches.
 
 **What to change**
-- `margin` (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
-- `iterations` (Optimizer): more, when the node still says "still matches".
-- `mask_scale` (Detect Faces): how much of the face may change.
+- **margin** (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
+- **iterations** (Optimizer): more, when the node still says "still matches".
+- **mask_scale** (Detect Faces): how much of the face may change.
 
 **Limits, please read**
 - The optimizer sees the recogniser that it fools. That another recogniser is fooled too does not follow: check it.
@@ -228,9 +228,9 @@ The node says whether the recogniser still matches.
 """
 
 PAPER_NOTE = """**What to pick**
-- *Checkpoint*: the paper uses Stable Diffusion 2 base (`512-base-ema.safetensors`, in `models/checkpoints`). \
+- *Checkpoint*: the paper uses Stable Diffusion 2 base (**512-base-ema.safetensors**, in **models/checkpoints**). \
 Stable Diffusion 1.5 works too.
-- *Photo*: one face, cut to 256 x 256 as in the paper.
+- *Photo*: one face that fills about half of the picture, cut to 256 x 256 as in the paper.
 {pick}
 - *Load FR Surrogate*: the paper sums over three recognisers. Connect more to FR Surrogate Loss: a free socket \
 appears each time. The built-in one is a start.
@@ -241,11 +241,11 @@ appears each time. The built-in one is a start.
 0.01, weight 0.003, framing "box", output "published".
 
 **What to change**
-- `depth` (DDIM Inversion): more protects more, changes more, takes longer.
-- `output` (Optimizer): "detail" adds only the change to the untouched photo; connect the 256 x 256 photo to `image`. \
+- **depth** (DDIM Inversion): more protects more, changes more, takes longer.
+- **output** (Optimizer): "detail" adds only the change to the untouched photo; connect the 256 x 256 photo to **image**. \
 It avoids the blur of the autoencoder.
-- `pairing`: "exact" reconstructs the photo better than the published "one level off".
-- `framing`: "aligned" shows each recogniser the face as it is meant to see it.
+- **pairing**: "exact" reconstructs the photo better than the published "one level off".
+- **framing**: "aligned" shows each recogniser the face as it is meant to see it.
 
 **Limits, please read**
 {limit}
@@ -262,7 +262,7 @@ block. The photo is changed until a face recogniser takes it for the **target**,
 """ + PAPER_NOTE.format(
     pick="- *Target*: another person's face, or a synthetic one, filling the picture.",
     limit="- Impersonation is not dodging: a photo that matches the target may still match you. Use \
-`paper_obfuscation` or the demo (dodge) when you want not to be found.",
+**paper_obfuscation** or the demo (dodge) when you want not to be found.",
 )
 
 OBFUSCATION_NOTE = """# The paper: obfuscation

@@ -5,11 +5,11 @@ neither a commit nor history: they run in a shallow clone too. Nothing leaves th
 """
 
 import functools
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,12 +20,17 @@ import pytest
 from comfyui import PACK, PACK_NAME, ComfyUIServer
 from needs import missing
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
 PACKED = {
     *("__init__.py", "nodes", "faceprotect_core", "js", "workflows", "pyproject.toml", "requirements.txt"),
     *("README.md", "LICENSE", "CHANGELOG.md"),
 }
 REGISTRY_TOOL = PACK / ".venv-registry/bin/comfy"
-NOT_OF_A_CLEAN_COMFYUI = ("__pycache__", ".git", ".venv", "venv", "user", "input", "output", "temp", "custom_nodes")
+USERS_FOLDERS = {".git", ".venv", "venv", "user", "input", "output", "temp", "custom_nodes", "models"}
 QUICK_TEST = "main.py --quick-test-for-ci --cpu --disable-api-nodes --database-url sqlite:///:memory:".split()
 IMPORT_SECONDS = 0.3
 
@@ -34,7 +39,7 @@ IMPORT_SECONDS = 0.3
 def repository(tmp_path_factory) -> Path:
     """A git repository with one commit: the pack as it lies here."""
     if not shutil.which("git") or not (PACK / ".git").exists():
-        missing("The pack is not a git clone, or git is missing. How to fix: `apt-get install git`, and clone the pack.")
+        missing("The pack is no git clone, or git is missing. How to fix: `apt-get install git`, and clone the pack.")
     folder = tmp_path_factory.mktemp("repository") / PACK_NAME
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=PACK)
     for name in filter(None, listed.split("\0")):
@@ -98,7 +103,7 @@ def test_pack_from_the_archive_loads(archive, comfyui, comfyui_installation, tmp
 
 def test_pack_adds_little_to_comfyuis_start(comfyui_installation, tmp_path):
     """CPU time, the best of three: a busy machine stretches the seconds in ComfyUI's own table several times over."""
-    environment = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(comfyui_installation.folder)}
+    environment = {"PYTHONPATH": str(comfyui_installation.folder)}
     arguments = ("-c", MEASURE_IMPORT, str(PACK), "--cpu", "--base-directory", str(tmp_path))
     seconds = []
     while len(seconds) < 3 and min(seconds, default=IMPORT_SECONDS) >= IMPORT_SECONDS:
@@ -108,7 +113,7 @@ def test_pack_adds_little_to_comfyuis_start(comfyui_installation, tmp_path):
 
 
 def test_both_lists_of_requirements_agree():
-    project = read_toml(PACK / "pyproject.toml")["project"]
+    project = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == (PACK / "requirements.txt").read_text().split()
 
 
@@ -149,9 +154,10 @@ def registry_tool() -> str:
 
 def clean_copy(comfyui: Path, folder: Path) -> Path:
     """ComfyUI's code without anything a user put into it."""
-    skipped = shutil.ignore_patterns(*NOT_OF_A_CLEAN_COMFYUI)
+
     def ignore(path, names):
-        return skipped(path, names) | ({"models"} if Path(path) == comfyui else set())
+        return {"__pycache__"} | (USERS_FOLDERS if Path(path) == comfyui else set())
+
     shutil.copytree(comfyui, folder, ignore=ignore)
     for empty in ("custom_nodes", "models", "input", "output"):
         (folder / empty).mkdir()
@@ -188,8 +194,3 @@ def complaints(log: str) -> list[str]:
 
 def our_nodes(server: ComfyUIServer) -> set[str]:
     return {node_id for node_id in server.object_info() if node_id.startswith("FaceProtect")}
-
-
-def read_toml(path: Path) -> dict:
-    tomllib = "tomllib" if importlib.util.find_spec("tomllib") else "tomli"
-    return importlib.import_module(tomllib).loads(path.read_text())

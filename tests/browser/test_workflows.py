@@ -1,0 +1,125 @@
+"""The workflows that the pack ships, in the real frontend: they load, they are what their API twins are, they run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfyui import PACK
+from demo import portrait
+from frontend import Frontend
+
+FOLDER = PACK / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+EXPORT = "Run `python tests/browser/export_workflows.py`, and look at what changed."
+
+UNKNOWN_NODES = "() => app.graph.nodes.map(one => one.type).filter(type => !(type in LiteGraph.registered_node_types))"
+SET_WIDGET = """([type, name, value]) => {
+    const node = app.graph.nodes.find(one => one.type === type)
+    node.widgets.find(one => one.name === name).value = value
+}"""
+NODE_ID = "([type, title]) => app.graph.nodes.find(one => one.type === type && one.title === title).id"
+# Title bars included; on the classic canvas there are no elements.
+RECTANGLES = """() => app.graph.nodes.map(node => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`)
+    const title = LiteGraph.NODE_TITLE_HEIGHT
+    const [width, height] = element ? [element.offsetWidth, element.offsetHeight] : [node.size[0], node.size[1] + title]
+    return {title: node.title, box: [node.pos[0], node.pos[1] - title, node.pos[0] + width, node.pos[1] - title + height]}
+})"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files_that_the_workflows_name(comfyui):
+    checkpoint = comfyui.models_dir / "checkpoints/512-base-ema.safetensors"
+    checkpoint.touch()
+    comfyui.upload_image(portrait(), "faceprotect_portrait.png")
+    comfyui.upload_image(np.full((512, 512, 3), 128, np.uint8), "faceprotect_target.png")
+    yield
+    checkpoint.unlink()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
+def page(comfyui, browser, files_that_the_workflows_name, request):
+    """One page for all tests of this file: opening one takes longer than most of them."""
+    page = Frontend(comfyui, browser, nodes_2=request.param)
+    page.name = "nodes2" if request.param else "classic"
+    yield page
+    page.close()
+
+
+@pytest.fixture(autouse=True)
+def no_console_error(page):
+    page.errors.clear()
+    yield
+    assert page.errors == []
+
+
+@pytest.fixture
+def loaded(page, name):
+    page.load(FOLDER / f"{name}.json")
+    return page
+
+
+def test_there_are_the_three_workflows():
+    assert NAMES == ["demo", "paper_impersonation", "paper_obfuscation"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_with_all_its_nodes(loaded, name):
+    assert loaded.page.evaluate(UNKNOWN_NODES) == []
+    assert loaded.page.locator("[role=dialog]").count() == 0
+    loaded.screenshot(f"{name}_{loaded.name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps(loaded, name):
+    loaded.page.wait_for_timeout(500)  # Nodes 2.0 sizes its elements
+    nodes = loaded.page.evaluate(RECTANGLES)
+    pairs = [(one["title"], two["title"]) for one in nodes for two in nodes if one is not two and _overlap(one, two)]
+    assert pairs == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_api_twin_is_the_frontends_own_export(loaded, name):
+    assert exported(loaded, "output") == read(FOLDER / "api" / f"{name}.json"), EXPORT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_again_keeps_every_value_and_link(loaded, name):
+    saved, file = exported(loaded, "workflow"), read(FOLDER / f"{name}.json")
+    assert saved["links"] == file["links"]
+    assert _kept(saved) == _kept(file)
+
+
+def test_demo_runs_from_the_page(page):
+    page.load(FOLDER / "demo.json")
+    for node, value in (("FaceProtectNullTextLearner", 1), ("FaceProtectLatentOptimizer", 2)):
+        page.page.evaluate(SET_WIDGET, [node, "iterations", value])
+    after = page.page.evaluate(NODE_ID, ["PreviewImage", "After"])
+    numbers = page.page.evaluate(NODE_ID, ["PreviewAny", "Numbers of the run"])
+    run = page.queue()
+    assert run["status"]["status_str"] == "success", run["status"]
+    assert page.wait_for_image(after) == (256, 256)
+    history = json.loads(run["outputs"][str(numbers)]["text"][0])
+    assert "dlib_resnet" in history["surrogates"]
+    page.page.wait_for_timeout(500)
+    page.screenshot(f"demo_ran_{page.name}")
+
+
+def exported(page: Frontend, what: str) -> dict:
+    """The frontend's export, "output" (API format) or "workflow", exactly as its JSON file would hold it."""
+    return json.loads(page.page.evaluate("async what => JSON.stringify((await app.graphToPrompt())[what])", what))
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _kept(workflow: dict) -> list:
+    fields = ("id", "type", "title", "properties", "inputs", "outputs", "widgets_values")
+    return [{field: node.get(field) for field in fields} for node in workflow["nodes"]]
+
+
+def _overlap(one: dict, two: dict) -> bool:
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = one["box"], two["box"]
+    return left < right2 and left2 < right and top < bottom2 and top2 < bottom
