@@ -8,6 +8,7 @@
 Nothing here needs pytest. Errors end with the last lines of ComfyUI's log.
 """
 
+import ctypes
 import io
 import json
 import os
@@ -131,7 +132,7 @@ class ComfyUIServer:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command(), cwd=self.installation.folder, env=_environment(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_parent(),
             )
         self._wait_until_ready()
         return self
@@ -268,6 +269,14 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def _end_with_parent():
+    """For the child: on Linux it ends when this process does, even when that is killed."""
+    if sys.platform != "linux":
+        return None
+    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _environment() -> dict:

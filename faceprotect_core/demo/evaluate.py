@@ -178,7 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every photo's numbers")
-    parser.add_argument("--identities", type=int, default=20)
+    parser.add_argument("--identities", type=int, default=20, help="how many held-out people")
+    parser.add_argument("--start", type=int, default=0, help="skip this many of them first (to share the work)")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -188,7 +189,8 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     evaluation = Evaluation(args.device)
     _, held_out = split_identities(args.images)
-    for path_a, path_b in list(zip(held_out[::2], held_out[1::2], strict=True))[: args.identities]:
+    pairs = list(zip(held_out[::2], held_out[1::2], strict=True))
+    for path_a, path_b in pairs[args.start : args.start + args.identities]:
         photo = evaluation.photo(path_a, path_b)
         for name in names:
             done = results.setdefault(name, {})

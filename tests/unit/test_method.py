@@ -189,7 +189,7 @@ def test_bfloat16_weights_keep_latents_losses_and_optimiser_in_float32():
     latent, context = full.latent, full.context
     predicted, exact = (g.denoiser(latent, 101, context) for g in (half, full))
     assert predicted.dtype == torch.float32
-    assert (predicted - exact).norm() < 0.03 * exact.norm()
+    assert (predicted - exact).norm() < 0.1 * exact.norm()
     image = random_image(dtype=torch.float32)
     result = protect_tiny(half, image, IdentityObjective([tiny_surrogate(dtype=torch.float32)], source=image))
     assert result.image.dtype == result.latent.dtype == torch.float32

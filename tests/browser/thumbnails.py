@@ -1,0 +1,76 @@
+"""The pictures in ComfyUI's template browser: before | after, from a real run of each workflow on a real server.
+
+The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
+neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
+target, a face sampled from the demo model. So their pictures show the graph at work, not Stable Diffusion's quality.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from comfyui import PACK, ComfyUIServer
+from demo import portrait, shown_images, upload_portrait
+from PIL import Image
+from workflow_graphs import PORTRAIT, TARGET
+
+SIDE, QUALITY = 256, 88
+TARGET_SEED = 1
+# Output of the checkpoint loader -> output of Load Demo Model; CLIP (1) only feeds the empty prompt.
+DEMO_OUTPUTS = {0: 0, 2: 1}
+EMPTY_PROMPT = 2
+
+
+def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
+    """Runs the workflow of that name and writes workflows/<name>.jpg."""
+    prompt = json.loads((PACK / "workflows/api" / f"{name}.json").read_text(encoding="utf-8"))
+    if any(node["class_type"] == "CheckpointLoaderSimple" for node in prompt.values()):
+        server.upload_image(_synthetic_face(server), TARGET)
+        server.upload_image(portrait(), PORTRAIT)
+        prompt = with_demo_model(prompt)
+    else:
+        upload_portrait(server, prompt)
+    result = server.run(prompt, timeout=1800).check()
+    panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
+    path = PACK / "workflows" / f"{name}.jpg"
+    picture = np.concatenate([_resized(panel) for panel in panels], axis=1)
+    Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
+    return path
+
+
+def with_demo_model(prompt: dict) -> dict:
+    """The same graph on the built-in model: the loader is swapped, the encoded empty prompt is its null context."""
+    kinds = {node_id: node["class_type"] for node_id, node in prompt.items()}
+    kept = {node_id: dict(node) for node_id, node in prompt.items() if kinds[node_id] != "CLIPTextEncode"}
+    loader = next(node_id for node_id, kind in kinds.items() if kind == "CheckpointLoaderSimple")
+    kept[loader] = {"class_type": "FaceProtectLoadDemoModel", "inputs": {}}
+
+    def rewired(value):
+        if not isinstance(value, list):
+            return value
+        source, output = value
+        if kinds[source] == "CLIPTextEncode":
+            return [loader, EMPTY_PROMPT]
+        return [source, DEMO_OUTPUTS[output]] if source == loader else value
+
+    for node in kept.values():
+        node["inputs"] = {name: rewired(value) for name, value in node["inputs"].items()}
+    return kept
+
+
+def _synthetic_face(server: ComfyUIServer) -> np.ndarray:
+    noise = {"model": ["1", 0], "positive": ["1", 2], "negative": ["1", 2], "latent_image": ["2", 0]}
+    sampling = {"steps": 30, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    nodes = {
+        "1": ("FaceProtectLoadDemoModel", {}),
+        "2": ("EmptyLatentImage", {"width": SIDE, "height": SIDE, "batch_size": 1}),
+        "3": ("KSampler", {**noise, **sampling, "seed": TARGET_SEED}),
+        "4": ("VAEDecode", {"samples": ["3", 0], "vae": ["1", 1]}),
+        "5": ("PreviewImage", {"images": ["4", 0]}),
+    }
+    prompt = {node_id: {"class_type": kind, "inputs": inputs} for node_id, (kind, inputs) in nodes.items()}
+    return server.image(server.run(prompt).check().images("5")[0])
+
+
+def _resized(panel: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(panel).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
