@@ -1,0 +1,137 @@
+"""Workflows in API format for the host tests: the whole pipeline, on the demo model or on a checkpoint.
+
+    prompt = pipeline()                                             # demo model, few iterations
+    prompt = pipeline(checkpoint("sd1.safetensors", lora="..."))
+    longer = changed(prompt, optimizer={"iterations": 100})         # a copy; None disconnects an input
+
+Node ids are the blocks' names, so that a test reads `result.executed == ["optimizer", "result"]`.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from skimage.transform import resize
+
+from demo import portrait
+
+Prompt = dict[str, dict]
+Link = list
+
+PHOTO, SMALL_PHOTO = "face.png", "face_small.png"  # put_photos() puts them into ComfyUI's input folder
+LONG_BLOCKS = ("inversion", "null_text", "structure", "optimizer")
+BLOCKS = (*LONG_BLOCKS, "surrogate", "faces", "objective")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The nodes that load a diffusion model, and where its parts come out."""
+
+    nodes: Prompt
+    model: Link
+    vae: Link
+    conditioning: Link
+
+
+def put_photos(server) -> None:
+    """A portrait of 256 x 256 pixels with one face, and the same in 64 x 64."""
+    photo = resize(portrait(), (256, 256), anti_aliasing=True)
+    server.upload_image(photo, PHOTO)
+    server.upload_image(resize(photo, (64, 64), anti_aliasing=True), SMALL_PHOTO)
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def demo() -> Source:
+    return Source({"model": node("FaceProtectLoadDemoModel")}, ["model", 0], ["model", 1], ["model", 2])
+
+
+def checkpoint(name: str, lora: str | None = None, strength: float = 1.0, v_prediction: bool = False) -> Source:
+    """A checkpoint, the empty prompt, and what is patched onto the model."""
+    nodes = {"checkpoint": node("CheckpointLoaderSimple", ckpt_name=name)}
+    nodes["empty_prompt"] = node("CLIPTextEncode", text="", clip=["checkpoint", 1])
+    model = ["checkpoint", 0]
+    if lora:
+        nodes["lora"] = node("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=strength)
+        model = ["lora", 0]
+    if v_prediction:
+        nodes["sampling"] = node("ModelSamplingDiscrete", model=model, sampling="v_prediction", zsnr=False)
+        model = ["sampling", 0]
+    return Source(nodes, model, ["checkpoint", 2], ["empty_prompt", 0])
+
+
+def pipeline(source: Source | None = None, photo: str = PHOTO) -> Prompt:
+    """All five blocks from photo to PreviewImage; dodging with output "detail", masked, 2 iterations each."""
+    source = source or demo()
+    prompt = copy.deepcopy(source.nodes)
+    prompt["photo"] = node("LoadImage", image=photo)
+    prompt["latent"] = node("VAEEncode", pixels=["photo", 0], vae=source.vae)
+    prompt["inversion"] = _inversion(source)
+    prompt["null_text"] = node(
+        "FaceProtectNullTextLearner",
+        model=source.model, trajectory=["inversion", 0], iterations=2, learning_rate=0.1,
+    )  # fmt: skip
+    prompt["structure"] = node(
+        "FaceProtectSelfAttentionCapture", model=source.model, trajectory=["inversion", 0], null_text=["null_text", 0]
+    )
+    prompt["surrogate"] = node("FaceProtectLoadSurrogate", surrogate="dlib_resnet")
+    prompt["faces"] = node("FaceProtectDetectFaces", image=["photo", 0], threshold=0.0, mask_scale=1.0, min_face=80)
+    prompt["objective"] = _objective()
+    prompt["optimizer"] = _optimizer(source)
+    prompt["result"] = node("PreviewImage", images=["optimizer", 0])
+    prompt["history"] = node("PreviewAny", source=["optimizer", 2])
+    return prompt
+
+
+def small_pipeline(source: Source, **optimizer) -> Prompt:
+    """The same on 64 x 64 pixels, which are too few to find a face in: the surrogate sees the whole image."""
+    prompt = changed(pipeline(source, SMALL_PHOTO), objective={"framing": "whole image", "faces": None})
+    del prompt["faces"]
+    return changed(prompt, optimizer={"mask": None} | optimizer)
+
+
+def _inversion(source: Source) -> dict:
+    steps = {"depth": 3, "pairing": "published", "num_inference_steps": 20, "steps_offset": 1}
+    links = {"model": source.model, "conditioning": source.conditioning, "latent": ["latent", 0]}
+    return node("FaceProtectDDIMInversion", **links, **steps)
+
+
+def _objective() -> dict:
+    links = {"surrogates.surrogate0": ["surrogate", 0], "photo": ["photo", 0], "faces": ["faces", 0]}
+    widgets = {"mode": "dodge", "framing": "aligned", "reduction": "sum", "stop_at_margin": False, "margin": 0.1}
+    return node("FaceProtectFRSurrogateLoss", **links, **widgets)
+
+
+def _optimizer(source: Source) -> dict:
+    links = {"model": source.model, "vae": source.vae, "trajectory": ["inversion", 0], "null_text": ["null_text", 0]}
+    links |= {"objective": ["objective", 0], "structure": ["structure", 0], "image": ["photo", 0], "mask": ["faces", 2]}
+    widgets = {"iterations": 2, "output": "detail", "learning_rate": 0.01, "objective_weight": 0.003}
+    return node("FaceProtectLatentOptimizer", **links, **widgets, fidelity_weight=0.0)
+
+
+def sampled(source: Source, size: int = 64) -> Prompt:
+    """An ordinary picture from the same loader: KSampler, 3 steps, no node of ours."""
+    prompt = copy.deepcopy(source.nodes)
+    prompt["noise"] = node("EmptyLatentImage", width=size, height=size, batch_size=1)
+    prompt["sampler"] = node(
+        "KSampler",
+        model=source.model, positive=source.conditioning, negative=source.conditioning, latent_image=["noise", 0],
+        seed=1, steps=3, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+    )  # fmt: skip
+    prompt["decoded"] = node("VAEDecode", samples=["sampler", 0], vae=source.vae)
+    prompt["result"] = node("PreviewImage", images=["decoded", 0])
+    return prompt
+
+
+def changed(prompt: Prompt, **inputs_of: dict) -> Prompt:
+    """A copy with other inputs: changed(prompt, optimizer={"iterations": 5, "mask": None}); None takes an input away."""
+    copied = copy.deepcopy(prompt)
+    for name, inputs in inputs_of.items():
+        kept = copied[name]["inputs"] | inputs
+        copied[name]["inputs"] = {key: value for key, value in kept.items() if value is not None}
+    return copied
+
+
+def added(prompt: Prompt, **nodes: dict) -> Prompt:
+    return copy.deepcopy(prompt) | nodes

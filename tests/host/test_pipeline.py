@@ -1,0 +1,163 @@
+"""The five blocks in real workflows on a real ComfyUI: results, progress, cache, LoRAs, and the model left as it was."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+import graphs
+from graphs import LONG_BLOCKS, PHOTO, added, changed, checkpoint, demo, node, pipeline, sampled, small_pipeline
+
+OURS = set(graphs.BLOCKS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photos(comfyui):
+    graphs.put_photos(comfyui)
+
+
+@pytest.fixture
+def left_half(comfyui) -> dict:
+    """A mask that allows change in the left half of the photo only."""
+    mask = np.zeros((256, 256, 3), np.uint8)
+    mask[:, :128] = 255
+    comfyui.upload_image(mask, "left_half.png")
+    return node("LoadImageMask", image="left_half.png", channel="red")
+
+
+def picture(comfyui, prompt) -> np.ndarray:
+    return comfyui.image(comfyui.run(prompt).check().images("result")[0])
+
+
+def original(comfyui) -> np.ndarray:
+    return comfyui.image({"filename": PHOTO, "type": "input"})
+
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("output", ["published", "detail"])
+def test_the_protected_photo_has_the_size_of_the_photo_and_differs_from_it(comfyui, output):
+    prompt = changed(pipeline(), optimizer={"output": output, "mask": None})
+    protected = picture(comfyui, prompt)
+    assert protected.shape == original(comfyui).shape
+    assert (protected != original(comfyui)).any()
+
+
+def test_pixels_outside_the_mask_are_bit_equal_and_inside_it_they_change(comfyui, left_half):
+    prompt = changed(added(pipeline(), half=left_half), optimizer={"mask": ["half", 0], "learning_rate": 0.05})
+    protected, photo = picture(comfyui, prompt), original(comfyui)
+    assert np.array_equal(protected[:, 128:], photo[:, 128:])
+    assert (protected[:, :128] != photo[:, :128]).mean() > 0.05
+
+
+def test_no_iterations_with_output_detail_returns_the_photo_bit_equal(comfyui):
+    protected = picture(comfyui, changed(pipeline(), optimizer={"iterations": 0, "mask": None}))
+    assert np.array_equal(protected, original(comfyui))
+
+
+def test_the_history_has_one_entry_per_iteration_and_the_surrogates_verdict(comfyui):
+    result = comfyui.run(changed(pipeline(), optimizer={"iterations": 3})).check()
+    history = json.loads(result.outputs["history"]["text"][0])
+    assert len(history["identity"]) == len(history["structure"]) == 3
+    assert [found["metric"] for found in history["surrogates"].values()] == ["euclidean"]
+
+
+def test_more_optimisation_moves_the_recogniser_further_away(comfyui):
+    """With a strong setting, so that a few iterations show it; the README's numbers are measured elsewhere."""
+
+    def distance(iterations: int) -> float:
+        strong = {"iterations": iterations, "learning_rate": 0.05, "objective_weight": 1.0, "structure": None}
+        text = comfyui.run(changed(pipeline(), optimizer=strong)).check().outputs["history"]["text"][0]
+        return next(iter(json.loads(text)["surrogates"].values()))["source"][0]
+
+    assert distance(0) < 0.01 < distance(2) < distance(8)
+
+
+# What the user sees while it runs
+
+
+def test_each_long_block_counts_its_steps_and_the_optimizer_shows_the_picture(comfyui):
+    prompt = changed(pipeline(), null_text={"iterations": 3, "learning_rate": 0.05}, optimizer={"iterations": 4})
+    prompt = changed(prompt, inversion={"pairing": "exact"})
+    result = comfyui.run(prompt).check()
+    counted = {block: [e["value"] for e in result.progress if e["node"] == block] for block in LONG_BLOCKS}
+    steps = {"inversion": 3, "null_text": 9, "structure": 3, "optimizer": 4}
+    assert counted == {block: list(range(1, last + 1)) for block, last in steps.items()}
+    assert all(event["max"] == steps[event["node"]] for event in result.progress if event["node"] in steps)
+    assert len(result.previews) == 4
+    assert min(preview.std() for preview in result.previews) > 10
+
+
+# Cached, and deterministic
+
+
+def test_a_second_run_is_served_from_the_cache(comfyui):
+    prompt = pipeline()
+    first = comfyui.run(prompt).check()
+    second = comfyui.run(prompt).check()
+    assert second.executed == []
+    assert set(second.cached) == set(prompt)
+    assert second.images("result") == first.images("result")
+
+
+def test_a_changed_widget_of_the_optimizer_runs_only_it_and_what_follows(comfyui):
+    comfyui.run(pipeline()).check()
+    result = comfyui.run(changed(pipeline(), optimizer={"learning_rate": 0.02})).check()
+    assert result.executed[0] == "optimizer"
+    assert set(result.executed) == {"optimizer", "result", "history"}
+
+
+def test_the_same_workflow_gives_the_same_picture_bit_for_bit_after_everything_was_freed(comfyui):
+    first = picture(comfyui, pipeline())
+    comfyui.free()
+    time.sleep(1.0)  # the queue's thread wakes up, unloads the models and clears the cache
+    again = comfyui.run(pipeline()).check()
+    assert set(again.executed) >= OURS
+    assert np.array_equal(comfyui.image(again.images("result")[0]), first)
+
+
+# On checkpoints, as users load them
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_the_blocks_run_on_a_checkpoint_and_honour_its_lora(comfyui, request, family):
+    name = request.getfixturevalue(f"{family}_checkpoint")
+    lora = request.getfixturevalue(f"{family}_lora")
+
+    def protected(**patches):
+        return picture(comfyui, small_pipeline(checkpoint(name, **patches), output="published"))
+
+    plain = protected()
+    assert plain.shape == (64, 64, 3)
+    assert np.array_equal(protected(lora=lora, strength=0.0), plain)
+    assert not np.array_equal(protected(lora=lora), plain)
+    assert np.array_equal(protected(), plain)
+
+
+def test_a_v_prediction_model_is_denoised_as_one(comfyui, sd2_checkpoint):
+    epsilon = picture(comfyui, small_pipeline(checkpoint(sd2_checkpoint), output="published"))
+    velocity = picture(comfyui, small_pipeline(checkpoint(sd2_checkpoint, v_prediction=True), output="published"))
+    assert not np.array_equal(velocity, epsilon)
+
+
+@pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "with a LoRA"])
+def test_a_protection_run_leaves_the_model_untouched(comfyui, sd1_checkpoint, sd1_lora, with_lora):
+    source = checkpoint(sd1_checkpoint)
+    patched = checkpoint(sd1_checkpoint, lora=sd1_lora) if with_lora else source
+    before = picture(comfyui, sampled(source))
+    run = comfyui.run(small_pipeline(patched)).check()
+    after = comfyui.run(sampled(source)).check()
+    assert "optimizer" in run.executed and "checkpoint" not in run.executed + after.executed
+    assert "sampler" in after.executed
+    assert np.array_equal(comfyui.image(after.images("result")[0]), before)
+
+
+def test_a_protection_run_leaves_the_demo_model_untouched(comfyui):
+    before = picture(comfyui, sampled(demo(), size=256))
+    comfyui.run(graphs.pipeline()).check()
+    after = comfyui.run(sampled(demo(), size=256)).check()
+    assert "sampler" in after.executed and "model" not in after.executed
+    assert np.array_equal(comfyui.image(after.images("result")[0]), before)
