@@ -43,7 +43,7 @@ class Capture:
 
 @dataclass(eq=False)
 class StructureLoss:
-    """Self-attention that adds up how far its maps are from the reference's (paper, section 3.3).
+    """Self-attention that adds up how far its maps are from the reference's (the paper's structure loss).
 
     Per layer: mean squared error over heads, queries and keys; summed over layers. loss: [B] after the forward pass.
     """

@@ -65,7 +65,7 @@ def ddim_invert(
     pairing: Pairing = "published",
     on_step: OnStep | None = None,
 ) -> Trajectory:
-    """Inverts a latent by depth DDIM steps (paper, section 3.2), without guidance: the null context alone.
+    """Inverts a latent by depth DDIM steps, without guidance: the start of the paper's pipeline.
 
     latent: scaled latent [B, C, h, w]. context: the text encoder's output for the empty prompt, [1 or B, tokens, dim].
     depth: how far towards noise, 1 to schedule.num_inference_steps; the paper's 3 of 20 keeps the picture.

@@ -17,7 +17,7 @@ def learn_null_text(
     lr: float = 0.1,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Learns one unconditional embedding per denoising step (paper, section 3.2; Mokady et al. 2023, eq. 4).
+    """Learns one unconditional embedding per denoising step (the paper's first stage; Mokady et al. 2023).
 
     At every step, from the noisiest on, the embedding is fitted so that the denoised latent meets the latent of the
     inversion: min over e of ||z_(t-1) - step(z_t, t, e)||^2 (mean). As in the release, one AdamW and one embedding go

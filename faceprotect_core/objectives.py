@@ -16,7 +16,7 @@ Faces = Face | Sequence[Face] | None
 
 
 class IdentityObjective:
-    """The identity loss over an ensemble of surrogates (paper, section 3.3).
+    """The identity loss over an ensemble of surrogates (the paper's adversarial loss).
 
     target only: impersonate, sum over surrogates of 1 - cos(x, target).
     source only: dodge, sum of -(1 - cos(x, source)).

@@ -47,7 +47,7 @@ def optimize_latent(
     fidelity_weight: float = 0.0,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
-    """Optimises the noisy latent with AdamW: min over z of objective_weight * identity + structure (paper, eq. 9).
+    """The paper's second stage: AdamW on the noisy latent, min over z of objective_weight * identity + structure.
 
     embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B].
     structure: the unchanged run's self-attention; None leaves the structure loss out.

@@ -48,8 +48,12 @@ VARIANTS = {
     "no structure loss": Variant(structure=False),
     "pairing published": Variant(pairing="published"),
     "output published": Variant(mask=False, optimizer={"output": "published"}),
-    "paper's weights": Variant(
-        mask=False, margin=None, optimizer={"objective_weight": 0.003, "fidelity_weight": 0.0, "lr": 0.01}
+    "no mask, no fidelity, no margin": Variant(mask=False, margin=None, optimizer={"fidelity_weight": 0.0}),
+    "all as in the paper": Variant(
+        pairing="published",
+        mask=False,
+        margin=None,
+        optimizer={"iterations": 35, "lr": 0.01, "fidelity_weight": 0.0, "output": "published"},
     ),
 }
 

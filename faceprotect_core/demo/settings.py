@@ -14,7 +14,7 @@ class DemoSettings:
     margin: float = 0.2
     optimizer: dict = field(
         default_factory=lambda: dict(
-            iterations=35, lr=0.01, objective_weight=0.003, fidelity_weight=0.0, output="detail"
+            iterations=25, lr=0.02, objective_weight=0.003, fidelity_weight=1.0, output="detail"
         )
     )
 

@@ -19,10 +19,11 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
+from playwright.sync_api import sync_playwright
+
 from comfyui import PACK, PACK_NAME, ComfyUIServer
 from demo import portrait
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
-from playwright.sync_api import sync_playwright
 from workflow_graphs import PORTRAIT, SD2_BASE, TARGET, WORKFLOWS, Block, Node, Workflow
 
 FOLDER = PACK / "workflows"
@@ -42,8 +43,8 @@ BUILD = """async ({nodes, links}) => {
         for (const [name, value] of Object.entries(widgets)) {
             const widget = node.widgets?.find(one => one.name === name)
             if (!widget) throw Error(`${type} has no widget ${name}: ${node.widgets?.map(one => one.name)}`)
-            const values = widget.options?.values
-            if (Array.isArray(values) && !values.includes(value)) throw Error(`${type}.${name}: ${value} not in ${values}`)
+            const known = widget.options?.values
+            if (Array.isArray(known) && !known.includes(value)) throw Error(`${type}.${name}: ${value} not in ${known}`)
             widget.value = value
             widget.callback?.(value)
         }
@@ -208,7 +209,8 @@ def _write(page: Frontend, name: str):
     graph = exported(page, "workflow")
     graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/workflows/{name}"))
     graph["extra"].pop("ds", None)  # without it, the frontend shows the whole graph
-    for path, content in ((FOLDER / f"{name}.json", graph), (FOLDER / "api" / f"{name}.json", exported(page, "output"))):
+    files = {FOLDER / f"{name}.json": graph, FOLDER / "api" / f"{name}.json": exported(page, "output")}
+    for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(path.relative_to(PACK))

@@ -3,8 +3,9 @@
 import io
 
 import pytest
-from comfyui import PACK, PACK_NAME
 from PIL import Image
+
+from comfyui import PACK, PACK_NAME
 
 FOLDER = PACK / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

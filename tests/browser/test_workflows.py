@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from comfyui import PACK
 from demo import portrait
 from frontend import Frontend
@@ -30,9 +31,10 @@ NODE_ID = "([type, title]) => app.graph.nodes.find(one => one.type === type && o
 # Title bars included; on the classic canvas there are no elements.
 RECTANGLES = """() => app.graph.nodes.map(node => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`)
-    const title = LiteGraph.NODE_TITLE_HEIGHT
-    const [width, height] = element ? [element.offsetWidth, element.offsetHeight] : [node.size[0], node.size[1] + title]
-    return {title: node.title, box: [node.pos[0], node.pos[1] - title, node.pos[0] + width, node.pos[1] - title + height]}
+    const bar = LiteGraph.NODE_TITLE_HEIGHT
+    const [width, height] = element ? [element.offsetWidth, element.offsetHeight] : [node.size[0], node.size[1] + bar]
+    const [left, top] = [node.pos[0], node.pos[1] - bar]
+    return {title: node.title, box: [left, top, left + width, top + height]}
 })"""
 
 
@@ -122,11 +124,10 @@ def test_the_info_panel_shows_the_help_page_of_every_node(page):
     for node_id, kind, title in nodes:
         if kind.startswith("FaceProtect"):
             page.page.evaluate(SELECT, node_id)
-            panel = page.page.locator(".node-help-content")
-            if panel.count() == 0:
+            if not page.page.get_by_role("tab", name="Info").is_visible():
                 page.page.get_by_test_id("info-button").click()
-            panel.get_by_role("heading", name=title, exact=True).wait_for()
-            assert panel.get_by_role("heading", name="Limits").count() == 1
+            page.page.get_by_role("heading", level=1, name=title, exact=True).wait_for()
+            page.page.get_by_role("heading", level=2, name="Limits").wait_for()
             page.screenshot(f"help_{kind}_{page.name}")
 
 

@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from comfyui import PACK, ComfyUIServer
 from demo import portrait, shown_images, upload_portrait
-from PIL import Image
 from workflow_graphs import PORTRAIT, TARGET
 
 SIDE, QUALITY = 256, 88

@@ -242,8 +242,8 @@ appears each time. The built-in one is a start.
 
 **What to change**
 - **depth** (DDIM Inversion): more protects more, changes more, takes longer.
-- **output** (Optimizer): "detail" adds only the change to the untouched photo; connect the 256 x 256 photo to **image**. \
-It avoids the blur of the autoencoder.
+- **output** (Optimizer): "detail" adds only the change to the untouched photo, without the autoencoder's blur; \
+connect the 256 x 256 photo to **image**.
 - **pairing**: "exact" reconstructs the photo better than the published "one level off".
 - **framing**: "aligned" shows each recogniser the face as it is meant to see it.
 

@@ -9,7 +9,7 @@ from comfyui import PACK, PACK_NAME
 DOCS = PACK / "js/docs"
 SECTIONS = ("## What it implements", "## Inputs", "## Outputs", "## Tips", "## Limits")
 
-PANEL_WIDTH = 30  # characters of an equation that the panel shows without scrolling
+PANEL_WIDTH = 31  # characters of an equation that the panel shows without scrolling
 
 
 @pytest.fixture(scope="module")
