@@ -15,6 +15,7 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
+from server import PromptServer
 from torch import Tensor, nn
 
 from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference, Trajectory
@@ -394,6 +395,11 @@ class Progress:
     def __call__(self, event: dict) -> None:
         preview = _preview(event["image"]) if "image" in event else None
         self.bar.update_absolute(event["step"], event["steps"], preview)
+
+
+def show_on_node(node_id: str, text: str) -> None:
+    """Writes a text on the node itself, in the frontend that runs the workflow."""
+    PromptServer.instance.send_progress_text(text, node_id)
 
 
 def _preview(image: Tensor) -> tuple:

@@ -103,6 +103,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     "similarity before and after.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -147,6 +148,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
             report = result.history | {"surrogates": objective.objective.report(result.image)}
         history = json.dumps(report)
         latent = host.to_comfy_latent(model, result.decoded_latent)
+        host.show_on_node(cls.hidden.unique_id, _summary(report))
         return io.NodeOutput(host.to_comfy_image(result.image), latent, history, ui=ui.PreviewText(_summary(report)))
 
 

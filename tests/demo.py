@@ -27,7 +27,7 @@ WORKFLOW = PACK / "workflows/api/demo.json"
 PORTRAIT = "faceprotect_portrait.png"
 HEAD = (slice(11, 191), slice(132, 312))  # rows, columns: framed as the demo model's training photos are
 OPTIMIZER = "FaceProtectLatentOptimizer"
-AMPLIFICATION = 8
+AMPLIFICATION = 5
 
 
 def main():

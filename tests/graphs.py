@@ -125,7 +125,7 @@ def sampled(source: Source, size: int = 64) -> Prompt:
 
 
 def changed(prompt: Prompt, **inputs_of: dict) -> Prompt:
-    """A copy with other inputs: changed(prompt, optimizer={"iterations": 5, "mask": None}); None takes an input away."""
+    """A copy with other inputs: changed(prompt, optimizer={"iterations": 5, "mask": None}); None: no input."""
     copied = copy.deepcopy(prompt)
     for name, inputs in inputs_of.items():
         kept = copied[name]["inputs"] | inputs

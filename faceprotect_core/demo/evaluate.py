@@ -48,7 +48,7 @@ VARIANTS = {
     "no structure loss": Variant(structure=False),
     "pairing published": Variant(pairing="published"),
     "output published": Variant(mask=False, optimizer={"output": "published"}),
-    "no mask, no fidelity, no margin": Variant(mask=False, margin=None, optimizer={"fidelity_weight": 0.0}),
+    "detail alone": Variant(mask=False, margin=None, optimizer={"fidelity_weight": 0.0}),
     "all as in the paper": Variant(
         pairing="published",
         mask=False,

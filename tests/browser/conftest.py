@@ -21,7 +21,7 @@ def browser():
 
 
 @pytest.fixture(params=[False, True], ids=["classic", "nodes2"])
-def frontend(comfyui, browser, request):
+def frontend(browser, comfyui, request):
     """An open page; the test fails when it leaves a console error behind."""
     frontend = Frontend(comfyui, browser, nodes_2=request.param)
     yield frontend

@@ -27,6 +27,10 @@ SET_WIDGET = """([type, name, value]) => {
     const node = app.graph.nodes.find(one => one.type === type)
     node.widgets.find(one => one.name === name).value = value
 }"""
+TEXT_ON_NODE = """type => {
+    const node = app.graph.nodes.find(one => one.type === type)
+    return node.widgets.find(one => one.name === "$$node-text-preview")?.value ?? ""
+}"""
 NODE_ID = "([type, title]) => app.graph.nodes.find(one => one.type === type && one.title === title).id"
 # Title bars included; on the classic canvas there are no elements.
 RECTANGLES = """() => app.graph.nodes.map(node => {
@@ -114,6 +118,7 @@ def test_demo_runs_from_the_page(page):
     history = json.loads(run["outputs"][str(numbers)]["text"][0])
     assert len(history["identity"]) == few
     assert any("dlib_resnet" in surrogate for surrogate in history["surrogates"])
+    assert "dlib_resnet" in page.page.evaluate(TEXT_ON_NODE, "FaceProtectLatentOptimizer")
     page.page.wait_for_timeout(500)
     page.screenshot(f"demo_ran_{page.name}")
 
@@ -121,14 +126,17 @@ def test_demo_runs_from_the_page(page):
 def test_the_info_panel_shows_the_help_page_of_every_node(page):
     page.load(FOLDER / "demo.json")
     nodes = page.page.evaluate("() => app.graph.nodes.map(node => [node.id, node.type, node.title])")
+    info = page.page.get_by_role("tab", name="Info")
     for node_id, kind, title in nodes:
         if kind.startswith("FaceProtect"):
             page.page.evaluate(SELECT, node_id)
-            if not page.page.get_by_role("tab", name="Info").is_visible():
+            if not info.is_visible():
                 page.page.get_by_test_id("info-button").click()
+            info.click()
             page.page.get_by_role("heading", level=1, name=title, exact=True).wait_for()
             page.page.get_by_role("heading", level=2, name="Limits").wait_for()
             page.screenshot(f"help_{kind}_{page.name}")
+    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
 
 
 def exported(page: Frontend, what: str) -> dict:

@@ -1,5 +1,7 @@
 """The pictures in ComfyUI's template browser: before | after, from a real run of each workflow on a real server.
 
+They are square, because the browser shows them so: the middle half of either photo, where the face is.
+
 The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
 neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
 target, a face sampled from the demo model. So their pictures show the graph at work, not Stable Diffusion's quality.
@@ -15,7 +17,8 @@ from comfyui import PACK, ComfyUIServer
 from demo import portrait, shown_images, upload_portrait
 from workflow_graphs import PORTRAIT, TARGET
 
-SIDE, QUALITY = 256, 88
+SIDE, QUALITY = 512, 85
+MODEL_SIDE = 256  # pixels: what the demo model works on
 TARGET_SEED = 1
 # Output of the checkpoint loader -> output of Load Demo Model; CLIP (1) only feeds the empty prompt.
 DEMO_OUTPUTS = {0: 0, 2: 1}
@@ -34,7 +37,7 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     result = server.run(prompt, timeout=1800).check()
     panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
     path = PACK / "workflows" / f"{name}.jpg"
-    picture = np.concatenate([_resized(panel) for panel in panels], axis=1)
+    picture = np.concatenate([_middle(panel) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
     return path
 
@@ -64,7 +67,7 @@ def _synthetic_face(server: ComfyUIServer) -> np.ndarray:
     sampling = {"steps": 30, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     nodes = {
         "1": ("FaceProtectLoadDemoModel", {}),
-        "2": ("EmptyLatentImage", {"width": SIDE, "height": SIDE, "batch_size": 1}),
+        "2": ("EmptyLatentImage", {"width": MODEL_SIDE, "height": MODEL_SIDE, "batch_size": 1}),
         "3": ("KSampler", {**noise, **sampling, "seed": TARGET_SEED}),
         "4": ("VAEDecode", {"samples": ["3", 0], "vae": ["1", 1]}),
         "5": ("PreviewImage", {"images": ["4", 0]}),
@@ -73,5 +76,8 @@ def _synthetic_face(server: ComfyUIServer) -> np.ndarray:
     return server.image(server.run(prompt).check().images("5")[0])
 
 
-def _resized(panel: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(panel).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+def _middle(panel: np.ndarray) -> np.ndarray:
+    """The middle half of a square picture, at half the width of the thumbnail."""
+    quarter = panel.shape[1] // 4
+    middle = Image.fromarray(panel[:, quarter:-quarter])
+    return np.asarray(middle.resize((SIDE // 2, SIDE), Image.Resampling.LANCZOS))

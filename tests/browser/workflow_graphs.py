@@ -205,7 +205,7 @@ see you. Press **Run**.
 256 x 256, because the built-in model works at that size.
 - Nothing else: the model and the recogniser are part of this pack.
 
-**How long**: one to two minutes on a CPU with two cores, seconds on a GPU.
+**How long**: one to two minutes on two CPU cores.
 
 **What happens, from left to right**
 1. The photo becomes a latent of the small built-in diffusion model.
@@ -213,11 +213,11 @@ see you. Press **Run**.
 back without losing detail; *Self-Attention Capture* remembers the structure.
 3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge), {DEMO.margin:g} past the threshold.
 4. The *Adversarial Latent Optimizer* searches for the change and adds it to the untouched photo, on the face only. \
-The node says whether the recogniser still matches.
+At the end the node says whether the recogniser still matches.
 
 **What to change**
 - **margin** (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
-- **iterations** (Optimizer): more, when the node still says "still matches".
+- **iterations** (Optimizer): more, when the node still says "matches the photo".
 - **mask_scale** (Detect Faces): how much of the face may change.
 
 **Limits, please read**

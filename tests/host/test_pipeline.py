@@ -1,4 +1,4 @@
-"""The five blocks in real workflows on a real ComfyUI: results, progress, cache, LoRAs, and the model left as it was."""
+"""The five blocks in real workflows on a real ComfyUI: results, progress, cache, LoRAs, and a model left untouched."""
 
 import json
 import time
