@@ -147,14 +147,16 @@ def require_supported(model, vae=None) -> None:
 
 
 def identity_of(model) -> tuple:
-    """Which weights, with which patches: two nodes must work on the same."""
-    return (weakref.ref(model.model), model.patches_uuid)
+    """Which weights, with which patches and which model sampling: two nodes must work on the same."""
+    replaced = {name: id(part) for name, part in model.object_patches.items()}
+    return (weakref.ref(model.model), model.patches_uuid, replaced)
 
 
 def require_same_model(model, identity: tuple, where: str) -> None:
+    weights, *patches = identity_of(model)
     require(
-        identity[0]() is model.model and identity[1] == model.patches_uuid,
-        f"{where}: the trajectory was made with another model or with other LoRAs",
+        identity[0]() is weights() and list(identity[1:]) == patches,
+        f"{where}: the trajectory was made with another model, with other LoRAs or with another model sampling",
         "connect the same MODEL to all FaceProtect blocks",
     )
 
