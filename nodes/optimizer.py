@@ -100,7 +100,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 io.String.Output(
                     display_name="history",
                     tooltip="JSON: per iteration and image the identity and the structure loss, and the surrogates' "
-                    "similarity before and after.",
+                    "similarity at the end, with the threshold and the verdict.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -173,4 +173,5 @@ def _summary(report: dict) -> str:
                 whom = "the photo" if reference == "source" else "the target"
                 numbers = f"{found['metric']} {value:.2f}, threshold {found['threshold']:.2f}"
                 lines.append(f"{name} {verdict} {whom} ({numbers})")
-    return "\n".join([*lines, "These were seen by the optimizer: no evidence about other recognisers."])
+    # Nodes 2.0 reads this as markdown: a single line break would be lost there.
+    return "\n\n".join([*lines, "These were seen by the optimizer: no evidence about other recognisers."])

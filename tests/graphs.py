@@ -17,7 +17,8 @@ from demo import portrait
 Prompt = dict[str, dict]
 Link = list
 
-PHOTO, SMALL_PHOTO = "face.png", "face_small.png"  # put_photos() puts them into ComfyUI's input folder
+PHOTO = "face_256.png"
+SIZES = (64, 128, 256)  # put_photos() puts a face_SIZE.png of each into ComfyUI's input folder
 LONG_BLOCKS = ("inversion", "null_text", "structure", "optimizer")
 BLOCKS = (*LONG_BLOCKS, "surrogate", "faces", "objective")
 
@@ -33,10 +34,9 @@ class Source:
 
 
 def put_photos(server) -> None:
-    """A portrait of 256 x 256 pixels with one face, and the same in 64 x 64."""
-    photo = resize(portrait(), (256, 256), anti_aliasing=True)
-    server.upload_image(photo, PHOTO)
-    server.upload_image(resize(photo, (64, 64), anti_aliasing=True), SMALL_PHOTO)
+    """A portrait with one face, in all sizes."""
+    for size in SIZES:
+        server.upload_image(resize(portrait(), (size, size), anti_aliasing=True), f"face_{size}.png")
 
 
 def node(class_type: str, **inputs) -> dict:
@@ -84,10 +84,11 @@ def pipeline(source: Source | None = None, photo: str = PHOTO) -> Prompt:
     return prompt
 
 
-def small_pipeline(source: Source, **optimizer) -> Prompt:
-    """The same on 64 x 64 pixels, which are too few to find a face in: the surrogate sees the whole image."""
-    prompt = changed(pipeline(source, SMALL_PHOTO), objective={"framing": "whole image", "faces": None})
+def small_pipeline(source: Source, size: int = 64, **optimizer) -> Prompt:
+    """The same on fewer pixels than a face is found in: the surrogate sees the whole image, and there is no mask."""
+    prompt = pipeline(source, f"face_{size}.png")
     del prompt["faces"]
+    prompt = changed(prompt, objective={"framing": "whole image", "faces": None})
     return changed(prompt, optimizer={"mask": None} | optimizer)
 
 

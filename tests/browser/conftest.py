@@ -6,7 +6,9 @@ from playwright.sync_api import sync_playwright
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
 from needs import missing
 
-HOW_TO_GET_CHROMIUM = "No Chromium found. How to fix: `apt-get install chromium`, or set CHROMIUM to a Chromium's path."
+HOW_TO_GET_CHROMIUM = (
+    "No Chromium found. How to fix: `apt-get install chromium libatomic1`, or set CHROMIUM to a Chromium's path."
+)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,6 @@ def test_template_browser_shows_them(frontend):
     dialog = frontend.page.get_by_role("dialog")
     dialog.get_by_text(PACK_NAME, exact=True).click()
     for name in NAMES:
-        dialog.get_by_text(name, exact=True).wait_for()
+        dialog.get_by_role("heading", name=name, exact=True).wait_for()
     frontend.page.wait_for_function(SHOWN_PICTURES, arg=len(NAMES))
     frontend.screenshot("templates")

@@ -1,71 +1,110 @@
-"""Imports point down only, and the pack does nothing that a registry, or a worried person, would refuse."""
+"""Who may import whom: the core knows nothing of ComfyUI, one file knows its internals, and its start is quick."""
 
 import ast
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-PACK = Path(__file__).resolve().parents[2]
+from comfyui import PACK
+
+HOST = PACK / "nodes/host.py"
 CORE = sorted((PACK / "faceprotect_core").rglob("*.py"))
-NODES = sorted((PACK / "nodes").glob("*.py"))
+NODES = sorted((PACK / "nodes").rglob("*.py"))
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution"}
-NETWORK = {"socket", "ssl", "urllib", "http", "requests", "aiohttp", "httpx", "ftplib", "smtplib", "huggingface_hub"}
-REFUSED = NETWORK | {"subprocess", "multiprocessing", "pickle", "ctypes", "importlib", "runpy", "pty"}
-HEAVY = {"diffusers", "kornia", "einops", "PIL", "torchvision", "transformers", "scipy", "cv2", "skimage", "tqdm"}
-SCRIPTS = {"demo/train.py", "demo/evaluate.py"}  # commands, imported by nothing that ComfyUI loads
+NETWORK = {"socket", "ssl", "urllib", "urllib3", "requests", "http", "httpx", "aiohttp", "ftplib", "websockets"}
+PROCESSES = {"subprocess", "multiprocessing", "pty"}
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
+# Slow to import: nothing that ComfyUI's start imports may need them.
+SLOW = {"diffusers", "kornia", "einops", "PIL", "torchvision", "skimage", "matplotlib", "transformers"}
+# Commands for the command line; ComfyUI's start never imports them.
+SCRIPTS = {"train.py", "evaluate.py", "convert.py"}
+
+IMPORT_THE_PACK = """
+import importlib, json, sys, time
+sys.path.insert(0, sys.argv[1])
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import nodes, server, comfy.sd, comfy_api.latest  # what is there before ComfyUI imports its custom nodes
+before, start = set(sys.modules), time.perf_counter()
+sys.path.append(sys.argv[2])
+importlib.import_module("faceprotect_pack")
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "new": sorted(set(sys.modules) - before)}))
+"""
 
 
-def imported(tree: ast.AST, top_level_only: bool = False) -> set[str]:
-    """First names of the absolute imports."""
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def imported(path: Path, top_level_only: bool = False) -> set[str]:
+    """The modules that a file imports from outside the pack, by their full names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
-    for node in nodes:
+    for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.split(".")[0])
+            found.add(node.module)
     return found
 
 
-def parse(path: Path) -> ast.AST:
-    return ast.parse(path.read_text(), str(path))
+def packages(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules}
 
 
-def names(paths):
-    return [str(path.relative_to(PACK)) for path in paths]
+def climbs_out(path: Path) -> bool:
+    """Whether a relative import of a core file leaves the core."""
+    depth = len(path.relative_to(PACK / "faceprotect_core").parts)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.ImportFrom) and node.level > depth for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("path", CORE, ids=names(CORE))
-def test_the_core_knows_nothing_of_comfyui(path):
-    assert not imported(parse(path)) & COMFYUI
+def files_of(paths) -> list:
+    return [pytest.param(path, id=str(path.relative_to(PACK))) for path in paths]
 
 
-@pytest.mark.parametrize("path", NODES, ids=names(NODES))
-def test_only_the_host_file_touches_comfyuis_internals(path):
-    allowed = COMFYUI if path.name == "host.py" else {"comfy_api"}
-    assert imported(parse(path)) & COMFYUI <= allowed
+@pytest.mark.parametrize("path", files_of(CORE))
+def test_the_core_imports_nothing_of_comfyui(path):
+    assert not packages(imported(path)) & COMFYUI
+    assert not climbs_out(path)
 
 
-@pytest.mark.parametrize("path", CORE + NODES, ids=names(CORE + NODES))
-def test_nothing_is_executed_fetched_or_unpickled(path):
-    tree = parse(path)
-    assert not imported(tree) & REFUSED
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert not called & {"eval", "exec", "compile", "__import__", "print"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-            assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+@pytest.mark.parametrize("path", files_of([PACK / "__init__.py", *NODES]))
+def test_only_host_imports_comfyuis_internals(path):
+    if path != HOST:
+        assert packages(imported(path)) & COMFYUI <= {"comfy_api"}
 
 
-@pytest.mark.parametrize("path", CORE + NODES, ids=names(CORE + NODES))
-def test_heavy_packages_are_imported_where_they_are_used(path):
-    if path in CORE and path.relative_to(PACK / "faceprotect_core").as_posix() in SCRIPTS:
-        return
-    assert not imported(parse(path), top_level_only=True) & HEAVY
+@pytest.mark.parametrize("path", files_of([PACK / "__init__.py", *NODES, *CORE]))
+def test_nothing_is_fetched_started_or_evaluated(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    shell = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert not packages(imported(path)) & (NETWORK | PROCESSES)
+    assert not calls & DANGEROUS_CALLS
+    assert not {name for name in shell if name.startswith(("system", "popen", "exec", "spawn"))}
 
 
-def test_the_boundaries_are_really_checked():
-    assert imported(ast.parse("def f():\n    import comfy.utils")) == {"comfy"}
-    assert imported(ast.parse("from server import PromptServer")) == {"server"}
-    assert imported(ast.parse("from ..faceprotect_core import x")) == set()
-    assert len(CORE) > 15 and len(NODES) > 8
+@pytest.mark.parametrize("path", files_of(path for path in [*NODES, *CORE] if path.name not in SCRIPTS))
+def test_slow_packages_are_imported_only_where_they_are_used(path):
+    assert not packages(imported(path, top_level_only=True)) & SLOW
+
+
+def test_importing_the_pack_imports_no_slow_package_and_is_quick(comfyui_installation, tmp_path):
+    """The budget is 0.3 s, which the test of an installed pack checks in ComfyUI's own table; here a busy machine."""
+    (tmp_path / "faceprotect_pack").symlink_to(PACK, target_is_directory=True)
+    command = [comfyui_installation.python, "-c", IMPORT_THE_PACK, str(comfyui_installation.folder), str(tmp_path)]
+    run = subprocess.run(
+        command, cwd=comfyui_installation.folder, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert "faceprotect_pack.nodes.host" in found["new"]
+    assert not packages(set(found["new"])) & SLOW
+    assert not {Path(name.replace(".", "/") + ".py").name for name in found["new"] if "faceprotect" in name} & SCRIPTS
+    assert found["seconds"] < 1.0

@@ -9,6 +9,7 @@ from comfyui import PACK, PACK_NAME
 DOCS = PACK / "js/docs"
 SECTIONS = ("## What it implements", "## Inputs", "## Outputs", "## Tips", "## Limits")
 
+SHOWN = ("required", "optional")  # and not "hidden"
 PANEL_WIDTH = 31  # characters of an equation that the panel shows without scrolling
 
 
@@ -44,7 +45,7 @@ def test_equations_fit_the_narrow_panel(schemas):
 
 def test_each_page_lists_the_nodes_inputs(schemas):
     for node, schema in schemas.items():
-        inputs = [name for kind in schema["input_order"].values() for name in kind]
+        inputs = [name for kind in SHOWN for name in schema["input_order"].get(kind, [])]
         assert sorted(_listed(node, "## Inputs")) == sorted(inputs), node
 
 
@@ -76,8 +77,8 @@ def _entry(node: str, name: str) -> str:
 
 def _defaults(schema: dict):
     """(name, default as the page writes it) of every widget that has one."""
-    for inputs in schema["input"].values():
-        for name, (kind, options) in inputs.items():
+    for shown in SHOWN:
+        for name, (kind, options) in schema["input"].get(shown, {}).items():
             default = options.get("default")
             if isinstance(default, bool):
                 yield name, "on" if default else "off"

@@ -1,8 +1,11 @@
-"""The nodes as ComfyUI shows them: ids, tooltips, and the paper's settings as defaults."""
+"""The nodes as ComfyUI sees them: ids that are never renamed, a tooltip on everything, the paper's settings."""
+
+import asyncio
+import inspect
 
 import pytest
 
-NODES = {
+IDS = {
     "FaceProtectDDIMInversion": "DDIM Inversion",
     "FaceProtectNullTextLearner": "Null-Text Embedding Learner",
     "FaceProtectSelfAttentionCapture": "Self-Attention Capture",
@@ -12,51 +15,108 @@ NODES = {
     "FaceProtectDetectFaces": "Detect Faces",
     "FaceProtectLoadDemoModel": "Load Demo Model",
 }
+# Section 4.1 of the paper, and the released code where the paper is silent.
 PAPER = {
     "FaceProtectDDIMInversion": {"depth": 3, "pairing": "published", "num_inference_steps": 20, "steps_offset": 1},
     "FaceProtectNullTextLearner": {"iterations": 20, "learning_rate": 0.1},
-    "FaceProtectFRSurrogateLoss": {"reduction": "sum", "stop_at_margin": False},
     "FaceProtectLatentOptimizer": {
-        "iterations": 35,
-        "learning_rate": 0.01,
-        "objective_weight": 0.003,
-        "fidelity_weight": 0.0,
+        "iterations": 35, "learning_rate": 0.01, "objective_weight": 0.003, "fidelity_weight": 0.0,
         "output": "published",
     },
+    "FaceProtectFRSurrogateLoss": {"reduction": "sum", "stop_at_margin": False},
+}  # fmt: skip
+# Saved workflows hold widget values by position: new widgets go to the end.
+WIDGETS = {
+    "FaceProtectDDIMInversion": ["depth", "pairing", "num_inference_steps", "steps_offset"],
+    "FaceProtectNullTextLearner": ["iterations", "learning_rate"],
+    "FaceProtectSelfAttentionCapture": [],
+    "FaceProtectFRSurrogateLoss": ["mode", "framing", "reduction", "stop_at_margin", "margin"],
+    "FaceProtectLatentOptimizer": ["iterations", "output", "learning_rate", "objective_weight", "fidelity_weight"],
+    "FaceProtectLoadSurrogate": ["surrogate"],
+    "FaceProtectDetectFaces": ["threshold", "mask_scale", "min_face"],
+    "FaceProtectLoadDemoModel": [],
 }
+EXPERT_KNOBS = {"num_inference_steps", "steps_offset", "learning_rate", "objective_weight", "fidelity_weight"}
 
 
 @pytest.fixture(scope="module")
-def schemas(comfyui) -> dict:
-    return {name: info for name, info in comfyui.object_info().items() if name.startswith("FaceProtect")}
+def nodes(pack) -> dict:
+    """Node id -> node class, by the way that ComfyUI takes."""
+
+    async def load() -> list:
+        return await (await pack.root.comfy_entrypoint()).get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(load())}
 
 
-def inputs_of(info: dict) -> dict[str, list]:
-    return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+@pytest.fixture(scope="module")
+def schemas(nodes) -> dict:
+    return {node_id: node.define_schema() for node_id, node in nodes.items()}
 
 
-def test_the_nodes_are_these_and_are_called_like_the_papers_blocks(schemas):
-    assert {name: info["display_name"] for name, info in schemas.items()} == NODES
-    assert {info["category"] for info in schemas.values()} == {"FaceProtect"}
+def widgets(schema) -> list:
+    from comfy_api.latest import io
+
+    return [one for one in schema.inputs if isinstance(one, io.WidgetInput)]
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_every_input_and_output_says_what_it_is(schemas, name):
-    info = schemas[name]
-    assert info["description"]
-    for key, (_, options, *_) in inputs_of(info).items():
-        assert options.get("tooltip"), f"{name}.{key} has no tooltip"
-    assert len(info["output_tooltips"]) == len(info["output"]) and all(info["output_tooltips"])
+def test_the_ids_and_the_blocks_names_are_those_of_the_design(schemas):
+    assert {node_id: schema.display_name for node_id, schema in schemas.items()} == IDS
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_defaults_are_the_papers_settings(schemas, name):
-    found = {
-        key: options["default"] for key, (_, options, *_) in inputs_of(schemas[name]).items() if "default" in options
+def test_every_node_says_what_it_does_and_where_it_stands(schemas):
+    for node_id, schema in schemas.items():
+        assert schema.category == "FaceProtect", node_id
+        assert len(schema.description) > 40, node_id
+        assert "faceprotect" in schema.search_aliases, node_id
+
+
+def test_every_input_and_output_has_a_tooltip(schemas):
+    for node_id, schema in schemas.items():
+        for one in (*schema.inputs, *schema.outputs):
+            assert one.tooltip and one.tooltip.endswith("."), (node_id, one)
+
+
+def test_the_defaults_are_the_papers(schemas):
+    for node_id, expected in PAPER.items():
+        found = {one.id: one.default for one in schemas[node_id].inputs if one.id in expected}
+        assert found == expected, node_id
+
+
+def test_the_core_has_the_same_defaults(pack):
+    """What the canvas does and what the library does by default is the same."""
+    functions = {
+        "FaceProtectDDIMInversion": (pack.core.ddim_invert, {}),
+        "FaceProtectNullTextLearner": (pack.core.learn_null_text, {"learning_rate": "lr"}),
+        "FaceProtectLatentOptimizer": (pack.core.optimize_latent, {"learning_rate": "lr"}),
     }
-    assert {key: found[key] for key in PAPER[name]} == PAPER[name]
+    for node_id, (function, names) in functions.items():
+        known = inspect.signature(function).parameters
+        for name, value in PAPER[node_id].items():
+            name = names.get(name, name)
+            assert name not in known or known[name].default == value, (node_id, name)
 
 
-def test_dodging_is_the_default_mode(schemas):
-    _, mode = inputs_of(schemas["FaceProtectFRSurrogateLoss"])["mode"]
-    assert mode["default"] == "dodge"
+def test_no_widget_has_moved(schemas):
+    assert {node_id: [one.id for one in widgets(schema)] for node_id, schema in schemas.items()} == WIDGETS
+
+
+def test_every_number_has_bounds_that_hold_its_default(schemas):
+    for node_id, schema in schemas.items():
+        for one in widgets(schema):
+            if isinstance(one.default, (int, float)) and not isinstance(one.default, bool):
+                assert one.min <= one.default <= one.max, (node_id, one.id)
+
+
+def test_expert_knobs_are_folded_away(schemas):
+    for node_id, schema in schemas.items():
+        for one in widgets(schema):
+            assert one.advanced or one.id not in EXPERT_KNOBS, (node_id, one.id)
+
+
+def test_every_node_takes_exactly_the_inputs_that_it_declares(nodes, schemas):
+    for node_id, node in nodes.items():
+        arguments = inspect.signature(node.execute).parameters
+        assert set(arguments) == {one.id for one in schemas[node_id].inputs}, node_id
+        optional = {one.id for one in schemas[node_id].inputs if one.optional}
+        assert {name for name, one in arguments.items() if one.default is None} == optional, node_id
