@@ -131,8 +131,14 @@ class ComfyUIServer:
         self.url = f"http://127.0.0.1:{self.port}"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command(), cwd=self.installation.folder, env=_environment(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_parent(),
+                self._command(),
+                cwd=self.installation.folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(),
             )
         self._wait_until_ready()
         return self

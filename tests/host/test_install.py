@@ -139,8 +139,15 @@ def run(*command: str, cwd: Path | None = None, **environment: str) -> str:
     author = {f"GIT_{who}_{what}": "faceprotect" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     trust = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **offline, **author, **trust, **environment}, timeout=600,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        command,
+        cwd=cwd,
+        env={**os.environ, **offline, **author, **trust, **environment},
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
