@@ -205,7 +205,7 @@ see you. Press **Run**.
 256 x 256, because the built-in model works at that size.
 - Nothing else: the model and the recogniser are part of this pack.
 
-**How long**: one to two minutes on two CPU cores.
+**How long**: about a minute on two idle CPU cores.
 
 **What happens, from left to right**
 1. The photo becomes a latent of the small built-in diffusion model.
