@@ -1,19 +1,31 @@
-"""Faces in photos: find them, their landmarks, and cut them out as a recogniser wants them."""
+"""Faces in photos: find them, choose among them, cut them out as a recogniser or a diffusion model wants them, and
+carry a change back."""
 
 from .align import TEMPLATES, Template, align_face, chip_to_image
-from .detect import Face, FaceDetector, FaceNotFoundError, detect_faces, find_face, load_detector
+from .choose import choose_faces, faces_in_boxes, faces_in_mask, left_to_right
+from .crop import FaceCrop, crop_face
+from .detect import Face, FaceDetector, FaceNotFoundError, detect_faces, find_face, load_detector, overlap
 from .mask import face_mask
+from .paste import paste_faces
 
 __all__ = [
     "TEMPLATES",
     "Face",
+    "FaceCrop",
     "FaceDetector",
     "FaceNotFoundError",
     "Template",
     "align_face",
     "chip_to_image",
+    "choose_faces",
+    "crop_face",
     "detect_faces",
     "face_mask",
+    "faces_in_boxes",
+    "faces_in_mask",
     "find_face",
+    "left_to_right",
     "load_detector",
+    "overlap",
+    "paste_faces",
 ]

@@ -66,9 +66,14 @@ def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ transform[:, :2].T + transform[:, 2]
 
 
+# Median landmarks of the built-in detector in 450 photos of 256 x 256 pixels with FFHQ's framing, made symmetric: the
+# framing that face generators, the demo model among them, were trained on.
+_FFHQ_POINTS = ((171.7, 120.8), (146.3, 122.5), (83.3, 120.8), (108.7, 122.5), (127.5, 170.3))
+
 TEMPLATES = {
     "dlib_150": Template(tuple(map(tuple, _dlib_points(150).tolist())), 150),
     "arcface_112": Template(tuple(map(tuple, _arcface_points().tolist())), 112),
+    "ffhq_256": Template(_FFHQ_POINTS, 256),
 }
 
 
@@ -130,7 +135,7 @@ def align_face(
         return align_face(image[None], face, template, size)[0]
     if isinstance(face, Face):
         transform = chip_to_image(face, template, size)
-        return _warp(image, transform, size or TEMPLATES[template].size)
+        return warp(image, transform, size or TEMPLATES[template].size)
     if len(face) != len(image):
         raise ValueError(
             f"align_face: {len(face)} faces for {len(image)} images. "
@@ -139,13 +144,29 @@ def align_face(
     return torch.stack([align_face(photo, one, template, size) for photo, one in zip(image, face, strict=True)])
 
 
-def _warp(image: Tensor, transform: np.ndarray, size: int) -> Tensor:
-    """Sample [B, 3, H, W] where `transform` takes the pixels of a size x size chip -> [B, 3, size, size]."""
-    height, width = image.shape[-2:]
-    photo_pixels_per_chip_pixel = math.hypot(transform[0, 0], transform[1, 0])
-    samples = max(1, math.ceil(photo_pixels_per_chip_pixel - 1e-6))
+def warp(image: Tensor, transform: np.ndarray, size: int, padding_mode: str = "zeros") -> Tensor:
+    """Sample [B, C, H, W] where `transform` [2, 3] takes the pixels of a size x size chip -> [B, C, size, size].
+
+    Differentiable and antialiased, as in `align_face`. padding_mode: what lies outside the photo, as in F.grid_sample.
+    """
+    samples = samples_per_pixel(transform)
     steps = (np.arange(size * samples) + 0.5) / samples - 0.5
-    points = transform_points(transform, np.stack(np.meshgrid(steps, steps), axis=-1))
-    grid = torch.as_tensor((2 * points + 1) / (width, height) - 1, dtype=image.dtype, device=image.device)
-    sampled = F.grid_sample(image, grid.expand(len(image), -1, -1, -1), padding_mode="zeros", align_corners=False)
+    grid = sampling_grid(transform, steps, steps, image)
+    sampled = F.grid_sample(image, grid.expand(len(image), -1, -1, -1), padding_mode=padding_mode, align_corners=False)
     return F.avg_pool2d(sampled, samples) if samples > 1 else sampled
+
+
+def samples_per_pixel(transform: np.ndarray) -> int:
+    """How many samples a pixel needs along each side, so that they lie at most one source pixel apart."""
+    source_pixels_per_pixel = math.hypot(transform[0, 0], transform[1, 0])
+    return max(1, math.ceil(source_pixels_per_pixel - 1e-6))
+
+
+def sampling_grid(transform: np.ndarray, xs: np.ndarray, ys: np.ndarray, image: Tensor) -> Tensor:
+    """F.grid_sample's grid [1, len(ys), len(xs), 2] into `image`, for the points (x, y) taken through `transform`."""
+    height, width = image.shape[-2:]
+    to_grid = np.array([[2 / width], [2 / height]])  # pixel index p -> (2 p + 1) / size - 1
+    turn, shift = transform[:, :2] * to_grid, transform[:, 2] * to_grid[:, 0] + to_grid[:, 0] / 2 - 1
+    rows = torch.as_tensor(ys[:, None] * turn[:, 1] + shift).to(image)
+    columns = torch.as_tensor(xs[:, None] * turn[:, 0]).to(image)
+    return (rows[:, None] + columns[None])[None]

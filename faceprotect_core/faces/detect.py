@@ -204,12 +204,13 @@ def _suppress(windows: list) -> list:
     """Greedy non-maximum suppression: the best windows that do not overlap a better one, best first."""
     kept = []
     for score, box in sorted(windows, reverse=True):
-        if all(_intersection_over_union(box, better) <= OVERLAP for _, better in kept):
+        if all(overlap(box, better) <= OVERLAP for _, better in kept):
             kept.append((score, box))
     return kept
 
 
-def _intersection_over_union(a: tuple, b: tuple) -> float:
+def overlap(a: tuple, b: tuple) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom), the last pixels inside."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     overlap = max(width, 0) * max(height, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,19 +27,32 @@ def face_mask(faces: Sequence[Face], height: int, width: int, scale: float = 1.0
     Returns:
         [1, height, width] float32 in [0, 1].
     """
-    ys, xs = np.mgrid[0:height, 0:width]
-    pixels = np.stack([xs, ys], axis=-1).astype(np.float64)
-    mask = np.zeros((height, width))
+    mask = np.zeros((height, width), dtype=np.float32)
     for face in faces:
-        mask = np.maximum(mask, _disc(_distance(face, pixels) / scale, feather))
-    return torch.from_numpy(mask).float()[None]
+        to_image = chip_to_image(face, TEMPLATE)
+        rows, columns = _window(to_image, scale, height, width)
+        distance = _distance(to_image, np.arange(height)[rows], np.arange(width)[columns])
+        mask[rows, columns] = np.maximum(mask[rows, columns], _disc(distance / scale, feather))
+    return torch.from_numpy(mask)[None]
 
 
-def _distance(face: Face, pixels: np.ndarray) -> np.ndarray:
-    """Distance from the chip's centre in half chip widths, for pixel positions [..., 2] of the photo."""
+def _window(to_image: np.ndarray, scale: float, height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of the photo that the disc can touch: a large photo is not walked through for each face."""
     size = TEMPLATES[TEMPLATE].size
-    to_image = chip_to_image(face, TEMPLATE)
+    x, y = transform_points(to_image, np.full(2, (size - 1) / 2))
+    reach = math.hypot(to_image[0, 0], to_image[1, 0]) * size / 2 * scale + 1
+
+    def span(middle: float, limit: int) -> slice:
+        return slice(*(int(np.clip(edge, 0, limit)) for edge in (middle - reach, middle + reach + 2)))
+
+    return span(y, height), span(x, width)
+
+
+def _distance(to_image: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Distance from the chip's centre in half chip widths, for rows ys and columns xs of the photo."""
+    size = TEMPLATES[TEMPLATE].size
     inverse = np.linalg.inv(np.vstack([to_image, [0.0, 0.0, 1.0]]))[:2]
+    pixels = np.stack(np.meshgrid(xs, ys), axis=-1).astype(np.float64)
     offset = transform_points(inverse, pixels) - (size - 1) / 2
     return np.linalg.norm(offset, axis=-1) / (size / 2)
 
