@@ -3,17 +3,23 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .attention import SelfAttentionCapture
+from .crop import CropFace
 from .demo import LoadDemoModel
 from .faces import DetectFaces
 from .inversion import DDIMInversion
 from .null_text import NullTextLearner
 from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
+from .paste import PasteFaceBack
+from .photo import ProtectPhoto
 from .surrogates import LoadSurrogate
 
 NODES: list[type[io.ComfyNode]] = [
     LoadDemoModel,
+    ProtectPhoto,
     DetectFaces,
+    CropFace,
+    PasteFaceBack,
     LoadSurrogate,
     DDIMInversion,
     NullTextLearner,

@@ -1,11 +1,22 @@
 """Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK (core: faces/)."""
 
+from dataclasses import dataclass
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..faceprotect_core.checks import require
-from ..faceprotect_core.faces import Face, detect_faces, face_mask, load_detector
+from ..faceprotect_core.checks import ProtectionError, require
+from ..faceprotect_core.faces import (
+    Face,
+    Selection,
+    detect_faces,
+    face_from_mediapipe,
+    face_mask,
+    load_detector,
+    select_faces,
+)
+from ..faceprotect_core.faces.choose import Box
 from . import host
 from .sockets import CATEGORY, FacesSocket
 
@@ -78,6 +89,89 @@ def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
             "use a photo in which the face is upright and well lit; for a small face lower min_face in Detect Faces",
         )
     return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the sockets of Crop Face and Protect Photo say about the faces; None where nothing is connected."""
+
+    faces: list[list[Face]] | None = None
+    face_landmarks: dict | None = None
+    bboxes: list | dict | None = None
+    mask: Tensor | None = None
+
+
+class FaceSelector:
+    """selector(index): which faces of one photo of [B, 3, H, W] are meant. Fails closed: none is an error."""
+
+    def __init__(self, photos: Tensor, found: Found, which: str, where: str):
+        self.photos, self.which, self.where = photos, which, where
+        self.detector = load_detector(photos.device)
+        self.faces = _faces_per_image(found, len(photos), where)
+        self.boxes = boxes_per_image(found.bboxes, len(photos), where)
+        self.masks = _masks_per_image(found.mask, len(photos), where)
+
+    def __call__(self, index: int) -> Selection:
+        try:
+            return select_faces(
+                self.photos[index],
+                self.detector,
+                faces=None if self.faces is None else self.faces[index],
+                boxes=None if self.boxes is None else self.boxes[index],
+                mask=None if self.masks is None else self.masks[index],
+                which=self.which,
+            )
+        except ValueError as error:
+            raise ProtectionError(f"{self.where}, image {index + 1} of {len(self.photos)}: {error}") from error
+
+
+def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] | None:
+    require(
+        found.faces is None or found.face_landmarks is None,
+        f"{where}: faces and face_landmarks are both connected",
+        "connect one of them",
+    )
+    if found.face_landmarks is not None:
+        frames = found.face_landmarks["frames"]
+        faces = [[face_from_mediapipe(face["landmarks_xy"], float(face["score"])) for face in one] for one in frames]
+    else:
+        faces = found.faces
+    require(
+        faces is None or len(faces) == count,
+        f"{where}: faces of {len(faces or [])} images are connected, and {count} images",
+        "detect the faces in the very images that are connected here",
+    )
+    return faces
+
+
+def boxes_per_image(bboxes: list | dict | None, count: int, where: str) -> list[list[Box]] | None:
+    """Core's BOUNDING_BOX (one box, boxes of one image, or of each image) as left, top, right, bottom per image."""
+    if bboxes is None:
+        return None
+    per_image = [bboxes] if isinstance(bboxes, dict) else list(bboxes)
+    if not per_image or isinstance(per_image[0], dict):
+        per_image = [per_image] * count  # one list means every image, as in core's own nodes
+    require(
+        len(per_image) == count,
+        f"{where}: bounding boxes of {len(per_image)} images are connected, and {count} images",
+        "find the boxes in the very images that are connected here",
+    )
+    return [
+        [(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]) for box in boxes]
+        for boxes in per_image
+    ]
+
+
+def _masks_per_image(mask: Tensor | None, count: int, where: str) -> Tensor | None:
+    if mask is None:
+        return None
+    masks = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    require(
+        len(masks) in (1, count),
+        f"{where}: {len(masks)} masks are connected, and {count} images",
+        "connect one mask, or one for each image",
+    )
+    return masks.expand(count, -1, -1)
 
 
 def _box(face: Face) -> dict:

@@ -15,14 +15,18 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor, nn
 
 from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference, Trajectory
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.faces import FaceCrop
 from ..faceprotect_core.model import SelfAttention
 
 PREVIEW_SIZE = 512
+# Fields of the core's dataclasses that hold tensors.
+MOVED = {"latents", "queries_and_keys", "latent", "image", "mask", "paste_mask"}
 EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -40,9 +44,13 @@ def to_core_image(image: Tensor, where: str) -> Tensor:
     return planes.expand(-1, 3, -1, -1).contiguous()
 
 
-def to_comfy_image(image: Tensor) -> Tensor:
-    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results."""
-    return image.detach().movedim(1, -1).contiguous().to(comfy.model_management.intermediate_device(), torch.float32)
+def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
+    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one."""
+    device = comfy.model_management.intermediate_device()
+    planes = image.detach().movedim(1, -1).contiguous().to(device, torch.float32)
+    if like is None or like.shape[-1] != 4:
+        return planes
+    return torch.cat([planes, like[..., 3:].to(planes)], dim=-1)
 
 
 def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
@@ -95,23 +103,23 @@ def _moved(data, device):
         return tuple(_moved(part, device) for part in data)
     if isinstance(data, dict):
         return {name: _moved(part, device) for name, part in data.items()}
-    if isinstance(data, (Trajectory, SelfAttentionReference)):
-        tensors = {"latents", "queries_and_keys", "latent"} & {field.name for field in dataclasses.fields(data)}
+    if isinstance(data, (Trajectory, SelfAttentionReference, FaceCrop)):
+        tensors = MOVED & {field.name for field in dataclasses.fields(data)}
         return dataclasses.replace(data, **{name: _moved(getattr(data, name), device) for name in tensors})
     return data
 
 
-def null_context(model, conditioning: list) -> Tensor:
+def null_context(model, conditioning: list, where: str = "DDIM Inversion") -> Tensor:
     """The embedding of the empty prompt [1 or B, tokens, dim] from a CONDITIONING."""
     require(
         len(conditioning) == 1,
-        f"DDIM Inversion: the conditioning has {len(conditioning)} parts, one is expected",
+        f"{where}: the conditioning has {len(conditioning)} parts, one is expected",
         "connect one CLIP Text Encode with an empty text",
     )
     context, expected = conditioning[0][0], model.model.model_config.unet_config.get("context_dim")
     require(
         context.shape[-1] == expected,
-        f"DDIM Inversion: the conditioning has {context.shape[-1]} channels, the model's U-Net expects {expected}",
+        f"{where}: the conditioning has {context.shape[-1]} channels, the model's U-Net expects {expected}",
         "encode the empty prompt with the CLIP of the same checkpoint",
     )
     return to_device(context)
@@ -397,6 +405,11 @@ class Progress:
     def __call__(self, event: dict) -> None:
         preview = _preview(event["image"]) if "image" in event else None
         self.bar.update_absolute(event["step"], event["steps"], preview)
+
+
+def nothing() -> ExecutionBlocker:
+    """As an output: the nodes after this one do not run for it, and the rest of the workflow goes on."""
+    return ExecutionBlocker(None)
 
 
 def show_on_node(node_id: str, text: str) -> None:

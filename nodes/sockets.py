@@ -5,6 +5,7 @@ FACEPROTECT_NULL_TEXT   -> Tensor           [depth, B, tokens, dim] float32 on t
 FACEPROTECT_STRUCTURE   -> core SelfAttentionReference
 FACEPROTECT_SURROGATE   -> SurrogateData    an FR network and the ModelPatcher that moves it
 FACEPROTECT_FACES       -> list per image of list of core Face, best first
+FACEPROTECT_CROP        -> tuple of core FaceCrop, in the order of the cropped images
 FACEPROTECT_OBJECTIVE   -> ObjectiveData    the identity objective and the surrogates it needs loaded
 """
 
@@ -23,6 +24,9 @@ NullTextSocket = io.Custom("FACEPROTECT_NULL_TEXT")
 StructureSocket = io.Custom("FACEPROTECT_STRUCTURE")
 SurrogateSocket = io.Custom("FACEPROTECT_SURROGATE")
 FacesSocket = io.Custom("FACEPROTECT_FACES")
+CropSocket = io.Custom("FACEPROTECT_CROP")
+# Core's own, of Detect Face Landmarks (MediaPipe): {"frames": per image the faces, each with "landmarks_xy" [478, 2]}.
+FaceLandmarksSocket = io.Custom("FACE_LANDMARKS")
 ObjectiveSocket = io.Custom("FACEPROTECT_OBJECTIVE")
 
 

@@ -8,6 +8,8 @@ from ..faceprotect_core.surrogates import BUILT_IN_SURROGATES
 from . import host
 from .sockets import CATEGORY, SurrogateData, SurrogateSocket
 
+BUILT_IN = "dlib_resnet"
+
 
 class LoadSurrogate(io.ComfyNode):
     @classmethod
@@ -35,6 +37,11 @@ class LoadSurrogate(io.ComfyNode):
 
     @classmethod
     def execute(cls, surrogate) -> io.NodeOutput:
-        with torch.inference_mode(False):
-            loaded = load_surrogate(surrogate)
-        return io.NodeOutput(SurrogateData(loaded, host.surrogate_patcher(loaded)))
+        return io.NodeOutput(load(surrogate))
+
+
+def load(name: str = BUILT_IN) -> SurrogateData:
+    """A face recognition network in a patcher of its own."""
+    with torch.inference_mode(False):
+        loaded = load_surrogate(name)
+    return SurrogateData(loaded, host.surrogate_patcher(loaded))

@@ -7,6 +7,7 @@ from .crop import FaceCrop, crop_face
 from .detect import Face, FaceDetector, FaceNotFoundError, detect_faces, find_face, load_detector, overlap
 from .mask import face_mask
 from .paste import paste_faces
+from .regions import Selection, crop_selection, face_from_mediapipe, faces_in_regions, select_faces
 
 __all__ = [
     "TEMPLATES",
@@ -14,18 +15,23 @@ __all__ = [
     "FaceCrop",
     "FaceDetector",
     "FaceNotFoundError",
+    "Selection",
     "Template",
     "align_face",
     "chip_to_image",
     "choose_faces",
     "crop_face",
+    "crop_selection",
     "detect_faces",
+    "face_from_mediapipe",
     "face_mask",
     "faces_in_boxes",
     "faces_in_mask",
+    "faces_in_regions",
     "find_face",
     "left_to_right",
     "load_detector",
     "overlap",
     "paste_faces",
+    "select_faces",
 ]

@@ -129,7 +129,7 @@ def detect_faces(
     with torch.no_grad():
         photo = image.detach().float().clamp(0, 1)
         boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
-        grey = _grey(photo) if boxes else None
+        grey = grey_levels(photo) if boxes else None
     return [Face(box, score, _as_tuples(predict_landmarks(detector.landmarks, grey, box))) for score, box in boxes]
 
 
@@ -218,7 +218,7 @@ def overlap(a: tuple, b: tuple) -> float:
     return overlap / (areas - overlap)
 
 
-def _grey(photo: Tensor) -> np.ndarray:
+def grey_levels(photo: Tensor) -> np.ndarray:
     """(R + G + B) // 3 of 8-bit values, as in dlib: [3, H, W] in [0, 1] -> [H, W] integers."""
     return (sum((channel * 255).round().to(torch.int16) for channel in photo) // 3).cpu().numpy()
 

@@ -13,6 +13,10 @@ IDS = {
     "FaceProtectLatentOptimizer": "Adversarial Latent Optimizer",
     "FaceProtectLoadSurrogate": "Load FR Surrogate",
     "FaceProtectDetectFaces": "Detect Faces",
+    "FaceProtectCropFace": "Crop Face",
+    "FaceProtectPasteFace": "Paste Face Back",
+    "FaceProtectProtectPhoto": "Protect Photo",
+    "FaceProtectSaveImage": "Save Protected Image",
     "FaceProtectLoadDemoModel": "Load Demo Model",
 }
 # Section 4.1 of the paper, and the released code where the paper is silent.
@@ -34,6 +38,10 @@ WIDGETS = {
     "FaceProtectLatentOptimizer": ["iterations", "output", "learning_rate", "objective_weight", "fidelity_weight"],
     "FaceProtectLoadSurrogate": ["surrogate"],
     "FaceProtectDetectFaces": ["threshold", "mask_scale", "min_face"],
+    "FaceProtectCropFace": ["size", "which", "numbers", "crop_scale", "upright", "mask_scale"],
+    "FaceProtectPasteFace": ["strength"],
+    "FaceProtectProtectPhoto": ["preset", "goal", "size", "which", "numbers", "on_failure"],
+    "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
 }
 EXPERT_KNOBS = {"num_inference_steps", "steps_offset", "learning_rate", "objective_weight", "fidelity_weight"}
@@ -57,7 +65,8 @@ def schemas(nodes) -> dict:
 def widgets(schema) -> list:
     from comfy_api.latest import io
 
-    return [one for one in schema.inputs if isinstance(one, io.WidgetInput)]
+    inputs = [one for one in schema.inputs if isinstance(one, io.WidgetInput)]
+    return [one for one in inputs if not getattr(one, "force_input", None)]  # a socket that shows no widget
 
 
 def test_the_ids_and_the_blocks_names_are_those_of_the_design(schemas):

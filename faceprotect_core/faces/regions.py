@@ -1,0 +1,194 @@
+"""Faces that somebody else has found (another detector's boxes, MediaPipe's landmarks, a mask drawn by hand), and which
+of all these are meant."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import require
+from .align import TEMPLATES, transform_points
+from .choose import Box, centre, choose_faces, faces_in_boxes, faces_in_mask
+from .crop import FaceCrop, crop_face
+from .detect import Face, FaceDetector, detect_faces, grey_levels
+from .landmarks import predict_landmarks, similarity_transform
+
+# MediaPipe's face mesh: corners of the eye on the image's right (outer, inner), of the eye on its left, nose base.
+MEDIAPIPE_POINTS = (263, 362, 33, 133, 2)
+MEDIAPIPE_COUNTS = (468, 478)  # without and with the irises
+# Where the landmarks are sought in a foreign box, forehead to chin: squares of these shares of its longer side,
+# moved by these shares. The trees are chaotic; the median of their answers is not.
+SOUGHT_SCALES, SOUGHT_SHIFTS = (0.7, 0.8, 0.9), (-0.04, 0.04)
+DETECTOR_BOX = 1.2, 0.1  # side and upward shift of the detector's box, in sides of the landmarks' mean shape
+SHAPE_PADDING = 1.5  # side of the dlib chip in sides of the mean shape
+COARSE = 256  # pixels: blobs of a mask are told apart at this size
+SMALLEST_BLOB = 0.0001  # share of the photo: specks of the brush are no faces
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """chosen: the faces to protect, left to right. keep: the photo's other faces, which must stay as they are.
+
+    drawn: [H, W], a hand-drawn mask that limits the change; None for no such limit.
+    """
+
+    chosen: list[Face]
+    keep: list[Face]
+    drawn: Tensor | None = None
+
+
+def select_faces(
+    photo: Tensor,
+    detector: FaceDetector,
+    *,
+    faces: Sequence[Face] | None = None,
+    boxes: Sequence[Box] | None = None,
+    mask: Tensor | None = None,
+    which: str = "all",
+    **knobs,
+) -> Selection:
+    """The faces of one photo that are meant.
+
+    Known faces (`faces`) are chosen by the boxes and by the mask, where these are given. Without known faces, the boxes
+    are the faces; without boxes, every blob of the mask is one, and nothing outside the mask may change; without
+    anything, the faces are detected.
+
+    Args:
+        photo: [3, H, W] in [0, 1]. boxes: (left, top, right, bottom) in pixels. mask: [H, W] in [0, 1].
+        which: of those, see `choose_faces`.
+        knobs: of `detect_faces`.
+
+    Raises:
+        ProtectionError: nothing is left to choose, a mask of another size, a box outside the photo.
+    """
+    _require_mask_of(photo, mask)
+    if faces is None and (boxes is not None or mask is not None):
+        drawn = boxes is None
+        regions = boxes_of_mask(mask) if drawn else boxes
+        chosen = faces_in_regions(photo, regions, detector)
+        require(
+            bool(chosen),
+            "the mask is empty" if drawn else "there is no box for this photo",
+            "draw over the whole face" if drawn else "look at what made the boxes",
+        )
+        if drawn:
+            return Selection(choose_faces(chosen, which), [], mask)
+        return _chosen(chosen, None, mask, which)
+    known = list(detect_faces(photo, detector, **knobs) if faces is None else faces)
+    require(
+        bool(known),
+        f"no face found in the photo of {photo.shape[2]} x {photo.shape[1]} pixels",
+        "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask over "
+        "the face and connect only that",
+    )
+    return _chosen(known, boxes, mask, which)
+
+
+def crop_selection(photo: Tensor, selection: Selection, size: int = 256, **options) -> list[FaceCrop]:
+    """Cut out the chosen faces, left to right; the photo's other faces will not be touched. Options: of `crop_face`."""
+    kept = {"keep": selection.keep, "drawn": selection.drawn}
+    return [crop_face(photo, face, size, **kept, **options) for face in selection.chosen]
+
+
+def _chosen(faces: list[Face], boxes: Sequence[Box] | None, mask: Tensor | None, which: str) -> Selection:
+    chosen = faces if boxes is None else faces_in_boxes(faces, boxes)
+    chosen = chosen if mask is None else faces_in_mask(chosen, mask)
+    require(
+        bool(chosen),
+        f"none of the photo's {len(faces)} faces has its centre in the mask or boxes",
+        "cover the middle of the face; or connect only the mask, without faces: then the mask itself is the face",
+    )
+    chosen = choose_faces(chosen, which)
+    return Selection(chosen, [face for face in faces if face not in chosen])
+
+
+def _require_mask_of(photo: Tensor, mask: Tensor | None) -> None:
+    require(
+        mask is None or tuple(mask.shape) == tuple(photo.shape[-2:]),
+        f"the mask is {list(getattr(mask, 'shape', ()))}, the photo {list(photo.shape[-2:])} (height, width)",
+        "draw the mask on the very photo that is connected",
+    )
+
+
+def faces_in_regions(photo: Tensor, boxes: Sequence[Box], detector: FaceDetector) -> list[Face]:
+    """Faces from boxes (left, top, right, bottom in pixels) of another detector: their landmarks are found here.
+
+    photo: [3, H, W] in [0, 1]. The boxes are made square. Raises ProtectionError for a box outside the photo.
+    """
+    grey = grey_levels(photo) if boxes else None
+    return [_face_in(photo, grey, box, detector) for box in boxes]
+
+
+def face_from_mediapipe(points: np.ndarray | Sequence, score: float = 1.0) -> Face:
+    """A face from MediaPipe's 468 or 478 landmarks [N, 2 or 3], x and y in pixels."""
+    points = np.asarray(points, dtype=np.float64)
+    require(
+        points.ndim == 2 and points.shape[0] in MEDIAPIPE_COUNTS and points.shape[1] >= 2,
+        f"landmarks have shape {list(points.shape)}, expected [478, 2] or [468, 2]",
+        "connect the face_landmarks of Detect Face Landmarks (MediaPipe)",
+    )
+    require(bool(np.isfinite(points).all()), "the landmarks hold NaN or infinite values", "detect them again")
+    return face_from_landmarks(points[list(MEDIAPIPE_POINTS), :2], score)
+
+
+def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
+    """A face from the five landmarks [5, 2] of `Face`; its box is where the built-in detector would put it."""
+    shape, size = np.array(TEMPLATES["dlib_150"].points), TEMPLATES["dlib_150"].size
+    to_photo = similarity_transform(shape, np.asarray(landmarks, dtype=np.float64))
+    side, shift = (share * size / SHAPE_PADDING for share in DETECTOR_BOX)
+    x, y = transform_points(to_photo, np.array([(size - 1) / 2, (size - 1) / 2 - shift]))
+    reach = np.hypot(*to_photo[:, 0]) * side / 2
+    box = (x - reach, y - reach, x + reach, y + reach)
+    return Face(tuple(map(float, box)), score, tuple((float(x), float(y)) for x, y in landmarks))
+
+
+def boxes_of_mask(mask: Tensor) -> list[Box]:
+    """The boxes of the separate blobs of a mask [H, W] in [0, 1], left to right: one for every face drawn over."""
+    height, width = mask.shape
+    coarse = F.adaptive_max_pool2d(mask.float()[None, None], (min(COARSE, height), min(COARSE, width))) > 0.5
+    boxes = []
+    for blob in _blobs(coarse[0, 0]):
+        rows, columns = blob.nonzero().unbind(1)
+        if blob.float().mean() >= SMALLEST_BLOB:
+            top, bottom = rows.min().item() / blob.shape[0] * height, (rows.max().item() + 1) / blob.shape[0] * height
+            left, right = (
+                columns.min().item() / blob.shape[1] * width,
+                (columns.max().item() + 1) / blob.shape[1] * width,
+            )
+            boxes.append((left, top, right - 1, bottom - 1))
+    return sorted(boxes, key=centre)
+
+
+def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) -> Face:
+    height, width = photo.shape[-2:]
+    x, y = centre(box)
+    require(
+        bool(np.isfinite(box).all()) and box[2] > box[0] and box[3] > box[1] and 0 <= x < width and 0 <= y < height,
+        f"the face box {tuple(round(float(value), 1) for value in box)} does not lie in the photo of {width} x {height}"
+        " pixels",
+        "give left, top, right and bottom in pixels of this very photo",
+    )
+    side = max(box[2] - box[0], box[3] - box[1])
+    answers = []
+    for scale, dx, dy in itertools.product(SOUGHT_SCALES, SOUGHT_SHIFTS, SOUGHT_SHIFTS):
+        middle, reach = (x + dx * side, y + dy * side), side * scale / 2
+        square = (middle[0] - reach, middle[1] - reach, middle[0] + reach, middle[1] + reach)
+        answers.append(predict_landmarks(detector.landmarks, grey, square))
+    return face_from_landmarks(np.median(answers, axis=0), score=0.0)
+
+
+def _blobs(mask: Tensor) -> list[Tensor]:
+    """The connected parts of a mask [h, w] of bool: the largest number of a part spreads until nothing changes."""
+    labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(mask.shape) * mask.cpu()
+    while True:
+        spread = F.max_pool2d(labels[None, None], 3, stride=1, padding=1)[0, 0] * mask.cpu()
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    return [labels == label for label in labels.unique().tolist() if label > 0]

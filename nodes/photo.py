@@ -1,0 +1,264 @@
+"""Protect Photo: the whole method in one node, for a photo of any size (core: photo.py)."""
+
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..faceprotect_core.checks import require
+from ..faceprotect_core.faces import crop_selection
+from ..faceprotect_core.judge import FaceVerdict
+from ..faceprotect_core.photo import PRESETS, PhotoResult, protect_photo
+from . import host
+from .crop import which_faces_inputs
+from .faces import FaceSelector, Found
+from .sockets import CATEGORY, FacesSocket, SurrogateData, SurrogateSocket
+from .surrogates import load
+
+WHERE = "Protect Photo"
+PRESET_NOTES = {"fast": "", "balanced": "", "strong": "."}
+NO_EVIDENCE = "These recognisers were seen by the optimizer: no evidence about others."
+STOP, LEAVE_OUT = "stop", "leave out"
+# Share of the time of each stage that is over when the stage begins and when it ends.
+STAGES = {"inversion": (0.0, 0.02), "null_text": (0.02, 0.35), "capture": (0.35, 0.37), "protection": (0.37, 1.0)}
+PROGRESS_STEPS = 1000
+
+
+class ProtectPhoto(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        surrogates = io.Autogrow.TemplatePrefix(
+            SurrogateSocket.Input("surrogate", optional=True), prefix="surrogate", min=0, max=8
+        )
+        return io.Schema(
+            node_id="FaceProtectProtectPhoto",
+            display_name="Protect Photo",
+            category=CATEGORY,
+            description="Protects every face in a photo of any size from face recognition, and says whether it worked. "
+            "All blocks in one: crop, inversion, null-text embeddings, structure, loss, optimizer, paste.",
+            search_aliases=["faceprotect", "face privacy", "anonymize", "cloak", "protect face", "privacy"],
+            inputs=[
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x, or Load Demo Model."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.Conditioning.Input("conditioning", tooltip="CLIP Text Encode with an empty text."),
+                io.Image.Input("image", tooltip="One or several photos of any size."),
+                io.Combo.Input("preset", options=list(PRESETS), default="balanced", tooltip=_preset_tooltip()),
+                io.Combo.Input(
+                    "goal",
+                    options=["dodge", "synthetic", "impersonate"],
+                    default="dodge",
+                    tooltip="dodge: no longer be recognised. synthetic: the same, pulled towards the face of "
+                    "nobody (the built-in one, or the target). impersonate: be taken for the person in target; this "
+                    "does not promise that you are no longer recognised.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=256,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Size in pixels at which each face is worked on: 256 for the demo model, 512 for Stable "
+                    "Diffusion. The photo keeps its own size.",
+                ),
+                *which_faces_inputs(),
+                io.Combo.Input(
+                    "on_failure",
+                    options=[STOP, LEAVE_OUT],
+                    default=STOP,
+                    tooltip="What to do with a photo without a face, or one that could not be protected far enough. "
+                    "stop: an error. leave out: the photo is not in the output, the report says why, and the others go "
+                    "on.",
+                ),
+                io.Autogrow.Input(
+                    "surrogates",
+                    template=surrogates,
+                    optional=True,
+                    tooltip="From Load FR Surrogate: whom to protect against. Without any, the built-in recogniser.",
+                ),
+                FacesSocket.Input(
+                    "faces", optional=True, tooltip="From Detect Faces. Without it the faces are detected here."
+                ),
+                io.BoundingBox.Input(
+                    "bboxes",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Boxes in pixels. With faces connected they choose among those; alone they are the faces.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="With faces or boxes connected it chooses those whose middle it covers; alone each of its "
+                    "blobs is a face, and nothing outside it will change.",
+                ),
+                io.Image.Input("target", optional=True, tooltip="A face to look like, for synthetic and impersonate."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The protected photos, in their own size."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="Where a photo may have changed; where it is 0, pixels are bit-equal.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="For every photo and face: what the recognisers say before and after, or why it is not "
+                    "protected.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        conditioning,
+        image,
+        preset,
+        goal,
+        size,
+        which,
+        numbers,
+        on_failure,
+        surrogates: io.Autogrow.Type = None,
+        faces=None,
+        bboxes=None,
+        mask=None,
+        target=None,
+    ) -> io.NodeOutput:
+        denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
+        loaded = _loaded(surrogates)
+        wanted = numbers if which == "numbered" else which
+        settings = replace(PRESETS[preset], size=size)
+        with host.gradients(denoiser.patcher, codec.patcher, *(one.patcher for one in loaded)):
+            photos = host.to_core_image(image, WHERE)
+            select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
+            protect = partial(
+                protect_photo,
+                denoiser,
+                codec,
+                host.null_context(model, conditioning, WHERE),
+                surrogates=[one.surrogate for one in loaded],
+                settings=settings,
+                goal=goal,
+                target=_target(goal, target),
+                schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1),
+            )
+            results = []
+            for index in range(len(photos)):
+                progress = _PhotoProgress(index, len(photos), cls.hidden.unique_id)
+                attempt = partial(_protect_one, protect, photos, index, select, size, preset, progress)
+                results.append(attempt() if on_failure == STOP else _caught(attempt))
+        report = "\n\n".join([*map(_describe, range(1, len(results) + 1), results), NO_EVIDENCE])
+        host.show_on_node(cls.hidden.unique_id, report)
+        return io.NodeOutput(*_outputs(results, image), report, ui=ui.PreviewText(report))
+
+
+def _protect_one(protect, photos, index: int, select, size: int, preset: str, progress) -> PhotoResult:
+    crops = crop_selection(photos[index], select(index), size)
+    result = protect(photo=photos[index], crops=crops, on_step=progress)
+    _require_protected(result, f"{WHERE}, image {index + 1} of {len(photos)}", preset)
+    return result
+
+
+def _caught(attempt) -> PhotoResult | ValueError:
+    """What the attempt returns, or why it failed. (Cancelling is no ValueError: it ends the run.)"""
+    try:
+        return attempt()
+    except ValueError as error:
+        return error
+
+
+def _loaded(surrogates: dict | None) -> list[SurrogateData]:
+    """The connected surrogates; the built-in recogniser where there is none."""
+    loaded = [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
+    return loaded or [load()]
+
+
+def _target(goal: str, target):
+    """[1, 3, h, w]: whom to look like; to impersonate somebody, their photo has to be connected."""
+    if goal == "dodge":
+        return None
+    require(
+        goal == "synthetic" or target is not None,
+        f"{WHERE}: the goal {goal!r} needs a photo of whom to look like, and no target is connected",
+        "connect a photo to target, or choose another goal",
+    )
+    if target is None:
+        from ..faceprotect_core.demo.synthetic_target import load_synthetic_target
+
+        return host.to_device(load_synthetic_target())
+    image = host.to_core_image(target, f"{WHERE} (target)")
+    require(len(image) == 1, f"{WHERE}: {len(image)} targets are connected", "connect one photo with one face")
+    return image
+
+
+def _require_protected(result: PhotoResult, where: str, preset: str) -> None:
+    failed = [str(number) for number, face in enumerate(result.faces) if not face.protected]
+    require(
+        not failed,
+        f"{where}: face {', '.join(failed)} (from the left, starting at 0) is NOT PROTECTED enough: "
+        f"{'; '.join(_scores(face) for face in result.faces if not face.protected)}",
+        "choose the preset strong"
+        if preset != "strong"
+        else "use a larger or sharper photo, or the blocks with more iterations",
+    )
+
+
+def _outputs(results: list, image) -> tuple:
+    """The photos that are protected and their masks; without any, what follows does not run."""
+    kept = [index for index, result in enumerate(results) if isinstance(result, PhotoResult)]
+    if not kept:
+        return host.nothing(), host.nothing()
+    images = torch.stack([results[index].image for index in kept])
+    masks = torch.stack([results[index].mask for index in kept])
+    return host.to_comfy_image(images, like=image[kept]), host.to_comfy_image(masks)[..., 0]
+
+
+def _describe(number: int, result: PhotoResult | ValueError) -> str:
+    if not isinstance(result, PhotoResult):
+        return f"**Photo {number}: NOT PROTECTED, left out.** {result}"
+    lines = [f"**Photo {number}: protected**, {len(result.faces)} face{'s' * (len(result.faces) != 1)}."]
+    for index, face in enumerate(result.faces):
+        again = "" if face.found_again else " The detector finds no face there any more."
+        lines.append(f"Face {index}: {_scores(face)}.{again}")
+    return "\n\n".join(lines)
+
+
+def _scores(face: FaceVerdict) -> str:
+    return "; ".join(
+        f"{name.split('. ', 1)[-1]} {score['metric']} {score['before']:.2f} before, {score['after']:.2f} after "
+        f"(threshold {score['threshold']:.2f}, wanted {score['wanted']:.2f})"
+        for name, score in face.scores.items()
+    )
+
+
+class _PhotoProgress:
+    """Moves the progress bar through all photos and faces, and says on the node how long it will take."""
+
+    def __init__(self, photo: int, photos: int, node_id: str):
+        self.photo, self.photos, self.node_id = photo, photos, node_id
+        self.bar, self.start, self.said = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0
+
+    def __call__(self, event: dict) -> None:
+        begin, end = STAGES[event["stage"]]
+        of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
+        of_photo = (event["face"] - 1 + of_face) / event["faces"]
+        step = round(PROGRESS_STEPS * (self.photo + of_photo) / self.photos)
+        self.bar(event | {"step": step, "steps": PROGRESS_STEPS})
+        self._say(of_photo, event)
+
+    def _say(self, done: float, event: dict) -> None:
+        now = time.monotonic()
+        if now - self.said < 1 or done < 0.05:
+            return
+        self.said, photos_left = now, self.photos - self.photo - done
+        seconds = (now - self.start) / done * photos_left
+        where = f"photo {self.photo + 1} of {self.photos}, face {event['face']} of {event['faces']}"
+        host.show_on_node(self.node_id, f"{where}: about {seconds:.0f} s left")
+
+
+def _preset_tooltip() -> str:
+    return "How hard to protect. " + " ".join(PRESET_NOTES.values())

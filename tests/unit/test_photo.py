@@ -1,0 +1,155 @@
+"""A whole photo: one call protects its faces, leaves the rest alone, and says the truth about the result."""
+
+from dataclasses import replace
+
+import pytest
+import skimage.data
+import torch
+
+from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core.demo import load_demo_model
+from faceprotect_core.faces import crop_face, detect_faces, find_face, load_detector, paste_faces
+from faceprotect_core.judge import judge_photo
+from faceprotect_core.photo import PRESETS, protect_photo
+
+# Enough to see that it works, not enough to be protected: the claims about protection have tests of their own.
+QUICK = replace(PRESETS["balanced"], depth=1, null_text_iterations=1, iterations=2)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_demo_model()
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    return load_surrogate("dlib_resnet")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector()
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture(scope="module")
+def two(astronaut):
+    return torch.cat([astronaut[:, :300, 80:400], astronaut[:, :300, 80:400].flip(2)], 2)
+
+
+def test_every_preset_is_named_and_says_when_a_photo_counts_as_protected():
+    assert list(PRESETS) == ["fast", "balanced", "strong"]
+    for settings in PRESETS.values():
+        assert settings.margin > settings.wanted_margin > 0
+
+
+@pytest.mark.slow
+def test_the_fast_preset_protects_a_photo_that_is_no_multiple_of_8(models, recognizer, astronaut):
+    photo = astronaut[:, :301, 60:395]
+    result = protect_photo(*models, photo, [recognizer], PRESETS["fast"])
+    assert result.protected and result.faces[0].found_again
+    assert result.image.shape == photo.shape
+    outside = (result.mask == 0).expand_as(photo)
+    assert torch.equal(result.image[outside], photo[outside])
+    assert (photo - result.image).abs().max() < 0.5
+    again = find_face(result.image.mul(255).round().div(255))
+    away = recognizer.margin(
+        recognizer.embed(result.image[None], again), recognizer.embed(photo[None], find_face(photo))
+    )
+    assert away > 0.05
+
+
+def test_it_is_the_same_call_as_the_blocks(models, recognizer, astronaut):
+    denoiser, codec, context = models
+    face = find_face(astronaut)
+    crop = crop_face(astronaut, face, QUICK.size)
+    image = crop.image[None]
+    objective = IdentityObjective(
+        [recognizer], source=image, face=crop.face, source_face=crop.face, margin=QUICK.margin
+    )
+    by_hand = protect(
+        denoiser,
+        codec,
+        image,
+        context,
+        objective,
+        depth=QUICK.depth,
+        pairing=QUICK.pairing,
+        null_text_iterations=QUICK.null_text_iterations,
+        iterations=QUICK.iterations,
+        lr=QUICK.lr,
+        output="detail",
+        mask=crop.mask[None],
+        fidelity_weight=QUICK.fidelity_weight,
+    )
+    expected, _ = paste_faces(astronaut, [crop], by_hand.image)
+    result = protect_photo(denoiser, codec, context, astronaut, [recognizer], QUICK)
+    assert torch.equal(result.image, expected)
+    assert not torch.equal(result.image, astronaut)
+
+
+def test_faces_to_keep_stay_bit_equal_and_the_others_do_not(models, recognizer, two, detector):
+    left, right = sorted(detect_faces(two, detector), key=lambda face: face.box_xyxy)
+    result = protect_photo(*models, two, [recognizer], QUICK, faces=[right], keep=[left])
+    assert torch.equal(result.image[..., :320], two[..., :320])
+    assert not torch.equal(result.image[..., 320:], two[..., 320:])
+    assert len(result.faces) == 1 and result.faces[0].face == right
+
+
+def test_all_faces_are_protected_by_default_and_reported_from_left_to_right(models, recognizer, two):
+    events = []
+    result = protect_photo(*models, two, [recognizer], QUICK, on_step=events.append)
+    boxes = [verdict.face.box_xyxy for verdict in result.faces]
+    assert len(boxes) == 2 and boxes == sorted(boxes)
+    assert [event["face"] for event in events if event["stage"] == "protection"] == [1, 1, 2, 2]
+    assert {event["faces"] for event in events} == {2}
+
+
+def test_a_photo_that_was_not_protected_enough_is_not_called_protected(models, recognizer, astronaut):
+    result = protect_photo(*models, astronaut, [recognizer], replace(QUICK, iterations=0))
+    assert not result.protected
+    (score,) = result.faces[0].scores.values()
+    assert score["before"] == 0 and score["after"] < 0.05 and not score["reached"]
+    assert (score["threshold"], score["wanted"]) == (0.6, pytest.approx(0.7))
+
+
+def test_the_verdict_is_about_the_photo_as_it_is_saved(recognizer, astronaut, detector):
+    """A face that is gone is past the threshold, and the verdict says that no face was found there."""
+    face = find_face(astronaut, detector)
+    painted = astronaut.clone()
+    left, top, right, bottom = (round(value) for value in face.box_xyxy)
+    painted[:, top:bottom, left:right] = 0.5
+    (verdict,) = judge_photo(astronaut, painted, [face], [recognizer], QUICK, detector=detector)
+    assert not verdict.found_again and verdict.protected
+    (same,) = judge_photo(astronaut, astronaut, [face], [recognizer], QUICK, detector=detector)
+    assert same.found_again and not same.protected
+
+
+def test_to_impersonate_is_to_match_the_target(recognizer, astronaut, detector):
+    face = find_face(astronaut, detector)
+    arguments = (astronaut, astronaut, [face], [recognizer], QUICK, "impersonate")
+    (herself,) = judge_photo(*arguments, astronaut, detector=detector)
+    assert herself.protected, "she matches herself"
+
+
+def test_no_face_is_an_error(models, recognizer):
+    with pytest.raises(ProtectionError, match="no face found in the photo of 200 x 100 pixels.*How to fix"):
+        protect_photo(*models, torch.full((3, 100, 200), 0.5), [recognizer], QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"goal": "impersonate"}, "'impersonate' needs a face to look like"),
+        ({"goal": "hide"}, "the goal is 'hide'"),
+        ({"photo": torch.zeros(1, 3, 64, 64)}, "takes one photo"),
+        ({"photo": torch.full((3, 64, 64), torch.nan)}, "NaN"),
+    ],
+)
+def test_what_cannot_work_is_refused(models, recognizer, astronaut, change, message):
+    with pytest.raises(ProtectionError, match=f"{message}.*How to fix"):
+        protect_photo(*models, **{"photo": astronaut, "surrogates": [recognizer], "settings": QUICK} | change)
