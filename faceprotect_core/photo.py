@@ -40,22 +40,24 @@ class PhotoSettings:
     """
 
     size: int = 256
-    depth: int = 3
+    depth: int = 2
     pairing: Pairing = "exact"
-    null_text_iterations: int = 20
+    null_text_iterations: int = 10
     null_text_lr: float = 0.1
-    iterations: int = 25
+    iterations: int = 40
     lr: float = 0.02
     objective_weight: float = 0.003
-    fidelity_weight: float = 1.0
-    margin: float = 0.2
+    fidelity_weight: float = 1.5
+    margin: float = 0.35
     wanted_margin: float = 0.1
 
 
 PRESETS = {
-    "fast": PhotoSettings(depth=2, null_text_iterations=5, iterations=15, lr=0.03),
+    "fast": PhotoSettings(depth=1, null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0, margin=0.3),
     "balanced": PhotoSettings(),
-    "strong": PhotoSettings(iterations=50, fidelity_weight=0.5, margin=0.35, wanted_margin=0.2),
+    "strong": PhotoSettings(
+        depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5, margin=0.5, wanted_margin=0.2
+    ),
 }
 
 

