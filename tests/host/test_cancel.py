@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import graphs
-from graphs import changed, checkpoint, pipeline, sampled, small_pipeline
+from graphs import changed, checkpoint, node, pipeline, protect_photo, sampled, small_pipeline
 
 SECONDS = 3.0  # generous: a busy machine; the claim is one second on an idle one, and tests record what they saw
 MANY = {"null_text": {"iterations": 1000}, "optimizer": {"iterations": 10000}}
@@ -73,3 +73,16 @@ def test_a_cancelled_run_leaves_the_model_untouched(comfyui, sd1_checkpoint, sd1
     result, *_ = cancelled(comfyui, changed(prompt, **{block: MANY[block]}), block, after_steps=2.6)
     assert "checkpoint" not in result.executed
     assert np.array_equal(sample(), before)
+
+
+def test_protect_photo_is_cancelled_and_the_next_run_works(comfyui, record_property):
+    """The whole method in one node; a photo that is left out when it fails is not what cancelling means."""
+    prompt = {"photo": node("LoadImage", image=graphs.PHOTO)} | protect_photo(
+        ["photo", 0], preset="strong", on_failure="leave out"
+    )
+    result, seconds, step = cancelled(comfyui, prompt, "protect", after_steps=30)
+    record_property("seconds to cancel, seconds of a step", (seconds, step))
+    assert result.status == "interrupted"
+    assert result.images("result") == [] and "report" not in result.outputs
+    assert seconds < SECONDS
+    assert comfyui.run(pipeline()).check().images("result")
