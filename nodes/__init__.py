@@ -12,6 +12,7 @@ from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
 from .paste import PasteFaceBack
 from .photo import ProtectPhoto
+from .save import SaveProtectedImage
 from .surrogates import LoadSurrogate
 
 NODES: list[type[io.ComfyNode]] = [
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     SelfAttentionCapture,
     FRSurrogateLoss,
     AdversarialLatentOptimizer,
+    SaveProtectedImage,
 ]
 
 

@@ -2,9 +2,11 @@
 ImageCodec, context and image tensors; gradients inside the server's inference mode; progress, preview, cancel."""
 
 import dataclasses
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import comfy.latent_formats
 import comfy.model_base
@@ -14,6 +16,7 @@ import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
+import folder_paths
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
@@ -417,6 +420,20 @@ def nothing() -> ExecutionBlocker:
 def show_on_node(node_id: str, text: str) -> None:
     """Writes a text on the node itself, in the frontend that runs the workflow."""
     PromptServer.instance.send_progress_text(text, node_id)
+
+
+def save_path(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
+    """Where an image of that many pixels is saved: folder, name, the next free number, and the folder's name for the
+    frontend. The folder is made; it is never outside ComfyUI's output folder."""
+    wanted = os.path.normpath(prefix)
+    require(
+        not os.path.isabs(wanted) and not wanted.startswith(os.pardir) and "\0" not in prefix,
+        f"Save Protected Image: the prefix {prefix!r} leads out of the output folder",
+        'use a name such as "FaceProtect", or a subfolder as in "holiday/FaceProtect"',
+    )
+    output = folder_paths.get_output_directory()
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
+    return Path(folder), name, counter, subfolder
 
 
 def _preview(image: Tensor) -> tuple:

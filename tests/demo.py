@@ -81,7 +81,12 @@ def upload_portrait(server: ComfyUIServer, prompt: dict):
 
 def portrait() -> np.ndarray:
     """NASA's portrait of Eileen Collins, in the public domain: the head, uint8 [180, 180, 3]."""
-    return skimage.data.astronaut()[HEAD]
+    return whole_photo()[HEAD]
+
+
+def whole_photo() -> np.ndarray:
+    """All of it: uint8 [512, 512, 3]."""
+    return skimage.data.astronaut()
 
 
 def nodes_of(prompt: dict, *class_types: str) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from comfyui import PACK
-from demo import portrait
+from demo import portrait, whole_photo
 from frontend import Frontend
 
 FOLDER = PACK / "workflows"
@@ -48,6 +48,8 @@ def files_that_the_workflows_name(comfyui):
     checkpoint.touch()
     comfyui.upload_image(portrait(), "faceprotect_portrait.png")
     comfyui.upload_image(np.full((512, 512, 3), 128, np.uint8), "faceprotect_target.png")
+    comfyui.upload_image(whole_photo(), "faceprotect_photo.png")
+    comfyui.upload_image(whole_photo(), "faceprotect_photo.png", subfolder="faceprotect_photos")
     yield
     checkpoint.unlink()
 
@@ -74,8 +76,9 @@ def loaded(page, name):
     return page
 
 
-def test_there_are_the_three_workflows():
-    assert NAMES == ["demo", "paper_impersonation", "paper_obfuscation"]
+def test_the_workflows_are_those_of_the_readme():
+    table = re.findall(r"^\| `(\w+)\.json` \|", (PACK / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert NAMES == sorted(table)
 
 
 @pytest.mark.parametrize("name", NAMES)

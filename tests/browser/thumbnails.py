@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from comfyui import PACK, ComfyUIServer
-from demo import portrait, shown_images, upload_portrait
-from workflow_graphs import PORTRAIT, TARGET
+from demo import HEAD, nodes_of, portrait, shown_images, upload_portrait, whole_photo
+from workflow_graphs import PHOTO, PHOTO_FOLDER, PORTRAIT, TARGET
 
 SIDE, QUALITY = 512, 85
 MODEL_SIDE = 256  # pixels: what the demo model works on
@@ -28,14 +28,22 @@ EMPTY_PROMPT = 2
 def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     """Runs the workflow of that name and writes workflows/<name>.jpg."""
     prompt = json.loads((PACK / "workflows/api" / f"{name}.json").read_text(encoding="utf-8"))
-    if any(node["class_type"] == "CheckpointLoaderSimple" for node in prompt.values()):
+    whole = nodes_of(prompt, "FaceProtectProtectPhoto")
+    if whole:
+        server.upload_image(whole_photo(), PHOTO)
+        server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
+    elif any(node["class_type"] == "CheckpointLoaderSimple" for node in prompt.values()):
         server.upload_image(_synthetic_face(server), TARGET)
         server.upload_image(portrait(), PORTRAIT)
         prompt = with_demo_model(prompt)
     else:
         upload_portrait(server, prompt)
     result = server.run(prompt, timeout=1800).check()
-    panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
+    if whole:
+        (after, *_) = (one for one, node in nodes_of(prompt, "PreviewImage").items())
+        panels = [whole_photo()[HEAD], server.image(result.images(after)[0])[HEAD][..., :3]]
+    else:
+        panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
     path = PACK / "workflows" / f"{name}.jpg"
     picture = np.concatenate([_middle(panel) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)

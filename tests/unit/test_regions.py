@@ -62,7 +62,7 @@ def test_landmarks_are_found_in_another_detectors_box(astronaut, detector, face,
     x, y = (left + right) / 2 + shift[0], (top + bottom) / 2 + shift[1]
     width, height = (right - left) / 2 * growth, (bottom - top) / 2 * growth
     (found,) = faces_in_regions(astronaut, [(x - width, y - height, x + width, y + height)], detector)
-    assert worst_landmark(found, face) < 0.2
+    assert worst_landmark(found, face) < 0.1
 
 
 def test_the_detectors_own_box_gives_its_own_face(astronaut, detector, face):

@@ -1,0 +1,70 @@
+"""Save Protected Image: IMAGE -> files without workflow, prompt or EXIF (core: photo_file.py)."""
+
+from comfy_api.latest import io
+
+from ..faceprotect_core.photo_file import PhotoFile, write_photo
+from . import host
+from .sockets import CATEGORY
+
+WHERE = "Save Protected Image"
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+class SaveProtectedImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectSaveImage",
+            display_name=WHERE,
+            category=CATEGORY,
+            description="Saves images without the workflow, prompt and other metadata, which ComfyUI's own Save "
+            "Image writes into the file.",
+            search_aliases=["faceprotect", "save image", "save without metadata", "export", "privacy"],
+            inputs=[
+                io.Image.Input("images", tooltip="The images to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="FaceProtect",
+                    tooltip="Name in ComfyUI's output folder; may have a subfolder, as in holiday/FaceProtect. A "
+                    "number is added, and no file is overwritten.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(SUFFIXES),
+                    default="png",
+                    tooltip="png keeps every pixel. jpeg and webp are smaller and change pixels a little, which can "
+                    "weaken the protection.",
+                ),
+                io.Int.Input(
+                    "quality",
+                    default=95,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip="Of jpeg and webp; webp keeps every pixel at 100. Lower is smaller and protects less.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, filename_prefix, format, quality) -> io.NodeOutput:
+        rgb = host.to_core_image(images, WHERE).cpu()
+        alpha = images[..., 3:4].movedim(-1, 1).cpu().float() if images.shape[-1] == 4 else [None] * len(rgb)
+        saved = []
+        for number, (image, plane) in enumerate(zip(rgb, alpha, strict=True)):
+            saved.append(_save(PhotoFile(image, plane), number, filename_prefix, SUFFIXES[format], quality))
+        return io.NodeOutput(ui={"images": saved})
+
+
+def _save(photo: PhotoFile, number: int, prefix: str, suffix: str, quality: int) -> dict:
+    """Writes one image under the next free number; returns what the frontend needs to show it."""
+    height, width = photo.image.shape[-2:]
+    folder, name, counter, subfolder = host.save_path(prefix, width, height)
+    stem = name.replace("%batch_num%", str(number))
+    while any((folder / f"{stem}_{counter:05}{other}").exists() for other in SUFFIXES.values()):
+        counter += 1
+    path = folder / f"{stem}_{counter:05}{suffix}"
+    write_photo(path, photo.image, photo, quality=quality)
+    return {"filename": path.name, "subfolder": subfolder, "type": "output"}

@@ -1,0 +1,102 @@
+"""Save Protected Image on a real ComfyUI: the file holds pixels and nothing else, and stays in the output folder."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graphs import changed, node
+
+NAME = "faceprotect_saved.png"
+PIXELS = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photo(comfyui):
+    comfyui.upload_image(PIXELS, NAME)
+
+
+def save(**inputs) -> dict:
+    prompt = {
+        "photo": node("LoadImage", image=NAME),
+        "saved": node(
+            "FaceProtectSaveImage", images=["photo", 0], filename_prefix="FaceProtect", format="png", quality=95
+        ),
+    }
+    return changed(prompt, saved=inputs)
+
+
+@pytest.fixture
+def outputs(comfyui):
+    """The files below the output folder, by their path there."""
+
+    def listed() -> dict[str, bytes]:
+        folder = comfyui.base_dir / "output"
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return listed
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_saved_image_has_no_workflow_no_prompt_and_no_exif(comfyui, kind):
+    entry = comfyui.run(save(format=kind)).check().images("saved")[0]
+    data = comfyui.view(entry)
+    assert not [
+        word for word in (b"LoadImage", b"workflow", b"prompt", b"FaceProtect", b"Exif", b"eXIf") if word in data
+    ]
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == kind.upper() and image.size == (60, 40)
+        assert not image.getexif()
+        assert not set(image.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density", "loop", "background"}
+
+
+def test_comfyuis_own_save_image_does_write_them(comfyui):
+    """The control: what the test above looks for is found where it is."""
+    prompt = {"photo": node("LoadImage", image=NAME), "saved": node("SaveImage", images=["photo", 0])}
+    prompt["saved"]["inputs"]["filename_prefix"] = "core"
+    data = comfyui.view(comfyui.run(prompt).check().images("saved")[0])
+    assert b"LoadImage" in data and b"prompt" in data
+
+
+@pytest.mark.parametrize("kind, quality", [("png", 50), ("webp", 100)])
+def test_png_and_webp_at_100_keep_every_pixel(comfyui, kind, quality):
+    entry = comfyui.run(save(format=kind, quality=quality)).check().images("saved")[0]
+    assert np.array_equal(comfyui.image(entry), PIXELS)
+
+
+def test_jpeg_has_full_colour_and_gets_smaller_with_less_quality(comfyui):
+    sizes = [
+        len(comfyui.view(comfyui.run(save(format="jpeg", quality=quality)).check().images("saved")[0]))
+        for quality in (30, 95)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_no_file_is_overwritten_not_even_by_another_format(comfyui, outputs):
+    before = outputs()
+    entries = []
+    for kind in ("png", "jpeg", "png"):
+        prompt = save(format=kind, filename_prefix="sub/again")
+        prompt["inverted"] = node("ImageInvert", image=["photo", 0])  # a new workflow, so that nothing is cached
+        entries += (
+            comfyui.run(changed(prompt, saved={"images": ["inverted", 0], "quality": 90 + len(entries)}))
+            .check()
+            .images("saved")
+        )
+    assert [entry["filename"] for entry in entries] == ["again_00001.png", "again_00002.jpg", "again_00003.png"]
+    assert {entry["subfolder"] for entry in entries} == {"sub"}
+    after = outputs()
+    assert all(after[name] == data for name, data in before.items())
+    assert not [name for name in after if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("prefix", ["../outside", "sub/../../outside", "/tmp/faceprotect_outside", ".."])
+def test_no_name_leaves_the_output_folder(comfyui, outputs, prefix):
+    before = outputs()
+    result = comfyui.run(save(filename_prefix=prefix))
+    assert result.status == "error"
+    assert "leads out of the output folder" in result.error_message and "How to fix: " in result.error_message
+    assert str(comfyui.base_dir) not in result.error_message
+    assert outputs() == before
+    assert not list(comfyui.base_dir.glob("outside*")) and not list(comfyui.base_dir.parent.glob("*outside*"))

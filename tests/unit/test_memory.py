@@ -1,0 +1,37 @@
+"""A photo of 24 megapixels in less than 6 GB, in a process of its own, whose peak is that of this photo alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import resource
+import sys
+
+import skimage.data
+import torch
+
+from faceprotect_core import load_surrogate
+from faceprotect_core.demo import load_demo_model
+from faceprotect_core.photo import PhotoSettings, protect_photo
+
+astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None].float() / 255
+photo = torch.full((3, 4000, 6000), 0.5)
+for factor, top, left in ((6, 400, 50), (2, 1200, 4200)):  # faces of 570 and 190 pixels
+    face = torch.nn.functional.interpolate(astronaut, scale_factor=factor, mode="bilinear")[0]
+    photo[:, top : top + face.shape[1], left : left + face.shape[2]] = face
+settings = PhotoSettings(null_text_iterations=1, iterations=2)
+result = protect_photo(*load_demo_model(), photo, [load_surrogate("dlib_resnet")], settings)
+assert len(result.faces) == 2 and not torch.equal(result.image, photo)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_24_megapixels_in_less_than_6_gigabytes(record_property):
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-2000:]
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    gigabytes = int(run.stdout) * unit / 1e9
+    record_property("gigabytes", gigabytes)
+    assert gigabytes < 6
