@@ -16,7 +16,6 @@ from .faces import (
     FaceDetector,
     crop_face,
     detect_faces,
-    find_face,
     left_to_right,
     load_detector,
     paste_faces,
@@ -157,7 +156,13 @@ def _aim(goal, surrogates, settings, schedule, target: Tensor | None, detector: 
     if goal == "dodge":
         return _Aim(goal, surrogates, settings, schedule, None, None)
     target = target if target.ndim == 4 else target[None]
-    return _Aim(goal, surrogates, settings, schedule, target, find_face(target[0], detector))
+    faces = detect_faces(target[0], detector)
+    require(
+        bool(faces),
+        f"no face found in the target photo of {target.shape[3]} x {target.shape[2]} pixels",
+        "use a target photo with one upright, well-lit face that fills much of the picture",
+    )
+    return _Aim(goal, surrogates, settings, schedule, target, faces[0])
 
 
 def _protect_crop(denoiser, codec, context, crop: FaceCrop, aim: _Aim, on_step: OnStep | None) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.demo.synthetic_target import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.judge import FaceVerdict
-from ..faceprotect_core.photo import PRESETS, PhotoResult, protect_photo
+from ..faceprotect_core.photo import PRESETS, PhotoResult, PhotoSettings, protect_photo
 from . import host
 from .crop import which_faces_inputs
 from .faces import FaceSelector, Found
@@ -21,9 +22,8 @@ WHERE = "Protect Photo"
 PRESET_NOTES = {"fast": "", "balanced": "", "strong": "."}
 NO_EVIDENCE = "These recognisers were seen by the optimizer: no evidence about others."
 STOP, LEAVE_OUT = "stop", "leave out"
-# Share of the time of each stage that is over when the stage begins and when it ends.
-STAGES = {"inversion": (0.0, 0.02), "null_text": (0.02, 0.35), "capture": (0.35, 0.37), "protection": (0.37, 1.0)}
 PROGRESS_STEPS = 1000
+DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
 
 
 class ProtectPhoto(io.ComfyNode):
@@ -148,7 +148,7 @@ class ProtectPhoto(io.ComfyNode):
             )
             results = []
             for index in range(len(photos)):
-                progress = _PhotoProgress(index, len(photos), cls.hidden.unique_id)
+                progress = _PhotoProgress(index, len(photos), settings, cls.hidden.unique_id)
                 attempt = partial(_protect_one, protect, photos, index, select, size, preset, progress)
                 results.append(attempt() if on_failure == STOP else _caught(attempt))
         report = "\n\n".join([*map(_describe, range(1, len(results) + 1), results), NO_EVIDENCE])
@@ -187,8 +187,6 @@ def _target(goal: str, target):
         "connect a photo to target, or choose another goal",
     )
     if target is None:
-        from ..faceprotect_core.demo.synthetic_target import load_synthetic_target
-
         return host.to_device(load_synthetic_target())
     image = host.to_core_image(target, f"{WHERE} (target)")
     require(len(image) == 1, f"{WHERE}: {len(image)} targets are connected", "connect one photo with one face")
@@ -238,12 +236,13 @@ def _scores(face: FaceVerdict) -> str:
 class _PhotoProgress:
     """Moves the progress bar through all photos and faces, and says on the node how long it will take."""
 
-    def __init__(self, photo: int, photos: int, node_id: str):
+    def __init__(self, photo: int, photos: int, settings: PhotoSettings, node_id: str):
         self.photo, self.photos, self.node_id = photo, photos, node_id
+        self.stages = _stages(settings)
         self.bar, self.start, self.said = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0
 
     def __call__(self, event: dict) -> None:
-        begin, end = STAGES[event["stage"]]
+        begin, end = self.stages[event["stage"]]
         of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
         of_photo = (event["face"] - 1 + of_face) / event["faces"]
         step = round(PROGRESS_STEPS * (self.photo + of_photo) / self.photos)
@@ -258,6 +257,22 @@ class _PhotoProgress:
         seconds = (now - self.start) / done * photos_left
         where = f"photo {self.photo + 1} of {self.photos}, face {event['face']} of {event['faces']}"
         host.show_on_node(self.node_id, f"{where}: about {seconds:.0f} s left")
+
+
+def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
+    """Stage -> share of the time that is over when it begins, and when it ends; counted in steps through the U-Net."""
+    depth, stages, begin = settings.depth, {}, 0.0
+    steps = {
+        "inversion": depth / 3,  # forward only
+        "null_text": depth * settings.null_text_iterations,
+        "capture": depth / 3,
+        "protection": (depth + DECODING) * settings.iterations,
+    }
+    for stage, count in steps.items():
+        end = begin + count / max(sum(steps.values()), 1)
+        stages[stage] = (begin, min(end, 1.0))
+        begin = end
+    return stages
 
 
 def _preset_tooltip() -> str:

@@ -31,6 +31,7 @@ TEXT_ON_NODE = """type => {
     const node = app.graph.nodes.find(one => one.type === type)
     return node.widgets.find(one => one.name === "$$node-text-preview")?.value ?? ""
 }"""
+NODES = "() => app.graph.nodes.map(node => [node.id, node.type, node.title])"
 NODE_ID = "([type, title]) => app.graph.nodes.find(one => one.type === type && one.title === title).id"
 # Title bars included; on the classic canvas there are no elements.
 RECTANGLES = """() => app.graph.nodes.map(node => {
@@ -126,20 +127,47 @@ def test_demo_runs_from_the_page(page):
     page.screenshot(f"demo_ran_{page.name}")
 
 
+def test_protect_photo_runs_from_the_page_and_says_whether_it_worked(page):
+    page.load(FOLDER / "protect_photo.json")
+    # Another value for each page, or the second would only see the cache.
+    goal = "dodge" if page.name == "classic" else "synthetic"
+    for name, value in (("preset", "fast"), ("goal", goal)):
+        page.page.evaluate(SET_WIDGET, ["FaceProtectProtectPhoto", name, value])
+    after = page.page.evaluate(NODE_ID, ["PreviewImage", "After"])
+    run = page.queue()
+    assert run["status"]["status_str"] == "success", run["status"]
+    assert page.wait_for_image(after) == (512, 512)
+    texts = [text for output in run["outputs"].values() for text in output.get("text", [])]
+    assert texts and all("Photo 1: protected" in text and "no evidence" in text for text in texts)
+    assert any(image["filename"].startswith("FaceProtect_") for image in _images(run))
+    page.page.wait_for_timeout(1000)
+    page.screenshot(f"protect_photo_ran_{page.name}")
+
+
+def _images(run: dict) -> list[dict]:
+    return [image for output in run["outputs"].values() for image in output.get("images", [])]
+
+
 def test_the_info_panel_shows_the_help_page_of_every_node(page):
-    page.load(FOLDER / "demo.json")
-    nodes = page.page.evaluate("() => app.graph.nodes.map(node => [node.id, node.type, node.title])")
-    info = page.page.get_by_role("tab", name="Info")
-    for node_id, kind, title in nodes:
-        if kind.startswith("FaceProtect"):
-            page.page.evaluate(SELECT, node_id)
-            if not info.is_visible():
-                page.page.get_by_test_id("info-button").click()
-            info.click()
-            page.page.get_by_role("heading", level=1, name=title, exact=True).wait_for()
-            page.page.get_by_role("heading", level=2, name="Limits").wait_for()
-            page.screenshot(f"help_{kind}_{page.name}")
+    shown = {}
+    for name in ("whole_photo", "protect_photo"):  # these two hold every node of the pack
+        page.load(FOLDER / f"{name}.json")
+        for node_id, kind, title in page.page.evaluate(NODES):
+            if kind.startswith("FaceProtect") and kind not in shown:
+                shown[kind] = _show_help(page, node_id, title)
+                page.screenshot(f"help_{kind}_{page.name}")
     page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
+    assert sorted(shown) == sorted(page.stem for page in (PACK / "js/docs").glob("*.md"))
+
+
+def _show_help(page: Frontend, node_id: int, title: str) -> None:
+    info = page.page.get_by_role("tab", name="Info")
+    page.page.evaluate(SELECT, node_id)
+    if not info.is_visible():
+        page.page.get_by_test_id("info-button").click()
+    info.click()
+    page.page.get_by_role("heading", level=1, name=title, exact=True).wait_for()
+    page.page.get_by_role("heading", level=2, name="Limits").wait_for()
 
 
 def exported(page: Frontend, what: str) -> dict:

@@ -146,6 +146,7 @@ def test_no_face_is_an_error(models, recognizer):
     [
         ({"goal": "impersonate"}, "'impersonate' needs a face to look like"),
         ({"goal": "hide"}, "the goal is 'hide'"),
+        ({"goal": "synthetic", "target": torch.rand(3, 99, 98)}, "no face found in the target photo of 98 x 99"),
         ({"photo": torch.zeros(1, 3, 64, 64)}, "takes one photo"),
         ({"photo": torch.full((3, 64, 64), torch.nan)}, "NaN"),
     ],
