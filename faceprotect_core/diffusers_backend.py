@@ -1,17 +1,23 @@
 """Denoiser and ImageCodec over diffusers' UNet2DConditionModel and AutoencoderKL: the library without ComfyUI.
 
-Needs the package diffusers, which the caller has imported to build the models.
+Needs the package diffusers, which the caller has imported to build the models; `load_diffusers` imports it itself.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .checks import require, require_image
+from .checks import ProtectionError, require, require_image
 from .model import SelfAttention
 from .schedule import scaled_linear_alphas_cumprod
+
+PARTS = ("unet", "vae", "text_encoder")  # the networks of a Stable Diffusion in diffusers' format, a folder each
+# The noise schedule of Stable Diffusion 1.x and 2.x, which DDIMSchedule.scaled_linear() is.
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 
 
 class DiffusersDenoiser:
@@ -109,3 +115,106 @@ class DiffusersCodec:
     def decode(self, latent: Tensor) -> Tensor:
         image = self.vae.decode((latent / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return image.to(latent.dtype) / 2.0 + 0.5
+
+
+def load_diffusers(folder: Path | str, device: torch.device | str = "cpu"):
+    """Stable Diffusion 1.x or 2.x from a folder in diffusers' format, in float32; nothing is fetched.
+
+    Only safetensors are read: other weights files can run code.
+
+    Returns:
+        DiffusersDenoiser, DiffusersCodec, and the empty prompt's embedding [1, tokens, dim].
+
+    Raises:
+        ProtectionError: a part or a package is missing, a damaged file, another kind of model or noise schedule.
+    """
+    folder = Path(folder)
+    prediction_type = _prediction_type(folder)
+    classes = _model_classes()
+    networks = {part: _load_part(classes[part], folder, part).to(device) for part in PARTS}
+    unet, vae = networks["unet"], networks["vae"]
+    context = _empty_prompt(classes["tokenizer"], folder, networks["text_encoder"])
+    require(
+        unet.config.in_channels == 4
+        and unet.config.get("addition_embed_type") is None
+        and unet.config.cross_attention_dim == context.shape[-1]
+        and vae.config.latent_channels == 4,
+        f"{folder.name!r} is not a plain Stable Diffusion 1.x or 2.x (U-Net of {unet.config.in_channels} channels, "
+        f"context {unet.config.cross_attention_dim}, text encoder {context.shape[-1]})",
+        "use a plain SD 1.5 or SD 2 model (not SDXL, SD 3, inpainting)",
+    )
+    return DiffusersDenoiser(unet, prediction_type), DiffusersCodec(vae), context
+
+
+def _model_classes() -> dict:
+    try:
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise ProtectionError(
+            f"a model in diffusers' format needs the packages diffusers and transformers ({error.name} is missing). "
+            "How to fix: pip install diffusers transformers."
+        ) from error
+    networks = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    return networks | {"tokenizer": CLIPTokenizer}
+
+
+def _prediction_type(folder: Path) -> str:
+    """From the scheduler's config; another noise schedule than Stable Diffusion's is refused."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    require(
+        path.is_file(),
+        f"{folder.name!r} has no scheduler/scheduler_config.json",
+        "name a folder with a Stable Diffusion in diffusers' format: unet, vae, text_encoder, tokenizer, scheduler",
+    )
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ProtectionError(
+            f"the scheduler_config.json of {folder.name!r} is damaged. How to fix: download the model again."
+        ) from error
+    other = {name: config.get(name) for name, value in SCHEDULE.items() if config.get(name) != value}
+    other |= {name: config[name] for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)}
+    require(
+        not other,
+        f"{folder.name!r} has another noise schedule than Stable Diffusion 1.x and 2.x ({other})",
+        f"use a model whose scheduler has {SCHEDULE}; an inversion with the wrong schedule would not find the photo",
+    )
+    return config.get("prediction_type", "epsilon")
+
+
+def _load_part(kind, folder: Path, part: str) -> nn.Module:
+    weights = sorted((folder / part).glob("*.safetensors"))
+    require(
+        (folder / part / "config.json").is_file() and bool(weights),
+        f"{folder.name!r} has no {part} with config.json and safetensors weights",
+        "download the model's safetensors; .bin and .ckpt files are not read, because they can run code",
+    )
+    variant = "fp16" if all(".fp16" in path.name for path in weights) else None
+    try:
+        network = kind.from_pretrained(
+            folder / part, local_files_only=True, use_safetensors=True, variant=variant, low_cpu_mem_usage=False
+        )
+    except Exception as error:  # a damaged file raises what its reader likes
+        raise ProtectionError(
+            f"the {part} of {folder.name!r} cannot be loaded ({type(error).__name__}). "
+            "How to fix: download the model again."
+        ) from error
+    return network.float().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _empty_prompt(kind, folder: Path, text_encoder: nn.Module) -> Tensor:
+    require(
+        (folder / "tokenizer").is_dir(), f"{folder.name!r} has no tokenizer folder", "download the whole model again"
+    )
+    try:
+        tokenizer = kind.from_pretrained(folder / "tokenizer", local_files_only=True)
+        length = text_encoder.config.max_position_embeddings
+        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    except Exception as error:  # as above
+        raise ProtectionError(
+            f"the tokenizer of {folder.name!r} cannot be loaded ({type(error).__name__}). "
+            "How to fix: download the model again."
+        ) from error
+    return text_encoder(tokens.input_ids.to(text_encoder.device))[0].float()

@@ -203,8 +203,9 @@ def test_what_cannot_be_read_is_refused_with_a_way_out_and_no_path(tmp_path, nam
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_pils_limit_on_pixels_is_put_back(tmp_path):
-    before = Image.MAX_IMAGE_PIXELS
+def test_pils_limit_on_pixels_is_put_back(tmp_path, monkeypatch):
+    before = 12_345_678
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", before)
     bomb(tmp_path / "bomb.png")
     with pytest.raises(ProtectionError):
         read_photo(tmp_path / "bomb.png")

@@ -1,0 +1,167 @@
+"""FaceProtect on the command line: python -m faceprotect_core protect IN_DIR OUT_DIR"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+from .checks import ProtectionError
+
+FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
+STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 all fine, 1 some photos failed, 2 wrong usage, 130 stopped with Ctrl+C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except ProtectionError as error:
+        _write(sys.stderr, f"error: {error}\n")
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        _write(sys.stderr, "\nStopped. Finished photos are kept; run the same command again to go on.\n")
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m faceprotect_core", description="Protects faces in photos.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_protect(commands)
+    return parser
+
+
+def _add_protect(commands) -> None:
+    command = commands.add_parser(
+        "protect",
+        help="protect all photos of a folder",
+        description="Protects the faces in all photos of a folder and its subfolders. Originals are never changed. "
+        "Run it again to go on after a stop, or after adding photos.",
+    )
+    command.set_defaults(run=_protect)
+    add = command.add_argument
+    add("in_dir", type=Path, metavar="IN_DIR", help="folder of photos")
+    add("out_dir", type=Path, metavar="OUT_DIR", help="folder for the protected photos and faceprotect.json")
+    add("--preset", choices=("fast", "balanced", "strong"), default="balanced", help="how hard to protect (balanced)")
+    add("--faces", type=_which, default="all", help="all, largest, or numbers from the left such as 0,2 (all)")
+    add("--goal", choices=("dodge", "synthetic", "impersonate"), default="dodge", help="see the README (dodge)")
+    add("--target", type=Path, metavar="FILE", help="photo of whom to look like, for synthetic and impersonate")
+    add("--model", default="demo", help="demo, or a folder of Stable Diffusion 1.x or 2.x in diffusers' format (demo)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (cpu)")
+    add("--min-face", type=_positive, default=80.0, metavar="PIXELS", help="smallest face to look for (80)")
+    add("--threshold", type=float, default=0.0, help="detector score above which something is a face (0)")
+    add("--format", choices=("keep", "png", "jpeg", "webp"), default="keep", help="of the written photos (keep)")
+    add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
+    add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
+    add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
+
+
+def _which(text: str) -> str:
+    if not re.fullmatch(r"all|largest|\d+(\s*,\s*\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of all, largest, or numbers such as 0,2")
+    return text
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
+
+
+def _quality(text: str) -> int:
+    if not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 100")
+    return int(text)
+
+
+def _protect(arguments: argparse.Namespace) -> int:
+    from .folder import Options, Record, plan, protect_folder
+    from .protector import Choice, load_protector
+
+    names = ("format", "quality", "keep_metadata", "overwrite")
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    plan(arguments.in_dir, arguments.out_dir, options, Record.read(arguments.out_dir))  # before the model is loaded
+    names = ("model", "preset", "goal", "target", "min_face", "threshold", "device")
+    choice = Choice(which=arguments.faces, **{name: getattr(arguments, name) for name in names})
+    reporter = Reporter(sys.stdout, arguments.goal)
+    done = protect_folder(
+        arguments.in_dir,
+        arguments.out_dir,
+        load_protector(choice),
+        options,
+        on_photo=reporter.photo,
+        on_step=reporter.step,
+    )
+    reporter.summary(done)
+    return SOME_FAILED if any(photo.status == "failed" for photo in done) else FINE
+
+
+class Reporter:
+    """Says what happens, a line per photo; on a terminal also what is being done right now."""
+
+    def __init__(self, stream, goal: str = "dodge"):
+        self.stream, self.goal, self.live = stream, goal, ""
+
+    def step(self, task, event: dict) -> None:
+        stage = STAGE_NAMES.get(event["stage"])
+        if stage and self.stream.isatty():
+            face = f"face {event['face']} of {event['faces']}, " if event.get("faces", 1) > 1 else ""
+            self._show(f"{task.name}  {face}{stage} {event['step']} of {event['steps']}")
+
+    def _show(self, text: str) -> None:
+        _write(self.stream, "\r" + " " * len(self.live) + "\r" + text)
+        self.live = text
+
+    def photo(self, done) -> None:
+        if self.live:
+            self._show("")
+        left = f"; about {_duration(done.seconds_left)} left" if done.seconds_left else ""
+        _write(self.stream, f"{done.number} of {done.count}  {done.task.name}  {self._outcome(done)}{left}\n")
+
+    def _outcome(self, done) -> str:
+        if done.status == "failed":
+            return f"FAILED: {done.entry['reason']}"
+        faces = done.entry["faces"]
+        protected = f"{len(faces)} face{'s' * (len(faces) != 1)} protected, {_closest(faces, self.goal)}"
+        return f"{protected}, {done.entry['seconds']:.0f} s" if done.status == "protected" else f"already: {protected}"
+
+    def summary(self, done) -> None:
+        count = Counter(photo.status for photo in done)
+        parts = [f"{count['protected']} protected", f"{count['already']} already done", f"{count['failed']} failed"]
+        _write(self.stream, f"{len(done)} photos: {', '.join(parts)}.\n")
+        if count["failed"]:
+            _write(self.stream, "Nothing was written for the photos that failed.\n")
+        _write(self.stream, "The recogniser was seen by the optimizer: no evidence about others.\n")
+
+
+def _closest(faces: list[dict], goal: str) -> str:
+    """The verdict that is the least past its threshold, in words."""
+
+    def past(score: dict) -> float:
+        away = score["after"] - score["threshold"]
+        return -away if (score["metric"] == "cosine") != (goal == "impersonate") else away
+
+    score = min((score for face in faces for score in face["scores"].values()), key=past)
+    word, side = ("similarity", "above") if score["metric"] == "cosine" else ("distance", "below")
+    word += " to the target" if goal == "impersonate" else ""
+    return f"{word} {score['after']:.2f} (same person {side} {score['threshold']:.2f})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write(stream, text: str) -> None:
+    """Names of files may hold characters that the terminal cannot show."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

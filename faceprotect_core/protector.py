@@ -1,0 +1,172 @@
+"""One way to protect photos, loaded once: model, recognisers, preset, goal, and which faces."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checks import require
+from .faces import Face, FaceDetector, crop_selection, load_detector, select_faces
+from .folder import sha256_of
+from .inversion import OnStep
+from .judge import FaceVerdict, Goal, judge_photo
+from .model import Denoiser, ImageCodec
+from .photo import PRESETS, PhotoResult, PhotoSettings, protect_photo
+from .photo_file import read_photo
+from .surrogates import FRSurrogate, load_surrogate
+
+DEMO = "demo"
+BUILT_IN_SURROGATE = "dlib_resnet"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chooses. which: see `choose_faces`. min_face: pixels; threshold: of the detector's score."""
+
+    model: str = DEMO
+    preset: str = "balanced"
+    goal: Goal = "dodge"
+    target: Path | None = None
+    which: str = "all"
+    min_face: float = 80.0
+    threshold: float = 0.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoProtector:
+    """A Protector, see folder.py; made by `load_protector`."""
+
+    denoiser: Denoiser
+    codec: ImageCodec
+    context: Tensor
+    surrogates: tuple[FRSurrogate, ...]
+    detector: FaceDetector
+    photo_settings: PhotoSettings
+    target: Tensor | None
+    choice: Choice
+    settings: dict
+
+    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
+        """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
+        photo = photo.to(self.choice.device)
+        knobs = {"threshold": self.choice.threshold, "min_face": self.choice.min_face}
+        selection = select_faces(photo, self.detector, which=self.choice.which, **knobs)
+        result = protect_photo(
+            self.denoiser,
+            self.codec,
+            self.context,
+            photo,
+            self.surrogates,
+            self.photo_settings,
+            goal=self.choice.goal,
+            target=self.target,
+            crops=crop_selection(photo, selection, self.photo_settings.size),
+            detector=self.detector,
+            on_step=on_step,
+        )
+        return replace(result, image=result.image.cpu(), mask=result.mask.cpu())
+
+    def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]:
+        photos = original.to(self.choice.device), finished.to(self.choice.device)
+        aims = self.photo_settings, self.choice.goal, self.target
+        return judge_photo(*photos, faces, self.surrogates, *aims, detector=self.detector)
+
+
+def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) -> PhotoProtector:
+    """Loads everything once.
+
+    photo_settings: instead of the preset's; the size of the crop is the model's own in any case.
+
+    Raises:
+        ProtectionError: an unknown preset, no such device or model, a target that is missing or of no use.
+    """
+    _check(choice)
+    target = _target(choice)
+    denoiser, codec, context, size, weights = _load_model(choice)
+    settings = replace(photo_settings or PRESETS[choice.preset], size=size)
+    surrogates = (load_surrogate(BUILT_IN_SURROGATE).to(choice.device),)
+    detector = load_detector(choice.device)
+    return PhotoProtector(
+        denoiser,
+        codec,
+        context,
+        surrogates,
+        detector,
+        settings,
+        target,
+        choice,
+        {
+            "model": Path(choice.model).name,
+            "model_sha256": weights,
+            "surrogates": [surrogate.name for surrogate in surrogates],
+            "preset": choice.preset,
+            "photo_settings": asdict(settings),
+            "goal": choice.goal,
+            "target_sha256": _digest_of_tensor(target),
+            "faces": choice.which,
+            "min_face": choice.min_face,
+            "threshold": choice.threshold,
+        },
+    )
+
+
+def _check(choice: Choice) -> None:
+    require(choice.preset in PRESETS, f"there is no preset {choice.preset!r}", f"use one of {', '.join(PRESETS)}")
+    require(
+        not choice.device.startswith("cuda") or torch.cuda.is_available(),
+        f"the device is {choice.device!r}, and PyTorch finds no CUDA device",
+        "use --device cpu, or install a PyTorch with CUDA and its driver",
+    )
+    require(
+        choice.target is None or choice.goal != "dodge",
+        "there is a target, and the goal is to dodge, which needs none",
+        "leave the target out, or use --goal synthetic or --goal impersonate",
+    )
+    require(
+        choice.target is not None or choice.goal != "impersonate",
+        "the goal is to impersonate, and there is no target",
+        "name a photo of whom to look like (--target FILE)",
+    )
+
+
+def _target(choice: Choice) -> Tensor | None:
+    """[3, h, w]: whom to look like."""
+    if choice.goal == "dodge":
+        return None
+    if choice.target is not None:
+        return read_photo(choice.target).image.to(choice.device)
+    from .demo.synthetic_target import load_synthetic_target
+
+    return load_synthetic_target()[0].to(choice.device)
+
+
+def _load_model(choice: Choice) -> tuple[Denoiser, ImageCodec, Tensor, int, str]:
+    """Denoiser, codec, context, the size of picture the model was made for, and a digest of its weights."""
+    if choice.model == DEMO:
+        from .demo import WEIGHTS, load_demo_model
+
+        denoiser, codec, context = load_demo_model()
+        files = sorted(WEIGHTS.glob("*.safetensors"))
+        for network in (denoiser.unet, codec.vae):
+            network.to(choice.device)
+        return denoiser, codec, context.to(choice.device), 256, _digest_of_files(files)
+    from .diffusers_backend import PARTS, load_diffusers
+
+    folder = Path(choice.model)
+    denoiser, codec, context = load_diffusers(folder, choice.device)
+    files = sorted(path for part in PARTS for path in (folder / part).glob("*.safetensors"))
+    pixels = denoiser.unet.config.sample_size * 2 ** (len(codec.vae.config.block_out_channels) - 1)
+    return denoiser, codec, context, pixels, _digest_of_files(files)
+
+
+def _digest_of_files(files: list[Path]) -> str:
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def _digest_of_tensor(tensor: Tensor | None) -> str | None:
+    return None if tensor is None else hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()

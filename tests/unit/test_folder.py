@@ -1,0 +1,493 @@
+"""A folder of photos: resumable, nothing overwritten, no unprotected file; one bad photo does not stop the others."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+from faceprotect_core import __main__ as command
+from faceprotect_core import protector as protector_module
+from faceprotect_core.checks import ProtectionError
+from faceprotect_core.faces import Face
+from faceprotect_core.folder import RECORD, Options, protect_folder
+from faceprotect_core.judge import FaceVerdict
+from faceprotect_core.photo import PRESETS
+from faceprotect_core.photo_file import read_photo
+from faceprotect_core.protector import Choice, load_protector
+
+RANDOM = np.random.default_rng(5)
+FACE = Face((1.0, 1.0, 9.0, 9.0), 1.0, ((0.0, 0.0),) * 5)
+
+
+def verdict(protected: bool = True) -> FaceVerdict:
+    score = {"metric": "euclidean", "before": 0.0, "after": 0.81 if protected else 0.5, "threshold": 0.6}
+    return FaceVerdict(FACE, True, {"1. fake": score | {"wanted": 0.7, "reached": protected}})
+
+
+class FakeProtector:
+    """Inverts the photo, and counts. A file survives when its pixels are what was protected."""
+
+    def __init__(self, **settings):
+        self.settings = {"preset": "balanced", "version": 1} | settings
+        self.calls, self.error, self.protected, self.tolerance = 0, {}, True, 1e-6
+
+    def protect(self, photo, on_step=None):
+        self.calls += 1
+        if self.calls in self.error:
+            raise self.error[self.calls]
+        if on_step:
+            on_step({"stage": "protection", "step": 1, "steps": 1, "face": 1, "faces": 1})
+        return SimpleNamespace(image=1 - photo, faces=(verdict(self.protected),))
+
+    def judge(self, original, finished, faces):
+        assert faces == [FACE]
+        return (verdict((1 - original - finished).abs().max().item() <= self.tolerance),)
+
+
+def photo(path, seed: int = 0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for number, name in enumerate(("a.png", "b.png", "sub/c.png")):
+        photo(source / name, number)
+    return source, target
+
+
+def statuses(done) -> dict:
+    return {one.task.name: one.status for one in done}
+
+
+def files(folder) -> dict:
+    """Every file's content, by its path in the folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def record(folder) -> dict:
+    return json.loads((folder / RECORD).read_text())["photos"]
+
+
+# What comes out
+
+
+def test_every_photo_is_protected_and_subfolders_are_mirrored(folders):
+    source, target = folders
+    before = files(source)
+    done = protect_folder(source, target, FakeProtector())
+    assert set(statuses(done).values()) == {"protected"}
+    assert set(files(target)) == {"a.png", "b.png", "sub/c.png", RECORD}
+    for name in ("a.png", "sub/c.png"):
+        torch.testing.assert_close(read_photo(target / name).image, 1 - read_photo(source / name).image)
+    assert files(source) == before
+
+
+def test_the_record_says_what_was_done_without_an_absolute_path(folders, tmp_path):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    entry = record(target)["sub/c.png"]
+    assert entry["status"] == "protected" and entry["output"] == "sub/c.png"
+    assert entry["faces"][0]["scores"]["1. fake"]["after"] == 0.81
+    assert entry["settings"] == {
+        "preset": "balanced", "version": 1, "format": "keep", "quality": 95, "keep_metadata": False,
+    }  # fmt: skip
+    assert str(tmp_path) not in (target / RECORD).read_text()
+
+
+@pytest.mark.parametrize(
+    "wanted, outputs",
+    [
+        ("keep", {"a.JPG": "a.JPG", "b.bmp": "b.png", "c.jfif": "c.jpg", "d.tif": "d.tif"}),
+        ("png", {"a.JPG": "a.png", "b.bmp": "b.png", "c.jfif": "c.png", "d.tif": "d.png"}),
+        ("jpeg", {"a.JPG": "a.JPG", "b.bmp": "b.jpg", "c.jfif": "c.jpg", "d.tif": "d.jpg"}),
+        ("webp", {"a.JPG": "a.webp", "b.bmp": "b.webp", "c.jfif": "c.webp", "d.tif": "d.webp"}),
+    ],
+)
+def test_the_format_is_the_photos_own_or_the_one_that_was_asked_for(tmp_path, wanted, outputs):
+    for name in outputs:
+        photo(tmp_path / "in" / name, format="JPEG" if name.endswith("jfif") else None)
+    protector = FakeProtector()
+    protector.tolerance = 1.0
+    done = protect_folder(tmp_path / "in", tmp_path / "out", protector, Options(format=wanted))
+    assert {one.task.name: one.task.output_name for one in done} == outputs
+    formats = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+    for name in outputs.values():
+        expected = formats.get(wanted) or {"a.JPG": "JPEG", "b.png": "PNG", "c.jpg": "JPEG", "d.tif": "TIFF"}[name]
+        with Image.open(tmp_path / "out" / name) as written:
+            assert written.format == expected
+
+
+def test_photos_that_want_the_same_name_all_get_one_and_keep_it(tmp_path):
+    source, target, options = tmp_path / "in", tmp_path / "out", Options(format="png")
+    protector = FakeProtector()
+    photo(source / "a.bmp", 1)
+    protect_folder(source, target, protector, options)
+    photo(source / "a.png", 2)
+    photo(source / "A.PNG", 3)
+    photo(source / "a.BMP", 4)
+    photo(source / "a.webp.png", 5)
+    done = protect_folder(source, target, protector, options)
+    outputs = {one.task.name: one.task.output_name for one in done}
+    assert statuses(done)["a.bmp"] == "already" and outputs["a.bmp"] == "a.png"
+    assert len({name.casefold() for name in outputs.values()}) == 5
+    assert outputs["a.BMP"] == "a.BMP.png" and outputs["a.webp.png"] == "a.webp.png"
+    for name, output in outputs.items():
+        torch.testing.assert_close(read_photo(target / output).image, 1 - read_photo(source / name).image)
+    assert set(statuses(protect_folder(source, target, protector, options)).values()) == {"already"}
+
+
+# Going on
+
+
+def test_what_is_done_is_not_done_again(folders):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    before, again = files(target), FakeProtector()
+    done = protect_folder(source, target, again)
+    assert set(statuses(done).values()) == {"already"} and again.calls == 0
+    assert files(target) == before
+
+
+CHANGES = {
+    "the photo": lambda source, target: photo(source / "b.png", 99),
+    "the output is gone": lambda source, target: (target / "b.png").unlink(),
+    "a new photo": lambda source, target: photo(source / "new.png", 7),
+    "failed before": lambda source, target: _edit(target, lambda photos: photos["b.png"].update(status="failed")),
+}
+
+
+def _edit(target, change):
+    content = json.loads((target / RECORD).read_text())
+    change(content["photos"])
+    (target / RECORD).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_only_what_changed_is_done_again(folders, change):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    CHANGES[change](source, target)
+    again = FakeProtector()
+    done = protect_folder(source, target, again)
+    assert again.calls == 1 and "failed" not in statuses(done).values()
+
+
+@pytest.mark.parametrize("settings, options", [({"preset": "strong"}, Options()), ({}, Options(quality=50))])
+def test_other_settings_do_everything_again(folders, settings, options):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    again = FakeProtector(**settings)
+    done = protect_folder(source, target, again, options)
+    assert set(statuses(done).values()) == {"protected"} and again.calls == 3
+
+
+def test_after_ctrl_c_the_next_run_goes_on(folders):
+    source, target = folders
+    stopped = FakeProtector()
+    stopped.error = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        protect_folder(source, target, stopped)
+    assert set(files(target)) == {"a.png", RECORD}
+    done = protect_folder(source, target, FakeProtector())
+    assert statuses(done) == {"a.png": "already", "b.png": "protected", "sub/c.png": "protected"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1, "photos": {"a": 3}}', '{"version": 1}'])
+def test_a_damaged_record_is_reported_and_left_alone(folders, content):
+    source, target = folders
+    target.mkdir()
+    (target / RECORD).write_text(content)
+    with pytest.raises(ProtectionError, match="damaged") as caught:
+        protect_folder(source, target, FakeProtector())
+    assert "How to fix" in str(caught.value)
+    assert (target / RECORD).read_text() == content
+
+
+# One bad photo
+
+
+BAD = {
+    "not protected": lambda fake: setattr(fake, "protected", False),
+    "NaN": lambda fake: None,
+    "no face": lambda fake: fake.error.update({2: ProtectionError("no face. How to fix: crop closer.")}),
+    "a bug": lambda fake: fake.error.update({2: KeyError("/home/someone/secret")}),
+    "out of memory": lambda fake: fake.error.update({2: MemoryError()}),
+}
+
+
+@pytest.mark.parametrize("kind", ["no face", "a bug", "out of memory", "unreadable", "NaN"])
+def test_one_bad_photo_is_reported_and_the_others_go_on(folders, kind):
+    source, target = folders
+    protector = FakeProtector()
+    if kind == "unreadable":
+        (source / "b.png").write_text("not a photo")
+    elif kind == "NaN":
+        protect = protector.protect
+
+        def with_nan(image, on_step=None):
+            result = protect(image, on_step)
+            if protector.calls == 2:
+                result.image[0, 0, 0] = float("nan")
+            return result
+
+        protector.protect = with_nan
+    else:
+        BAD[kind](protector)
+    done = protect_folder(source, target, protector)
+    assert statuses(done) == {"a.png": "protected", "b.png": "failed", "sub/c.png": "protected"}
+    assert set(files(target)) == {"a.png", "sub/c.png", RECORD}
+    reason = record(target)["b.png"]["reason"]
+    assert "How to fix: " in reason and "secret" not in reason and str(source) not in reason
+
+
+def test_a_photo_that_is_not_protected_enough_is_not_written(folders):
+    source, target = folders
+    protector = FakeProtector()
+    protector.protected = False
+    done = protect_folder(source, target, protector)
+    assert set(statuses(done).values()) == {"failed"} and set(files(target)) == {RECORD}
+    assert "--preset strong" in record(target)["a.png"]["reason"]
+
+
+def test_a_file_that_does_not_survive_its_own_compression_never_gets_its_name(folders):
+    """The fake is exact: only lossless files survive it."""
+    source, target = folders
+    done = protect_folder(source, target, FakeProtector(), Options(format="jpeg"))
+    assert set(statuses(done).values()) == {"failed"}
+    assert [name for name in files(target) if name != RECORD] == []
+    assert "read back" in record(target)["a.png"]["reason"] and "--format png" in record(target)["a.png"]["reason"]
+
+
+def test_a_failed_second_attempt_leaves_the_first_output_and_still_knows_it(folders):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    before = files(target)["a.png"]
+    harder = FakeProtector(preset="strong")
+    harder.protected = False
+    protect_folder(source, target, harder)
+    assert files(target)["a.png"] == before
+    assert "earlier run" in record(target)["a.png"]["reason"]
+    done = protect_folder(source, target, FakeProtector(preset="strong"))
+    assert set(statuses(done).values()) == {"protected"}
+
+
+# Nothing that is not ours is overwritten
+
+
+def test_a_file_that_the_record_does_not_know_is_not_overwritten(folders):
+    source, target = folders
+    photo(target / "a.png", 55)
+    before = files(target)["a.png"]
+    done = protect_folder(source, target, FakeProtector())
+    assert statuses(done)["a.png"] == "failed" and files(target)["a.png"] == before
+    assert "--overwrite" in record(target)["a.png"]["reason"]
+    done = protect_folder(source, target, FakeProtector(), Options(overwrite=True))
+    assert statuses(done)["a.png"] == "protected" and files(target)["a.png"] != before
+
+
+def test_an_output_that_somebody_changed_is_not_overwritten(folders):
+    source, target = folders
+    protect_folder(source, target, FakeProtector())
+    photo(target / "a.png", 56)
+    before = files(target)["a.png"]
+    done = protect_folder(source, target, FakeProtector())
+    assert statuses(done)["a.png"] == "failed" and files(target)["a.png"] == before
+
+
+def test_the_same_folder_twice_is_refused(folders, tmp_path):
+    source, _ = folders
+    (tmp_path / "link").symlink_to(source, target_is_directory=True)
+    for target in (source, source / "sub" / "..", tmp_path / "link"):
+        with pytest.raises(ProtectionError, match="same"):
+            protect_folder(source, target, FakeProtector())
+
+
+def test_an_output_folder_inside_the_input_is_left_out(folders):
+    source, _ = folders
+    target = source / "protected"
+    protect_folder(source, target, FakeProtector())
+    done = protect_folder(source, target, FakeProtector())
+    assert set(statuses(done)) == {"a.png", "b.png", "sub/c.png"}
+    assert set(files(target)) == {"a.png", "b.png", "sub/c.png", RECORD}
+
+
+def test_an_input_inside_the_output_works_unless_an_output_would_land_on_it(tmp_path):
+    target = tmp_path / "all"
+    source = target / "in"
+    photo(source / "a.png")
+    assert statuses(protect_folder(source, target, FakeProtector())) == {"a.png": "protected"}
+    photo(source / "in" / "a.png", 3)
+    before = files(source)
+    with pytest.raises(ProtectionError, match="land on one of the input"):
+        protect_folder(source, target, FakeProtector(), Options(overwrite=True))
+    assert files(source) == before
+
+
+@pytest.mark.parametrize("link", ["file", "hard link", "folder"])
+def test_no_link_leads_a_write_onto_an_input(folders, link):
+    source, target = folders
+    target.mkdir()
+    if link == "file":
+        (target / "a.png").symlink_to(source / "b.png")
+    elif link == "hard link":
+        os.link(source / "b.png", target / "a.png")
+    else:
+        (target / "sub").symlink_to(source, target_is_directory=True)
+    before = files(source)
+    with pytest.raises(ProtectionError, match="land on one of the input|leads the output"):
+        protect_folder(source, target, FakeProtector(), Options(overwrite=True))
+    assert files(source) == before
+
+
+def test_photos_that_cannot_be_read_at_all_are_reported_and_other_files_are_not(folders):
+    source, target = folders
+    (source / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (source / "notes.txt").write_text("notes")
+    (source / "._a.png").write_text("what macOS leaves behind")
+    done = protect_folder(source, target, FakeProtector())
+    assert statuses(done) == {
+        "a.png": "protected",
+        "b.png": "protected",
+        "phone.HEIC": "failed",
+        "sub/c.png": "protected",
+    }
+    assert "export the photo as JPEG" in record(target)["phone.HEIC"]["reason"]
+
+
+def test_a_folder_without_photos_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ProtectionError, match="no photos"):
+        protect_folder(tmp_path / "in", tmp_path / "out", FakeProtector())
+    with pytest.raises(ProtectionError, match="does not exist"):
+        protect_folder(tmp_path / "nowhere", tmp_path / "out", FakeProtector())
+    assert not (tmp_path / "out").exists()
+
+
+# The command line
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = FakeProtector()
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
+    return made
+
+
+def run(*arguments) -> int:
+    return command.main(["protect", *map(str, arguments)])
+
+
+def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):
+    assert run(*folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1 of 3  a.png  1 face protected, distance 0.81 (same person below 0.60), 0 s")
+    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed."
+    assert run(*folders) == 0
+    assert "already" in capsys.readouterr().out
+
+
+def test_a_failed_photo_exits_with_1(folders, fake, capsys):
+    fake.protected = False
+    assert run(*folders) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: " in out and "How to fix: " in out and "Nothing was written" in out
+
+
+WRONG = {
+    "a missing folder": lambda source, target: (source / "nowhere", target),
+    "the same folder": lambda source, target: (source, source),
+    "no output folder": lambda source, target: (source,),
+    "an unknown preset": lambda source, target: (source, target, "--preset", "best"),
+    "faces that are none": lambda source, target: (source, target, "--faces", "left"),
+    "a quality of 0": lambda source, target: (source, target, "--quality", "0"),
+    "a min_face of 0": lambda source, target: (source, target, "--min-face", "0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_usage_exits_with_2_and_writes_nothing(folders, fake, capsys, name):
+    source, target = folders
+    try:
+        code = run(*WRONG[name](source, target))
+    except SystemExit as exit_:  # argparse's own
+        code = exit_.code
+    assert code == 2 and capsys.readouterr().err
+    assert fake.calls == 0 and not target.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--goal", "impersonate"), "no target"),
+        (("--target", "x.png"), "needs none"),
+        (("--device", "cuda"), "no CUDA device"),
+        (("--model", "nowhere"), "scheduler_config.json"),
+    ],
+)
+def test_wrong_choices_exit_with_2(folders, capsys, monkeypatch, arguments, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(*folders, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(folders, fake, capsys):
+    fake.error = {2: KeyboardInterrupt()}
+    assert run(*folders) == 130
+    assert "go on" in capsys.readouterr().err
+
+
+def test_the_choices_reach_the_protector(folders, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, "--preset", "fast", "--faces", "0,2", "--goal", "synthetic", "--min-face", "40", "--threshold", "0.5")
+    assert chosen == [Choice(preset="fast", which="0,2", goal="synthetic", min_face=40, threshold=0.5)]
+
+
+def test_names_that_the_terminal_cannot_show_do_not_stop_it(folders, fake, monkeypatch):
+    import io
+
+    source, target = folders
+    photo(source / "äöü ✓.png")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(command.sys, "stdout", stream)
+    assert run(source, target) == 0
+
+
+# The real thing
+
+
+@dataclass(frozen=True)
+class Weak:
+    """Few iterations, and a goal that they reach."""
+
+    settings = replace(
+        PRESETS["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01,
+        margin=0.3, wanted_margin=-0.55,
+    )  # fmt: skip
+
+
+def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys):
+    pixels = skimage.data.astronaut()
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "astronaut.png")
+    Image.fromarray(pixels[300:, 300:]).save(tmp_path / "in" / "nobody.png")
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: load_protector(choice, Weak.settings))
+    assert run(tmp_path / "in", tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    assert "1 of 2  astronaut.png  1 face protected, distance 0." in out
+    assert "nobody.png  FAILED: no face found" in out
+    written = np.asarray(Image.open(tmp_path / "out" / "astronaut.png"))
+    changed = (written != pixels).any(-1)
+    assert changed[80:160, 190:260].mean() > 0.2 and not changed[300:].any()
+    score = next(iter(record(tmp_path / "out")["astronaut.png"]["faces"][0]["scores"].values()))
+    assert score["before"] < 0.01 and score["after"] > 0.05
