@@ -140,7 +140,7 @@ def _target(choice: Choice) -> Tensor | None:
         return None
     if choice.target is not None:
         return read_photo(choice.target).image.to(choice.device)
-    from .demo.synthetic_target import load_synthetic_target
+    from .demo import load_synthetic_target
 
     return load_synthetic_target()[0].to(choice.device)
 

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..faceprotect_core.checks import require
-from ..faceprotect_core.demo.synthetic_target import load_synthetic_target
+from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.judge import FaceVerdict
 from ..faceprotect_core.photo import PRESETS, PhotoResult, PhotoSettings, protect_photo

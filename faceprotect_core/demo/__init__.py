@@ -6,11 +6,13 @@ Research use only; demo/weights/README.md says why and where they come from.
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..checks import require
 
 WEIGHTS = Path(__file__).parent / "weights"
+SYNTHETIC_TARGET = WEIGHTS / "synthetic_target.png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +54,16 @@ def load_demo_model(folder: Path = WEIGHTS):
     for model in (unet, vae):
         model.eval().requires_grad_(False)
     return DiffusersDenoiser(unet), DiffusersCodec(vae), weights.null_context
+
+
+def load_synthetic_target(path: Path = SYNTHETIC_TARGET) -> Tensor:
+    """A face that is nobody's, to pull a face towards: [1, 3, 256, 256] RGB in [0, 1]; see synthetic_target.py."""
+    import numpy as np
+    from PIL import Image
+
+    require(
+        path.is_file(), f"the synthetic target {path.name} is missing from the package", "install FaceProtect again"
+    )
+    with Image.open(path) as file:
+        pixels = np.array(file.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

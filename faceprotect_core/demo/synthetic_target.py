@@ -24,27 +24,16 @@ from ..checks import require
 from ..faces import Face, FaceDetector, chip_to_image, detect_faces, load_detector
 from ..faces.align import warp
 from ..surrogates import FRSurrogate, load_surrogate
-from . import WEIGHTS
+from . import SYNTHETIC_TARGET
 from .train import read_images, split_identities
 
 log = logging.getLogger("faceprotect.demo.synthetic_target")
 
-TARGET = WEIGHTS / "synthetic_target.png"
 SIZES = (16, 20)  # people in a blend: in blends of fewer, single photos shine through (glasses, watermarks)
 NOBODY = 0.65  # the smallest distance to any photo; 0.6 is the recogniser's threshold
 LOOK = 24  # pixels: the size at which grey values are compared to find people who look alike
 INNER_FACE = slice(72, 232), slice(64, 192)  # rows and columns of a photo with FFHQ's framing
 SHARPENING = 0.6  # share of the detail finer than 1.5 pixels that is added again: averaging takes it away
-
-
-def load_synthetic_target(path: Path = TARGET) -> Tensor:
-    """The built-in target face: [1, 3, 256, 256] RGB in [0, 1]. Nobody's, research use only (weights/README.md)."""
-    from PIL import Image
-
-    require(path.is_file(), f"the synthetic target {path.name} is missing", "install FaceProtect again")
-    with Image.open(path) as file:
-        pixels = np.array(file.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +152,7 @@ def save(image: Tensor, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument("--out", type=Path, default=SYNTHETIC_TARGET)
     parser.add_argument("--seeds", type=int, default=81, help="people around whom blends are tried")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

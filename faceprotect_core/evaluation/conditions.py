@@ -7,7 +7,6 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..faces import TEMPLATES
@@ -73,6 +72,8 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
     """Through a JPEG file of that quality."""
+    from PIL import Image
+
     pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
@@ -90,6 +91,8 @@ def phase_scrambled(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def _paint(subject: Subject, polygons: list, ellipses: list, colour: tuple[float, float, float]) -> Tensor:
     """Draw outlines given on FFHQ's framing onto the subject's own face."""
+    from PIL import Image, ImageDraw
+
     to_photo = similarity_transform(np.array(TEMPLATES["ffhq_256"].points), np.array(subject.face.landmarks))
     size = subject.photo.shape[-1]
     canvas = Image.new("L", (size * SUPERSAMPLING,) * 2)

@@ -20,7 +20,7 @@ DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
 # Slow to import: nothing that ComfyUI's start imports may need them.
 SLOW = {"diffusers", "kornia", "einops", "PIL", "torchvision", "skimage", "matplotlib", "transformers"}
 # Commands for the command line; ComfyUI's start never imports them.
-SCRIPTS = {"train.py", "evaluate.py", "convert.py"}
+SCRIPTS = {"train.py", "evaluate.py", "convert.py", "synthetic_target.py", "conditions.py", "__main__.py"}
 
 IMPORT_THE_PACK = """
 import importlib, json, sys, time

@@ -5,7 +5,8 @@ import torch
 from skimage.data import astronaut
 
 from faceprotect_core import ProtectionError, load_surrogate
-from faceprotect_core.demo.synthetic_target import TARGET, blend, load_synthetic_target, lookalikes
+from faceprotect_core.demo import SYNTHETIC_TARGET, load_synthetic_target
+from faceprotect_core.demo.synthetic_target import blend, lookalikes
 from faceprotect_core.faces import detect_faces, find_face
 
 
@@ -17,7 +18,7 @@ def target():
 def test_it_is_a_small_picture_in_range(target):
     assert target.shape == (1, 3, 256, 256) and target.dtype == torch.float32
     assert 0 <= target.min() < 0.3 and 0.7 < target.max() <= 1
-    assert TARGET.stat().st_size <= 120_000
+    assert SYNTHETIC_TARGET.stat().st_size <= 120_000
 
 
 def test_there_is_one_good_face_in_it(target):
