@@ -217,8 +217,8 @@ def _outputs(results: list, image) -> tuple:
 
 def _describe(number: int, result: PhotoResult | ValueError) -> str:
     if not isinstance(result, PhotoResult):
-        return f"**Photo {number}: NOT PROTECTED, left out.** {result}"
-    lines = [f"**Photo {number}: protected**, {len(result.faces)} face{'s' * (len(result.faces) != 1)}."]
+        return f"Photo {number}: NOT PROTECTED, left out. {result}"
+    lines = [f"Photo {number}: protected, {len(result.faces)} face{'s' * (len(result.faces) != 1)}."]
     for index, face in enumerate(result.faces):
         again = "" if face.found_again else " The detector finds no face there any more."
         lines.append(f"Face {index}: {_scores(face)}.{again}")

@@ -117,7 +117,7 @@ def demo() -> Workflow:
 def protect_photo() -> Workflow:
     """One node for a photo of any size."""
     flow = Workflow("protect_photo")
-    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=PHOTO_NOTE)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
     protected = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
@@ -136,7 +136,7 @@ def protect_photo() -> Workflow:
 def whole_photo() -> Workflow:
     """The blocks on a photo of any size, and Protect Photo beside them: the same call, the same result."""
     flow, same = Workflow("whole_photo"), PRESETS["balanced"]
-    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=WHOLE_NOTE)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=WHOLE_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)
     model = flow.node("FaceProtectLoadDemoModel", size=(285, 0))
     found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
@@ -181,7 +181,7 @@ def whole_photo() -> Workflow:
 def batch_folder() -> Workflow:
     """A folder of photos through one node; a photo that fails is left out and reported."""
     flow = Workflow("batch_folder")
-    note = flow.node("MarkdownNote", "Read me first", size=(380, 900), text=FOLDER_NOTE)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=FOLDER_NOTE)
     photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
     model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
     protected = _protect_photo(flow, model, photos["images"], on_failure="leave out", preset="fast")
@@ -278,7 +278,7 @@ def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **input
 
 def _protect_photo(flow: Workflow, model: Node, image: Output, **inputs) -> Node:
     return flow.node(
-        "FaceProtectProtectPhoto", size=(300, 0), model=model["model"], vae=model["vae"],
+        "FaceProtectProtectPhoto", size=(300, 720), model=model["model"], vae=model["vae"],
         conditioning=model["empty_prompt"], image=image, **inputs,
     )  # fmt: skip
 
