@@ -23,16 +23,7 @@ class CropFace(io.ComfyNode):
             search_aliases=["faceprotect", "face crop", "align face", "cut face", "privacy"],
             inputs=[
                 io.Image.Input("image", tooltip="One or several photos of any size."),
-                io.Int.Input(
-                    "size",
-                    default=256,
-                    min=64,
-                    max=2048,
-                    step=8,
-                    tooltip="Width and height of each crop in pixels: 256 for the demo model and the paper, 512 for "
-                    "Stable Diffusion. Time and memory grow with its square.",
-                ),
-                *which_faces_inputs(),
+                *size_and_choice_inputs(),
                 io.Float.Input(
                     "crop_scale",
                     default=1.0,
@@ -126,9 +117,18 @@ class CropFace(io.ComfyNode):
         return io.NodeOutput(host.to_comfy_image(cropped_images(crops)), host.at_rest(crops), faces_in_crops, masks)
 
 
-def which_faces_inputs() -> list[io.Input]:
-    """The two widgets that choose among several faces, for Crop Face and Protect Photo."""
+def size_and_choice_inputs() -> list[io.Input]:
+    """At which size, and which of several faces: three widgets of Crop Face and of Protect Photo."""
     return [
+        io.Int.Input(
+            "size",
+            default=256,
+            min=64,
+            max=2048,
+            step=8,
+            tooltip="Width and height in pixels at which each face is worked on: 256 for the demo model and the paper, "
+            "512 for Stable Diffusion. Time and memory grow with its square; the photo keeps its own size.",
+        ),
         io.Combo.Input(
             "which",
             options=["all", "largest", "numbered"],

@@ -13,7 +13,7 @@ from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.judge import FaceVerdict
 from ..faceprotect_core.photo import PRESETS, PhotoResult, PhotoSettings, protect_photo
 from . import host
-from .crop import which_faces_inputs
+from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found
 from .sockets import CATEGORY, FacesSocket, SurrogateData, SurrogateSocket
 from .surrogates import load
@@ -53,16 +53,7 @@ class ProtectPhoto(io.ComfyNode):
                     "nobody (the built-in one, or the target). impersonate: be taken for the person in target; this "
                     "does not promise that you are no longer recognised.",
                 ),
-                io.Int.Input(
-                    "size",
-                    default=256,
-                    min=64,
-                    max=2048,
-                    step=8,
-                    tooltip="Size in pixels at which each face is worked on: 256 for the demo model, 512 for Stable "
-                    "Diffusion. The photo keeps its own size.",
-                ),
-                *which_faces_inputs(),
+                *size_and_choice_inputs(),
                 io.Combo.Input(
                     "on_failure",
                     options=[STOP, LEAVE_OUT],

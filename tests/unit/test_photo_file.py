@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -46,7 +47,6 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def tiff_16(path, array: np.ndarray, **options):
-    tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(path, array, **options)
     return path
 
@@ -248,7 +248,6 @@ def test_sixteen_bits_come_back_bit_equal_with_their_profile(tmp_path, suffix, s
 
 
 def test_a_tiff_of_sixteen_bits_is_read_the_same_by_another_reader(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     array = pixels(700, 400, dtype=np.uint16)
     photo = PhotoFile(torch.from_numpy(array.astype(np.float32) / 65535).permute(2, 0, 1), bits=16, icc_profile=SRGB)
     write_photo(tmp_path / "out.tif", photo.image, photo)
