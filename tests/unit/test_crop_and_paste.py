@@ -118,6 +118,12 @@ def test_the_mask_of_a_large_photo_is_that_of_a_small_one(face):
     assert large.sum() == pytest.approx(small.sum().item(), rel=1e-5)
 
 
+def test_the_mask_of_two_faces_that_touch_is_the_larger_of_both(face):
+    neighbour = moved(face, 40, 10)
+    both, one, other = (face_mask(faces, 512, 512) for faces in ([face, neighbour], [face], [neighbour]))
+    assert torch.equal(both, torch.maximum(one, other))
+
+
 # ------------------------------------------------------------------------------------------------ paste
 
 
@@ -187,6 +193,9 @@ def test_a_face_to_be_left_alone_stays_bit_equal_however_near_it_is(astronaut, f
     left, top, right, bottom = (round(value) for value in neighbour.box_xyxy)
     assert torch.equal(image[:, top : bottom + 1, left : right + 1], astronaut[:, top : bottom + 1, left : right + 1])
     assert (mask > 0).any()
+    alone = crop_face(astronaut, face, 256)
+    lost = (alone.mask > 0.5) & (crop.mask == 0)  # the optimizer does not spend change on the neighbour, either
+    assert lost.float().mean() > 0.02
 
 
 def test_nothing_changes_outside_a_drawn_mask(astronaut, face):

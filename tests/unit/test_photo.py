@@ -6,7 +6,7 @@ import pytest
 import skimage.data
 import torch
 
-from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core import FRSurrogate, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_demo_model
 from faceprotect_core.faces import crop_face, detect_faces, find_face, load_detector, paste_faces
 from faceprotect_core.judge import judge_photo
@@ -98,6 +98,7 @@ def test_faces_to_keep_stay_bit_equal_and_the_others_do_not(models, recognizer, 
     assert torch.equal(result.image[..., :320], two[..., :320])
     assert not torch.equal(result.image[..., 320:], two[..., 320:])
     assert len(result.faces) == 1 and result.faces[0].face == right
+    assert result.crops[0].keep == (left,)
 
 
 def test_all_faces_are_protected_by_default_and_reported_from_left_to_right(models, recognizer, two):
@@ -134,6 +135,60 @@ def test_to_impersonate_is_to_match_the_target(recognizer, astronaut, detector):
     arguments = (astronaut, astronaut, [face], [recognizer], QUICK, "impersonate")
     (herself,) = judge_photo(*arguments, astronaut, detector=detector)
     assert herself.protected, "she matches herself"
+
+
+def test_to_impersonate_does_not_push_away_from_the_photo(models, recognizer, two):
+    """The objective is that of FR Surrogate Loss in the mode impersonate: the target alone."""
+    denoiser, codec, context = models
+    left, target = two[..., :320], two[..., 320:]
+    crop, target_face = crop_face(left, find_face(left), QUICK.size), find_face(target)
+    objective = IdentityObjective(
+        [recognizer], target=target[None], face=crop.face, target_face=target_face, margin=QUICK.margin
+    )
+    by_hand = protect(
+        denoiser, codec, crop.image[None], context, objective, depth=1, pairing="exact", null_text_iterations=1,
+        iterations=2, lr=QUICK.lr, output="detail", mask=crop.mask[None], fidelity_weight=QUICK.fidelity_weight,
+    )  # fmt: skip
+    expected, _ = paste_faces(left, [crop], by_hand.image)
+    result = protect_photo(*models, left, [recognizer], QUICK, goal="impersonate", target=target)
+    assert torch.equal(result.image, expected)
+
+
+def brightness(metric: str) -> FRSurrogate:
+    """A recogniser that sees a face's mean colour: distances are what the test makes them."""
+
+    def embed(image):
+        mean = (image.mean((2, 3)) + 1) / 2
+        return mean if metric == "euclidean" else torch.stack([mean[:, 0], 1 - mean[:, 0]], 1)
+
+    return FRSurrogate(embed, 32, name="brightness", metric=metric, default_threshold=0.5, template="dlib_150")
+
+
+@pytest.mark.parametrize(("change", "protected"), [(0.2, False), (0.32, False), (0.36, True)])
+def test_a_face_counts_as_protected_only_beyond_the_wanted_margin(astronaut, detector, change, protected):
+    """The threshold is 0.5 and the wanted margin 0.1; three channels that change by x are x * sqrt(3) apart."""
+    face = find_face(astronaut, detector)
+    grey = torch.full_like(astronaut, 0.4)
+    (verdict,) = judge_photo(grey, grey + change, [face], [brightness("euclidean")], QUICK, detector=detector)
+    (score,) = verdict.scores.values()
+    assert score["after"] == pytest.approx(round((0.4 + change) * 255) / 255 * 3**0.5 - 102 / 255 * 3**0.5, abs=1e-4)
+    assert (verdict.protected, score["wanted"]) == (protected, pytest.approx(0.6))
+
+
+def test_with_a_cosine_protected_means_below_the_threshold(astronaut, detector):
+    face = find_face(astronaut, detector)
+    dark, bright = torch.full_like(astronaut, 0.1), torch.full_like(astronaut, 0.9)
+    for finished, protected in ((bright, True), (dark, False)):
+        (verdict,) = judge_photo(dark, finished, [face], [brightness("cosine")], QUICK, detector=detector)
+        (score,) = verdict.scores.values()
+        assert (verdict.protected, score["wanted"]) == (protected, pytest.approx(0.4))
+
+
+def test_a_change_that_8_bits_do_not_hold_is_none(astronaut, detector):
+    face = find_face(astronaut, detector)
+    grey = torch.full_like(astronaut, 102 / 255)
+    (verdict,) = judge_photo(grey, grey + 0.001, [face], [brightness("euclidean")], QUICK, detector=detector)
+    assert next(iter(verdict.scores.values()))["after"] < 1e-5
 
 
 def test_no_face_is_an_error(models, recognizer):
