@@ -126,6 +126,8 @@ class Reporter:
             return f"FAILED: {done.entry['reason']}"
         faces = done.entry["faces"]
         protected = f"{len(faces)} face{'s' * (len(faces) != 1)} protected, {_closest(faces, self.goal)}"
+        doubtful = sum(face.get("doubtful", False) for face in faces)
+        protected += f", {doubtful} of them DOUBTFUL (covered, dark or turned: do not trust it)" if doubtful else ""
         return f"{protected}, {done.entry['seconds']:.0f} s" if done.status == "protected" else f"already: {protected}"
 
     def summary(self, done) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .checks import require
 from .faces import Face, FaceDetector, detect_faces, find_face, load_detector, overlap
+from .faces.detect import UNSTEADY
 from .surrogates import FRSurrogate
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class FaceVerdict:
     scores: dict[str, dict[str, str | float | bool]]
 
     @property
+    def doubtful(self) -> bool:
+        """The landmarks of the face are unsteady (it is covered, very dark, turned): the scores may mislead."""
+        return self.face.unsteadiness > UNSTEADY
+
+    @property
     def protected(self) -> bool:
         """Every surrogate reached what was wanted."""
         return all(score["reached"] for score in self.scores.values())
@@ -46,6 +52,7 @@ class FaceVerdict:
         return {
             "box_xyxy": box,
             "protected": self.protected,
+            "doubtful": self.doubtful,
             "found_again": self.found_again,
             "scores": self.scores,
         }

@@ -19,8 +19,14 @@ from .sockets import CATEGORY, FacesSocket, SurrogateData, SurrogateSocket
 from .surrogates import load
 
 WHERE = "Protect Photo"
-PRESET_NOTES = {"fast": "", "balanced": "", "strong": "."}
+# Measured with the demo model on two CPU cores, against the built-in recogniser (README, "Whole photos").
+PRESET_NOTES = {
+    "fast": "fast: 16 s a face on two CPU cores, mean distance 0.83 to another photo, change at 31 dB.",
+    "balanced": "balanced: 27 s, distance 0.87, a smaller change (32 dB).",
+    "strong": "strong: 64 s, distance 0.96, a more visible change (28 dB).",
+}
 NO_EVIDENCE = "These recognisers were seen by the optimizer: no evidence about others."
+DOUBT = " DOUBTFUL: it is covered, very dark or turned, and its landmarks are uncertain; do not trust this verdict."
 STOP, LEAVE_OUT = "stop", "leave out"
 PROGRESS_STEPS = 1000
 DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
@@ -212,7 +218,8 @@ def _describe(number: int, result: PhotoResult | ValueError) -> str:
     lines = [f"Photo {number}: protected, {len(result.faces)} face{'s' * (len(result.faces) != 1)}."]
     for index, face in enumerate(result.faces):
         again = "" if face.found_again else " The detector finds no face there any more."
-        lines.append(f"Face {index}: {_scores(face)}.{again}")
+        doubt = DOUBT if face.doubtful else ""
+        lines.append(f"Face {index}: {_scores(face)}.{again}{doubt}")
     return "\n\n".join(lines)
 
 

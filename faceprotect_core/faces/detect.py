@@ -6,9 +6,10 @@ is above 0 there is a face. The best windows survive non-maximum suppression and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ LEVEL_GAP = 10  # pixels between the levels where dlib stacks them in one tall i
 SMALLEST_LEVEL = WINDOW // 2  # pixels: a face at this level would be twice as large as the photo
 PYRAMID_STEP = 5 / 6
 OVERLAP = 0.338  # intersection over union above which the weaker of two boxes is dropped
+TURNED_FACE = 120  # pixels: the size at which a found face is looked at in quarter turns
+TURNED_ROOM = 0.75  # of its box: how much of its surroundings
+UNSTEADY = 0.03  # eye distances: landmarks that move by more are doubtful
+# From where landmarks are sought to see whether they are steady: squares of these shares of the box, moved by these.
+SOUGHT_SCALES, SOUGHT_SHIFTS = (0.85, 1.0, 1.15), ((0.0, 0.0), (0.06, 0.06), (-0.06, 0.06))
 MEAN_RGB = (122.782, 117.001, 104.298)
 
 
@@ -43,11 +49,14 @@ class Face:
     score: the detector's score; above 0 is a face.
     landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner of
         the eye on its left, 4 the base of the nose.
+    unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
+        `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
     """
 
     box_xyxy: tuple[float, float, float, float]
     score: float
     landmarks: tuple[tuple[float, float], ...]
+    unsteadiness: float = 0.0
 
 
 class WindowScorer(nn.Module):
@@ -130,7 +139,8 @@ def detect_faces(
         photo = image.detach().float().clamp(0, 1)
         boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
         grey = grey_levels(photo) if boxes else None
-    return [Face(box, score, _as_tuples(predict_landmarks(detector.landmarks, grey, box))) for score, box in boxes]
+    faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
+    return [_turned(photo, face, detector) if face.unsteadiness > UNSTEADY else face for face in faces]
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
@@ -216,6 +226,86 @@ def overlap(a: tuple, b: tuple) -> float:
     overlap = max(width, 0) * max(height, 0)
     areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
     return overlap / (areas - overlap)
+
+
+def _with_landmarks(grey: np.ndarray, box: tuple, score: float, detector: FaceDetector) -> Face:
+    landmarks = predict_landmarks(detector.landmarks, grey, box)
+    return Face(box, score, _as_tuples(landmarks), _unsteadiness(grey, box, detector))
+
+
+def _unsteadiness(grey: np.ndarray, box: tuple, detector: FaceDetector) -> float:
+    """Median distance of the landmarks sought from nine places to their median, in eye distances.
+
+    Measured on 30 real faces in four turns: at most 0.02 where the landmarks are right, at least 0.03 where not.
+    """
+    left, top, right, bottom = box
+    x, y, side = (left + right) / 2, (top + bottom) / 2, right - left
+    answers = []
+    for scale, (dx, dy) in itertools.product(SOUGHT_SCALES, SOUGHT_SHIFTS):
+        middle, reach = (x + dx * side, y + dy * side), side * scale / 2
+        square = (middle[0] - reach, middle[1] - reach, middle[0] + reach, middle[1] + reach)
+        answers.append(predict_landmarks(detector.landmarks, grey, square))
+    median = np.median(answers, axis=0)
+    eyes = np.linalg.norm(median[:2].mean(0) - median[2:4].mean(0))
+    return float(np.median(np.linalg.norm(answers - median, axis=-1).mean(-1)) / max(eyes, 1e-6))
+
+
+def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
+    """A face whose landmarks are doubtful, looked at in quarter turns: the turn with the steadiest landmarks is right.
+
+    The detector finds most faces that lie on their side, but the landmarks are made for upright ones.
+    """
+    left, top, right, bottom = (int(value) for value in _grown(face.box_xyxy, photo.shape[-1], photo.shape[-2]))
+    around = photo[None, :, top:bottom, left:right]
+    zoom = (face.box_xyxy[2] - face.box_xyxy[0] + 1) / TURNED_FACE
+    size = [max(SMALLEST_LEVEL, round(length / zoom)) for length in around.shape[-2:]]
+    around = F.interpolate(around, size=size, mode="bilinear", antialias=True)[0]
+    views = {}
+    for turns in (1, 2, 3):
+        view = torch.rot90(around, turns, (1, 2))
+        box = _box_in_the_middle(view, detector.scorer)
+        if box is not None:
+            views[turns] = _with_landmarks(grey_levels(view), box, face.score, detector)
+    turns = min(views, key=lambda one: views[one].unsteadiness, default=0)
+    if turns == 0 or views[turns].unsteadiness > min(UNSTEADY, face.unsteadiness):
+        return face
+
+    def back(points) -> np.ndarray:
+        """From pixels of the turned view to pixels of the photo."""
+        x, y = np.array(points).T
+        height, width = around.shape[-2:]
+        unturned = {1: (width - 1 - y, x), 2: (width - 1 - x, height - 1 - y), 3: (y, height - 1 - x)}[turns]
+        scale = np.array([(right - left) / width, (bottom - top) / height])
+        return (np.stack(unturned, axis=1) + 0.5) * scale - 0.5 + (left, top)
+
+    corners = back(np.array(views[turns].box_xyxy).reshape(2, 2))
+    box = (*corners.min(0).tolist(), *corners.max(0).tolist())
+    return replace(views[turns], box_xyxy=box, landmarks=_as_tuples(back(views[turns].landmarks)))
+
+
+def _grown(box: tuple, width: int, height: int) -> tuple:
+    """The box and as much around it as a head needs in any turn, within the photo."""
+    reach = (box[2] - box[0]) * TURNED_ROOM
+    return (
+        max(0, box[0] - reach),
+        max(0, box[1] - reach),
+        min(width, box[2] + reach + 1),
+        min(height, box[3] + reach + 1),
+    )
+
+
+def _box_in_the_middle(view: Tensor, scorer: WindowScorer) -> tuple | None:
+    """The best window of about TURNED_FACE pixels that covers the middle of the view."""
+    height, width = view.shape[-2:]
+    with torch.no_grad():
+        windows = _windows(scorer, view, -1.0, WINDOW, height * width)
+    fitting = [
+        (score, box)
+        for score, box in windows
+        if box[0] < width / 2 < box[2] and box[1] < height / 2 < box[3]
+        if TURNED_FACE / 2 < box[2] - box[0] < TURNED_FACE * 2
+    ]
+    return max(fitting)[1] if fitting else None
 
 
 def grey_levels(photo: Tensor) -> np.ndarray:

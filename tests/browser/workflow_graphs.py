@@ -343,8 +343,8 @@ you. Press **Run**.
 - *Your photo*: any size, one or several faces. Everything but the faces stays exactly as it is.
 - Nothing else: the model and the recogniser are part of this pack, nothing is downloaded.
 
-**How long**: about a minute for each face on two CPU cores with the preset *balanced*. The node says how much is \
-left, and you can cancel at any time.
+**How long**: about half a minute for each face on two CPU cores with the preset *balanced*. The node says how much \
+is left, and you can cancel at any time.
 
 **Did it work?** The report says so: each face is found again in the finished photo and compared with the original. \
 When a face could not be protected far enough, the node stops with an error: it never hands you an unprotected photo.
@@ -368,8 +368,8 @@ node, **Protect Photo** with the preset *balanced*: the same call, the same resu
 **What to pick**
 - *Your photo*: any size, one or several faces.
 
-**How long**: about two minutes for each face on two CPU cores, one for each way. To save one, select the blocks or \
-the node and press Ctrl+B (bypass).
+**How long**: about a minute for each face on two CPU cores, half of it for each way. To save one, select the blocks \
+or the node and press Ctrl+B (bypass).
 
 **What to change**
 - **Detect Faces**: *min_face* for small faces, *threshold* for faces that are hard to see.
@@ -390,7 +390,7 @@ Every photo of a folder through **Protect Photo**, one after the other.
 **What happens to a photo that fails** (no face, or not protected far enough): it is left out, never passed through, \
 and the report says which and why. The others go on.
 
-**How long**: about half a minute for each face on two CPU cores with the preset *fast*.
+**How long**: about a quarter of a minute for each face on two CPU cores with the preset *fast*.
 
 **For large folders** use the command line. It goes on where it stopped, keeps the files' names, turns photos upright \
 by their EXIF data (core's folder loader does not), and keeps colour profiles:

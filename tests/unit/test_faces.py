@@ -21,6 +21,7 @@ from faceprotect_core.faces import (
     load_detector,
 )
 from faceprotect_core.faces.convert import DlibReader, shrink_landmarks
+from faceprotect_core.faces.detect import UNSTEADY
 from faceprotect_core.faces.landmarks import LandmarkPredictor, similarity_transform
 
 CHECK = json.loads((Path(__file__).parent.parent / "data" / "face_checks.json").read_text())["astronaut_check"]
@@ -56,6 +57,23 @@ def test_the_chip_lies_where_dlib_lays_it():
     assert centre == pytest.approx([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], abs=1e-3)
     assert np.arctan2(transform[1, 0], transform[0, 0]) == pytest.approx(CHECK["chip_angle"], abs=1e-6)
     assert np.hypot(*transform[:, 0]) * 149 == pytest.approx(box[2] - box[0], abs=0.25)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_landmarks_of_a_face_that_lies_on_its_side_are_right(astronaut, detector, face, turns):
+    """A photo that was not turned upright: without care the landmarks are wrong, and so is every verdict on them."""
+    found = detect_faces(torch.rot90(astronaut, turns, (1, 2)), detector)[0]
+    x, y = np.array(face.landmarks).T
+    expected = np.stack([y, 511 - x] if turns == 1 else [511 - y, x], axis=1)
+    assert np.abs(expected - found.landmarks).max() < 4
+    assert found.unsteadiness < UNSTEADY
+
+
+def test_landmarks_that_are_guessed_are_called_doubtful(astronaut, detector, face):
+    assert face.unsteadiness < UNSTEADY / 2
+    covered = astronaut.clone()
+    covered[:, 60:180, 155:216] = 0.4  # half of the face
+    assert detect_faces(covered, detector, threshold=-1.0)[0].unsteadiness > UNSTEADY
 
 
 def test_coordinates_are_those_of_the_photo(astronaut, detector, face):

@@ -130,6 +130,13 @@ def test_the_verdict_is_about_the_photo_as_it_is_saved(recognizer, astronaut, de
     assert same.found_again and not same.protected
 
 
+def test_a_verdict_on_doubtful_landmarks_says_so(recognizer, astronaut, detector):
+    face = find_face(astronaut, detector)
+    for one, doubtful in ((face, False), (replace(face, unsteadiness=0.2), True)):
+        (verdict,) = judge_photo(astronaut, astronaut, [one], [recognizer], QUICK, detector=detector)
+        assert verdict.doubtful == verdict.to_dict()["doubtful"] == doubtful
+
+
 def test_to_impersonate_is_to_match_the_target(recognizer, astronaut, detector):
     face = find_face(astronaut, detector)
     arguments = (astronaut, astronaut, [face], [recognizer], QUICK, "impersonate")
