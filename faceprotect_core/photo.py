@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import get_args
 
 import torch
@@ -49,6 +49,11 @@ class PhotoSettings:
     fidelity_weight: float = 1.5
     margin: float = 0.35
     wanted_margin: float = 0.1
+
+    @property
+    def method(self) -> dict:
+        """Those of them that are arguments of `protect`."""
+        return {name: value for name, value in asdict(self).items() if name not in ("size", "margin", "wanted_margin")}
 
 
 # Measured with the demo model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
@@ -184,17 +189,10 @@ def _protect_crop(denoiser, codec, context, crop: FaceCrop, aim: _Aim, on_step: 
         context,
         objective,
         schedule=aim.schedule,
-        depth=settings.depth,
-        pairing=settings.pairing,
-        null_text_iterations=settings.null_text_iterations,
-        null_text_lr=settings.null_text_lr,
-        iterations=settings.iterations,
-        lr=settings.lr,
-        objective_weight=settings.objective_weight,
         output="detail",
         mask=crop.mask[None],
-        fidelity_weight=settings.fidelity_weight,
         on_step=on_step,
+        **settings.method,
     )
     return result.image[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..checks import require
 from .align import TEMPLATES, transform_points
 from .choose import Box, centre, choose_faces, faces_in_boxes, faces_in_mask
 from .crop import FaceCrop, crop_face
-from .detect import Face, FaceDetector, detect_faces, grey_levels
+from .detect import Face, FaceDetector, detect_faces, grey_levels, unsteadiness
 from .landmarks import predict_landmarks, similarity_transform
 
 # MediaPipe's face mesh: corners of the eye on the image's right (outer, inner), of the eye on its left, nose base.
@@ -180,7 +180,8 @@ def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) 
         reach, middle = side * scale / 2, y + side * shift
         start = predict_landmarks(detector.landmarks, grey, (x - reach, middle - reach, x + reach, middle + reach))
         answers.append(predict_landmarks(detector.landmarks, grey, face_from_landmarks(start).box_xyxy))
-    return face_from_landmarks(_agreed(np.stack(answers)), score=0.0)
+    face = face_from_landmarks(_agreed(np.stack(answers)), score=0.0)
+    return replace(face, unsteadiness=unsteadiness(grey, face.box_xyxy, detector))
 
 
 def _agreed(answers: np.ndarray) -> np.ndarray:

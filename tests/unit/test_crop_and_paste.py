@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from faceprotect_core import ProtectionError
@@ -19,16 +18,6 @@ from faceprotect_core.faces import (
     find_face,
     paste_faces,
 )
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
-
-
-@pytest.fixture(scope="module")
-def face(astronaut):
-    return find_face(astronaut)
 
 
 def resized(image: torch.Tensor, factor: float) -> torch.Tensor:

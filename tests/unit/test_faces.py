@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from torch import nn
 
@@ -18,28 +17,12 @@ from faceprotect_core.faces import (
     chip_to_image,
     detect_faces,
     find_face,
-    load_detector,
 )
 from faceprotect_core.faces.convert import DlibReader, shrink_landmarks
 from faceprotect_core.faces.detect import UNSTEADY
 from faceprotect_core.faces.landmarks import LandmarkPredictor, similarity_transform
 
 CHECK = json.loads((Path(__file__).parent.parent / "data" / "face_checks.json").read_text())["astronaut_check"]
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return load_detector()
-
-
-@pytest.fixture(scope="module")
-def face(astronaut, detector):
-    return detect_faces(astronaut, detector)[0]
 
 
 def test_the_astronaut_is_found_where_dlib_finds_her(astronaut, detector):

@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import skimage.data
 import torch
 
-from faceprotect_core import FRSurrogate, IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core import FRSurrogate, IdentityObjective, ProtectionError, protect
 from faceprotect_core.demo import load_demo_model
-from faceprotect_core.faces import crop_face, detect_faces, find_face, load_detector, paste_faces
+from faceprotect_core.faces import crop_face, detect_faces, find_face, paste_faces
 from faceprotect_core.judge import judge_photo
 from faceprotect_core.photo import PRESETS, protect_photo
 
@@ -19,21 +18,6 @@ QUICK = replace(PRESETS["balanced"], depth=1, null_text_iterations=1, iterations
 @pytest.fixture(scope="module")
 def models():
     return load_demo_model()
-
-
-@pytest.fixture(scope="module")
-def recognizer():
-    return load_surrogate("dlib_resnet")
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return load_detector()
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
 
 
 @pytest.fixture(scope="module")

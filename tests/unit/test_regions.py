@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from faceprotect_core import ProtectionError
@@ -11,30 +10,14 @@ from faceprotect_core.faces import (
     crop_selection,
     face_from_mediapipe,
     faces_in_regions,
-    find_face,
-    load_detector,
     overlap,
     paste_faces,
     select_faces,
 )
+from faceprotect_core.faces.detect import UNSTEADY
 from faceprotect_core.faces.regions import MEDIAPIPE_POINTS, boxes_of_mask
 
 TIGHT = (180, 55, 262, 175)  # forehead to chin, as other detectors frame the astronaut's face
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return load_detector()
-
-
-@pytest.fixture(scope="module")
-def face(astronaut, detector):
-    return find_face(astronaut, detector)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +51,13 @@ def test_landmarks_are_found_in_another_detectors_box(astronaut, detector, face,
 def test_the_detectors_own_box_gives_its_own_face(astronaut, detector, face):
     (found,) = faces_in_regions(astronaut, [face.box_xyxy], detector)
     assert worst_landmark(found, face) < 0.05
+    assert found.unsteadiness < UNSTEADY
+
+
+def test_a_box_without_a_face_gives_doubtful_landmarks(astronaut, detector):
+    """As does a drawn mask over a face that cannot be made out: the verdict on it must not pass as sure."""
+    (found,) = faces_in_regions(astronaut, [(300, 250, 420, 400)], detector)
+    assert found.unsteadiness > UNSTEADY
 
 
 @pytest.mark.parametrize("box", [(600, 50, 700, 150), (10, 10, 10, 20), (0, 0, torch.nan, 20), (30, 30, 10, 50)])

@@ -6,14 +6,9 @@ from skimage.data import astronaut
 
 from faceprotect_core.evaluation.scenes import Subject, lay_face, natural_scene
 from faceprotect_core.evaluation.whole_photos import LARGEST_BOX, LAYOUTS, box_sizes, compose
-from faceprotect_core.faces import crop_face, detect_faces, find_face, load_detector, overlap
+from faceprotect_core.faces import crop_face, detect_faces, find_face, overlap
 
 WIDTH, HEIGHT = 900, 700
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return load_detector()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,29 @@
+"""What the tests of faces share: a public-domain portrait, her face, and the built-in detector and recogniser."""
+
+import pytest
+import skimage.data
+import torch
+
+from faceprotect_core import load_surrogate
+from faceprotect_core.faces import find_face, load_detector
+
+
+@pytest.fixture(scope="session")
+def detector():
+    return load_detector()
+
+
+@pytest.fixture(scope="session")
+def recognizer():
+    return load_surrogate("dlib_resnet")
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """NASA's portrait of Eileen Collins: [3, 512, 512]."""
+    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture(scope="session")
+def face(astronaut, detector):
+    return find_face(astronaut, detector)
