@@ -78,7 +78,8 @@ def _quality(text: str) -> int:
 
 
 def _protect(arguments: argparse.Namespace) -> int:
-    from .folder import Options, Record, plan, protect_folder
+    from .folder import Options, plan, protect_folder
+    from .folder_record import Record
     from .protector import Choice, load_protector
 
     names = ("format", "quality", "keep_metadata", "overwrite")

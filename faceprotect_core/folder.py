@@ -6,12 +6,11 @@ gets its name. `faceprotect.json` in the output folder says for every photo what
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -19,12 +18,11 @@ from torch import Tensor
 
 from .checks import ProtectionError, require
 from .faces import Face
+from .folder_record import Record, sha256_of
 from .inversion import OnStep
 from .judge import FaceVerdict
-from .photo_file import WRITABLE, PhotoFile, read_photo, write_atomically, write_photo
+from .photo_file import WRITABLE, PhotoFile, read_photo, write_photo
 
-RECORD = "faceprotect.json"
-RECORD_VERSION = 1
 Format = Literal["keep", "png", "jpeg", "webp"]
 SUFFIX_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 JPEG_SUFFIXES = (".jfif", ".mpo")  # other names of JPEG files
@@ -82,55 +80,6 @@ class Task:
     source: Path
     output_name: str
     output: Path
-
-
-# ------------------------------------------------------------------------------------------------ the record
-
-
-@dataclass
-class Record:
-    """`faceprotect.json`: photo's name -> what was done with it."""
-
-    path: Path
-    photos: dict[str, dict] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Record:
-        """The folder's record; an empty one where there is none. A damaged one is an error, and left as it is."""
-        path = folder / RECORD
-        if not path.exists():
-            return cls(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version, photos = content["version"], content["photos"]
-            if not all(isinstance(entry["status"], str) for entry in photos.values()):
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ProtectionError(
-                f"the record {RECORD} in the output folder is damaged ({type(error).__name__}). How to fix: restore "
-                "it, or move it away; then the photos that are already there are not known any more, and are done "
-                "again with --overwrite."
-            ) from error
-        require(
-            version == RECORD_VERSION,
-            f"the record {RECORD} in the output folder is of version {version!r}, this is version {RECORD_VERSION}",
-            "use another output folder, or the version of FaceProtect that wrote it",
-        )
-        return cls(path, photos)
-
-    def put(self, name: str, entry: dict) -> None:
-        """Takes in one photo and writes the whole record, at once or not at all."""
-        self.photos[name] = entry
-        text = json.dumps({"version": RECORD_VERSION, "photos": self.photos}, indent=1, sort_keys=True)
-        write_atomically(self.path, text.encode())
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ which photos

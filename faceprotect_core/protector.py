@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checks import require
 from .faces import Face, FaceDetector, crop_selection, load_detector, select_faces
-from .folder import sha256_of
+from .folder_record import sha256_of
 from .inversion import OnStep
 from .judge import FaceVerdict, Goal, judge_photo
 from .model import Denoiser, ImageCodec

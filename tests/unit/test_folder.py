@@ -15,7 +15,8 @@ from faceprotect_core import __main__ as command
 from faceprotect_core import protector as protector_module
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.faces import Face
-from faceprotect_core.folder import RECORD, Options, protect_folder
+from faceprotect_core.folder import Options, protect_folder
+from faceprotect_core.folder_record import RECORD
 from faceprotect_core.judge import FaceVerdict
 from faceprotect_core.photo import PRESETS
 from faceprotect_core.photo_file import read_photo
