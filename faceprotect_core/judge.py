@@ -71,6 +71,8 @@ def judge_photo(
 ) -> tuple[FaceVerdict, ...]:
     """Compare each face of a finished photo with the original, on pixels rounded to 8 bits.
 
+    A face is looked at where it was and where the detector finds it again, and the less protected of the two counts:
+    a change that only misleads our landmarks protects nobody.
     The surrogates that were optimised against are no evidence about other recognisers.
 
     Args:
@@ -95,19 +97,24 @@ def judge_photo(
         rows, columns, inside = _window(face, original)
         before, after = original[:, rows, columns], finished[:, rows, columns].mul(255).round().div(255)
         found = _found_again(after, inside, detector)
+        places = [inside] if found is None else [inside, found]
         scores = {}
         for index, surrogate in enumerate(surrogates):
             with torch.no_grad():
-                pair = surrogate.embed(before[None], inside), surrogate.embed(after[None], found or inside)
-            other = pair[0] if reference is None else reference[index]
-            scores[f"{index + 1}. {surrogate.name}"] = _score(surrogate, *pair, other, goal, settings.wanted_margin)
+                embedding = surrogate.embed(before[None], inside)
+                changed = torch.cat([surrogate.embed(after[None], place) for place in places])
+            other = embedding if reference is None else reference[index]
+            score = _score(surrogate, embedding, changed, other, goal, settings.wanted_margin)
+            scores[f"{index + 1}. {surrogate.name}"] = score
         verdicts.append(FaceVerdict(face, found is not None, scores))
     return tuple(verdicts)
 
 
-def _score(surrogate: FRSurrogate, before: Tensor, after: Tensor, other: Tensor, goal: Goal, wanted: float) -> dict:
-    threshold = surrogate.threshold()
-    away = surrogate.margin(after, other).item()
+def _score(surrogate: FRSurrogate, before: Tensor, changed: Tensor, other: Tensor, goal: Goal, wanted: float) -> dict:
+    """The worst of the embeddings [places, D] counts: a recogniser may align the face by either place."""
+    threshold, margins = surrogate.threshold(), surrogate.margin(changed, other)
+    worst = margins.argmax() if goal == "impersonate" else margins.argmin()
+    away, after = margins[worst].item(), changed[worst][None]
     if goal == "impersonate":
         reached, goal_value = away < 0, threshold
     else:

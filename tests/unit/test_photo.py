@@ -114,6 +114,17 @@ def test_the_verdict_is_about_the_photo_as_it_is_saved(recognizer, astronaut, de
     assert same.found_again and not same.protected
 
 
+def test_misled_landmarks_do_not_count_as_protection(recognizer, astronaut, detector, monkeypatch):
+    """The same face, aligned wrongly, is far from itself: that must not pass, nor count as somebody matched."""
+    face = find_face(astronaut, detector)
+    wrong = replace(face, landmarks=face.landmarks[::-1])
+    monkeypatch.setattr("faceprotect_core.judge._found_again", lambda *_: wrong)
+    for goal, protected in (("dodge", False), ("impersonate", False)):
+        arguments = (astronaut, astronaut, [face], [recognizer], QUICK, goal, astronaut)
+        (verdict,) = judge_photo(*arguments, detector=detector)
+        assert verdict.protected == protected, goal
+
+
 def test_a_verdict_on_doubtful_landmarks_says_so(recognizer, astronaut, detector):
     face = find_face(astronaut, detector)
     for one, doubtful in ((face, False), (replace(face, unsteadiness=0.2), True)):
