@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..faces import Face, align_face
 
 METRICS = ("cosine", "euclidean")
+COLOUR_ORDERS = ("RGB", "BGR")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +24,20 @@ class FRSurrogate:
     changed. Gradients flow to the image.
 
     Args:
-        module: [B, 3, input_size, input_size] RGB in [-1, 1] -> embeddings [B, D], normalised or not.
+        module: [B, 3, input_size, input_size] in `colour_order` and `value_range` -> embeddings [B, D], normalised or
+            not; a cosine always normalises them.
         input_size: width and height of the module's input in pixels.
         name: for messages and reports.
         metric: "cosine" (higher is more alike) or "euclidean" (lower is more alike).
         thresholds: false accept rate (FAR) -> threshold, in the metric's units.
+        thresholds_source: who measured them, on what.
         default_threshold: the threshold when no FAR is asked for; None takes the threshold at FAR 0.01.
         embedding_mean: [D], subtracted before a cosine, for networks whose embeddings share a large mean; None for 0.
         template: how `embed` aligns a face: a name of `faces.TEMPLATES`, or "box" for the upright face box.
-        source: where the weights come from, and their licence.
+        colour_order: "RGB" or "BGR", as the module wants it; `embed` takes RGB.
+        value_range: (lowest, highest) pixel value that the module wants; `embed` takes [0, 1].
+        source: where the weights come from.
+        licence: what the weights may be used for.
     """
 
     module: Callable[[Tensor], Tensor]
@@ -44,10 +50,19 @@ class FRSurrogate:
     embedding_mean: Tensor | None = field(default=None, repr=False)
     template: str = "box"
     source: str = ""
+    thresholds_source: str = ""
+    colour_order: str = "RGB"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    licence: str = ""
 
     def __post_init__(self):
         if self.metric not in METRICS:
             raise ValueError(f"FRSurrogate {self.name}: metric is {self.metric!r}. How to fix: use one of {METRICS}.")
+        if self.colour_order not in COLOUR_ORDERS:
+            raise ValueError(
+                f"FRSurrogate {self.name}: colour_order is {self.colour_order!r}. How to fix: use one of "
+                f"{COLOUR_ORDERS}."
+            )
         object.__setattr__(self, "thresholds", dict(self.thresholds))
         object.__setattr__(self, "module", _frozen(self.module))
 
@@ -84,7 +99,9 @@ class FRSurrogate:
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         else:
             image = align_face(image, face, self.template, self.input_size)
-        return self.module(2 * image - 1)
+        low, high = self.value_range
+        image = image * (high - low) + low
+        return self.module(image if self.colour_order == "RGB" else image.flip(1))
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine of embeddings [B, D] and [B or 1, D], less `embedding_mean` where there is one -> [B] in [-1, 1]."""
