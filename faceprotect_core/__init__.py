@@ -9,6 +9,7 @@ from .optimizer import ProtectionResult, optimize_latent
 from .protect import protect
 from .schedule import DDIMSchedule
 from .surrogates import FRSurrogate, load_surrogate
+from .views import RandomViews
 
 __all__ = [
     "DDIMSchedule",
@@ -16,6 +17,7 @@ __all__ = [
     "IdentityObjective",
     "ProtectionError",
     "ProtectionResult",
+    "RandomViews",
     "SelfAttentionReference",
     "Trajectory",
     "capture_self_attention",

@@ -1,7 +1,8 @@
 """What the changed image should look like to face recognition: somebody else (impersonate), nobody known (dodge), or
 both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from .checks import require, require_image
 from .faces import Face
 from .surrogates import FRSurrogate
+from .views import RandomViews
 
+WHERE = "FR Surrogate Loss"
 CropBox = tuple[float, float, float, float]
 Faces = Face | Sequence[Face] | None
 
@@ -31,6 +34,16 @@ class IdentityObjective:
         one per image. Not together with crop_box.
     margin: None pushes on to the last iteration, as the paper does. A number stops pushing at a surrogate while it is
         past its verification threshold by that much, in its metric's units.
+
+    What helps against recognisers that were not seen, off unless asked for, so that the paper stays the paper:
+
+    weights: one number per surrogate that its loss is multiplied by.
+    views: the loss is the mean over the image and its random views; see RandomViews.
+    lagging: 0 for none. Surrogates that are further from their thresholds weigh more: softmax of lagging * (how far),
+        per image, so that 10 makes one that is 0.1 behind another weigh 2.7 times as much. The smooth form of the worst
+        case over an ensemble (Wang et al., "Adversarial Attack Generation Empowered by Min-Max Optimization", 2021).
+    average_targets: the target images [N, 3, H, W] all show one person, and the mean of their embeddings is the target
+        (the template of the IJB protocols).
     """
 
     def __init__(
@@ -45,19 +58,48 @@ class IdentityObjective:
         target_face: Faces = None,
         source_face: Faces = None,
         margin: float | None = None,
+        weights: Sequence[float] | None = None,
+        views: RandomViews | None = None,
+        lagging: float = 0.0,
+        average_targets: bool = False,
     ):
         _check(surrogates, target, source, crop_box, reduction, face)
+        _check_ensemble(surrogates, margin, weights, lagging)
         self.surrogates = tuple(surrogates)
         self.crop_box, self.face = crop_box, face
         self.reduction, self.margin = reduction, margin
+        self.weights, self.views, self.lagging = weights, views or RandomViews(), lagging
         self.target = None if target is None else self._embed_all(target, target_face)
         self.source = None if source is None else self._embed_all(source, source_face)
+        if average_targets and self.target is not None:
+            self.target = [one.average(x) for one, x in zip(self.surrogates, self.target, strict=True)]
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """The loss of every image: [B, 3, H, W] in about [0, 1] -> [B], differentiable."""
-        embeddings = self.embed(image)
-        loss = sum(self._pull(index, x) + self._push(index, x) for index, x in enumerate(embeddings))
+    def __call__(self, image: Tensor, iteration: int = 0) -> Tensor:
+        """The loss of every image: [B, 3, H, W] in about [0, 1] -> [B], differentiable.
+
+        iteration: which of the random views to look at; without views it makes no difference.
+        """
+        views = [self.embed(view) for view in self.views(image, iteration)]
+        indices = range(len(self.surrogates))
+        losses = torch.stack([sum(self._loss(k, view[k]) for view in views) / len(views) for k in indices])
+        weights = self._weights(views).to(losses) if self.weights or self.lagging else None
+        loss = (losses if weights is None else weights * losses).sum(0)
         return loss / len(self.surrogates) if self.reduction == "mean" else loss
+
+    def at(self, iteration: int) -> Callable[[Tensor], Tensor]:
+        """The loss of one iteration of an optimiser."""
+        return partial(self, iteration=iteration)
+
+    @torch.no_grad()
+    def reached(self, image: Tensor) -> Tensor:
+        """[B] of bool: every surrogate is past its threshold by the margin on the image itself."""
+        require(
+            self.margin is not None,
+            f"{WHERE}: there is no margin, and so nothing that could be reached",
+            "switch stop_at_margin on, or early_stop of the optimizer off",
+        )
+        behind = [self._behind(k, x) for k, x in enumerate(self.embed(image))]
+        return torch.stack(behind).amax(0) <= -self.margin
 
     def embed(self, image: Tensor) -> list[Tensor]:
         """The changed image as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
@@ -80,7 +122,7 @@ class IdentityObjective:
         found = {}
         references = {"source": self.source, "target": self.target}
         for index, (surrogate, x) in enumerate(zip(self.surrogates, self.embed(image), strict=True)):
-            known = surrogate.default_threshold is not None or surrogate.thresholds
+            known = surrogate.has_threshold
             entry = {"metric": surrogate.metric, "threshold": surrogate.threshold() if known else None}
             for name, reference in references.items():
                 if reference is not None:
@@ -92,6 +134,38 @@ class IdentityObjective:
     @torch.no_grad()
     def _embed_all(self, image: Tensor, face: Faces) -> list[Tensor]:
         return [surrogate.embed(image, face).detach() for surrogate in self.surrogates]
+
+    def _loss(self, index: int, x: Tensor) -> Tensor:
+        return self._pull(index, x) + self._push(index, x)
+
+    @torch.no_grad()
+    def _weights(self, views: list[list[Tensor]]) -> Tensor:
+        """[surrogates, 1 or B]: what each surrogate's loss is multiplied by; their mean is 1 if only lagging counts.
+
+        A surrogate that is past its margin in every view has no gradient left, and takes no weight from the others.
+        """
+        count = len(self.surrogates)
+        weights = torch.tensor(self.weights or [1.0] * count)[:, None]
+        if not self.lagging:
+            return weights
+        behind = torch.stack([torch.stack([self._behind(k, view[k]) for view in views]) for k in range(count)])
+        lag = self.lagging * behind.mean(1)
+        if self.margin is not None:
+            lag = lag.masked_fill(behind.amax(1) <= -self.margin, -torch.inf)
+        return weights.to(lag) * count * lag.softmax(0).nan_to_num(1 / count)
+
+    def _behind(self, index: int, x: Tensor) -> Tensor:
+        """[B]: how far a surrogate is from being past its thresholds, in its metric's units; negative when it is past.
+
+        A surrogate without a threshold is measured from a cosine of 0.
+        """
+        surrogate = self.surrogates[index]
+        behind = []
+        if self.source is not None:
+            behind.append(-_margin(surrogate, x, self.source[index]))
+        if self.target is not None:
+            behind.append(_margin(surrogate, x, self.target[index]))
+        return torch.stack(behind).amax(0)
 
     def _pull(self, index: int, x: Tensor) -> Tensor | float:
         """1 - cos(x, target)."""
@@ -110,25 +184,44 @@ class IdentityObjective:
         return loss if self.margin is None else _until(surrogate.margin(x, source) >= self.margin, loss)
 
 
+def _margin(surrogate: FRSurrogate, a: Tensor, b: Tensor) -> Tensor:
+    return surrogate.margin(a, b) if surrogate.has_threshold else -surrogate.cosine(a, b)
+
+
 def _until(reached: Tensor, loss: Tensor) -> Tensor:
     """The same value, without a gradient where the goal is reached."""
     return torch.where(reached, loss.detach(), loss)
 
 
 def _check(surrogates, target, source, crop_box, reduction, face) -> None:
-    where = "FR Surrogate Loss"
-    require(len(surrogates) > 0, f"{where}: no surrogate is connected", "connect at least one Load FR Surrogate")
+    require(len(surrogates) > 0, f"{WHERE}: no surrogate is connected", "connect at least one Load FR Surrogate")
     require(
         target is not None or source is not None,
-        f"{where}: neither a source nor a target image is connected",
+        f"{WHERE}: neither a source nor a target image is connected",
         "connect the photo itself as source to be recognised no longer (dodge), or a target image to impersonate",
     )
     for image in (target, source):
         if image is not None:
-            require_image(image, where)
-    require(reduction in ("sum", "mean"), f'{where}: reduction must be "sum" or "mean", got {reduction!r}', 'use "sum"')
+            require_image(image, WHERE)
+    require(reduction in ("sum", "mean"), f'{WHERE}: reduction must be "sum" or "mean", got {reduction!r}', 'use "sum"')
     require(
         crop_box is None or face is None,
-        f"{where}: a crop box and a face are both given",
+        f"{WHERE}: a crop box and a face are both given",
         "give the crop box to repeat the paper, the face otherwise",
     )
+
+
+def _check_ensemble(surrogates, margin: float | None, weights: Sequence[float] | None, lagging: float) -> None:
+    unknown = [surrogate.name for surrogate in surrogates if not surrogate.has_threshold]
+    require(
+        margin is None or not unknown,
+        f"{WHERE}: no threshold is known for {', '.join(unknown)}, and a margin counts from the threshold",
+        "give the network's threshold in Load FR Surrogate, or switch stop_at_margin off",
+    )
+    require(
+        weights is None or (len(weights) == len(surrogates) and all(0 <= one < float("inf") for one in weights)),
+        f"{WHERE}: the weights are {list(weights or [])}, for {len(surrogates)} surrogates",
+        "give one number that is not negative for each surrogate, or none at all",
+    )
+    require(weights is None or any(weights), f"{WHERE}: all weights are 0", "give one surrogate a weight above 0")
+    require(0 <= lagging < float("inf"), f"{WHERE}: lagging is {lagging}", "use a number from 0, for off, to about 20")

@@ -45,11 +45,14 @@ def optimize_latent(
     image: Tensor | None = None,
     mask: Tensor | None = None,
     fidelity_weight: float = 0.0,
+    momentum: float = 0.0,
+    early_stop: bool = False,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
     """The paper's second stage: AdamW on the noisy latent, min over z of objective_weight * identity + structure.
 
-    embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B].
+    embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B]; where it has a
+        method `at`, at(iteration) is used instead.
     structure: the unchanged run's self-attention; None leaves the structure loss out.
     output: "published" returns the decoded latent, as the paper does, and shows it to the surrogates unclamped.
         "detail" adds only the change to the untouched photo, image + mask * (D(z_adv) - D(z)), clamped to [0, 1], and
@@ -57,26 +60,40 @@ def optimize_latent(
     image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
     mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
     fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
+    momentum: the gradient is summed over the iterations, each before it fades by this factor, and each of unit size:
+        MI-FGSM (Dong et al., "Boosting Adversarial Attacks with Momentum", 2018, equation 6). 0 in the paper.
+    early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
     on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
     Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
     """
     require_embeddings(trajectory, embeddings, "Adversarial Latent Optimizer")
-    _check(output, image, mask, iterations, lr)
+    _check(output, image, mask, iterations, lr, momentum)
+    require(
+        not early_stop or hasattr(objective, "reached"),
+        f"Adversarial Latent Optimizer: early_stop needs an objective that can be reached, got {type(objective)}",
+        "switch early_stop off, or give the objective a method reached(image) -> [B] of bool",
+    )
     photo = image if output == "detail" else None
     run = _Run(denoiser, codec, trajectory, embeddings, structure, photo, mask)
     unchanged = run.unchanged_image() if fidelity_weight else None
     latent = trajectory.latents[-1].detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([latent], lr=lr)
+    direction, stopped = _Momentum(momentum), torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
     history: dict[str, list[list[float]]] = {"identity": [], "structure": []}
     for iteration in range(iterations):
         changed, _, structure_loss = run(latent)
-        identity_loss = objective(changed)
+        if early_stop:
+            stopped |= objective.reached(changed)
+            if stopped.all():
+                break
+        identity_loss = _at(objective, iteration)(changed)
         loss = objective_weight * identity_loss + structure_loss
         if fidelity_weight:
             loss = loss + fidelity_weight * (changed - unchanged).square().flatten(1).mean(1)
         _check_loss(loss, iteration)
-        (latent.grad,) = torch.autograd.grad(loss.sum(), latent)
-        optimizer.step()
+        (gradient,) = torch.autograd.grad(loss.sum(), latent)
+        latent.grad = direction(gradient)
+        _step(optimizer, latent, stopped)
         history["identity"].append(identity_loss.tolist())
         history["structure"].append(structure_loss.tolist())
         if on_step:
@@ -86,6 +103,38 @@ def optimize_latent(
         changed, decoded_latent, _ = run(latent)
     require_finite(changed, "the protected image", "run the model in float32 or bfloat16, or lower lr")
     return ProtectionResult(changed.clamp(0.0, 1.0), latent.detach(), decoded_latent, history)
+
+
+def _at(objective: Objective, iteration: int) -> Objective:
+    return objective.at(iteration) if hasattr(objective, "at") else objective
+
+
+@torch.no_grad()
+def _step(optimizer: torch.optim.Optimizer, latent: Tensor, stopped: Tensor) -> None:
+    """A step of the optimiser that leaves the stopped images [B] as they are."""
+    before = latent[stopped].clone()
+    optimizer.step()
+    latent[stopped] = before
+
+
+SMALLEST_GRADIENT = 1e-8  # AdamW's eps: what is smaller is rounding, as at the start of dodging, where it is 0
+
+
+class _Momentum:
+    """The gradient as it is for a factor of 0, else MI-FGSM's, per image: g <- factor * g + gradient / |gradient|.
+
+    |.| is the mean absolute value; the published one is the sum, which AdamW cannot tell from it.
+    """
+
+    def __init__(self, factor: float):
+        self.factor, self.velocity = factor, 0.0
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        if self.factor == 0:
+            return gradient
+        size = gradient.abs().flatten(1).mean(1).clamp_min(SMALLEST_GRADIENT)
+        self.velocity = self.factor * self.velocity + gradient / size[:, None, None, None]
+        return self.velocity
 
 
 class _Run:
@@ -126,7 +175,7 @@ class _Run:
         return latent, structure_loss
 
 
-def _check(output: str, image: Tensor | None, mask: Tensor | None, iterations: int, lr: float) -> None:
+def _check(output: str, image: Tensor | None, mask: Tensor | None, iterations: int, lr: float, momentum: float) -> None:
     where = "Adversarial Latent Optimizer"
     require(
         output in ("published", "detail"),
@@ -147,6 +196,11 @@ def _check(output: str, image: Tensor | None, mask: Tensor | None, iterations: i
         iterations >= 0 and lr > 0,
         f"{where}: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
         "use 35 iterations with a learning rate of 0.01, the paper's values",
+    )
+    require(
+        0 <= momentum < 1,
+        f"{where}: momentum must be at least 0 and less than 1, got {momentum}",
+        "use 0 for the paper's plain gradient, or 0.9",
     )
     if output == "detail":
         require_image(image, where)

@@ -30,6 +30,8 @@ def protect(
     output: Output = "published",
     mask: Tensor | None = None,
     fidelity_weight: float = 0.0,
+    momentum: float = 0.0,
+    early_stop: bool = False,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
     """Protects a photo from face recognition: "Enhancing Facial Privacy Protection via Weakening Diffusion
@@ -58,5 +60,7 @@ def protect(
         image=image if output == "detail" else None,
         mask=mask,
         fidelity_weight=fidelity_weight,
+        momentum=momentum,
+        early_stop=early_stop,
         on_step=on_step,
     )

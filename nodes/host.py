@@ -3,6 +3,7 @@ ImageCodec, context and image tensors; gradients inside the server's inference m
 
 import dataclasses
 import os
+import re
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference
 from ..faceprotect_core.checks import require
 from ..faceprotect_core.faces import FaceCrop
 from ..faceprotect_core.model import SelfAttention
+from ..faceprotect_core.surrogates import WEIGHTS_SUFFIXES
 
 PREVIEW_SIZE = 512
 # Fields of the core's dataclasses that hold tensors.
@@ -396,6 +398,77 @@ def _interruptible(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+# ------------------------------------------------------------------------------------------------ model files
+
+FACE_RECOGNITION = "face_recognition"  # the folder in models/, and its name in extra_model_paths.yaml
+# Where facexlib's users have its ArcFace (PuLID and others, ReActor and others, WanVideoWrapper's Lynx).
+FACEXLIB_FOLDERS = ("facexlib", "facedetection", "face_analysis/facexlib/weights")
+# What else lies in InsightFace's packs: detectors, landmarks, gender and age. Told by their names, because opening
+# hundreds of megabytes for a list is too slow; a stranger among the recognisers is refused when it is loaded.
+NO_RECOGNISERS = re.compile(r"(det_|scrfd_|1k3d68|2d106det|genderage).*")
+
+
+def register_model_folder() -> None:
+    """models/face_recognition, and what extra_model_paths.yaml adds to it."""
+    folder_paths.add_model_folder_path(FACE_RECOGNITION, os.path.join(folder_paths.models_dir, FACE_RECOGNITION))
+    paths, suffixes = folder_paths.folder_names_and_paths[FACE_RECOGNITION]
+    folder_paths.folder_names_and_paths[FACE_RECOGNITION] = (paths, {*suffixes, *WEIGHTS_SUFFIXES})
+
+
+def surrogate_files() -> dict[str, tuple[Path, Path]]:
+    """The weights files that the user may choose: the name in the list -> (file, the folder that it must lie in)."""
+    found = {}
+    for folder in map(Path, folder_paths.get_folder_paths(FACE_RECOGNITION)):
+        for name in folder_paths.recursive_search(str(folder), excluded_dir_names=[".git"])[0]:
+            if Path(name).suffix.lower() in WEIGHTS_SUFFIXES:
+                found.setdefault(Path(name).as_posix(), (folder / name, folder))
+    for folder in _model_folders("insightface"):
+        for file in sorted(folder.glob("models/*/*.onnx")):
+            if not NO_RECOGNISERS.fullmatch(file.stem):
+                found.setdefault(f"insightface/{file.parent.name}/{file.name}", (file, folder))
+    for name in FACEXLIB_FOLDERS:
+        for folder in _model_folders(name):
+            for file in sorted(folder.glob("recognition_*.pth")):
+                found.setdefault(f"{name}/{file.name}", (file, folder))
+    return dict(sorted(found.items()))
+
+
+def surrogate_file(name: str) -> Path:
+    """The file of a name in the list. No other name is taken, and no link that leads out of the file's folder."""
+    files = surrogate_files()
+    require(
+        name in files,
+        f"Load FR Surrogate: there is no file {name!r} in models/{FACE_RECOGNITION}, and no file of InsightFace or "
+        "facexlib has this name",
+        f"put the file there, press R to refresh the list, and choose it; the list has {len(files)} files",
+    )
+    file, folder = files[name]
+    require(
+        file.resolve().is_relative_to(folder.resolve()),
+        f"Load FR Surrogate: {name!r} is a link that leads out of the folder {folder}",
+        f"copy the file, or name its folder under {FACE_RECOGNITION} in extra_model_paths.yaml",
+    )
+    return file
+
+
+def surrogate_fingerprint(name: str) -> list:
+    """Changes when another file lies there under the same name."""
+    file, _ = surrogate_files().get(name, (None, None))
+    if file is None or not file.exists():
+        return [name]
+    status = file.stat()
+    return [name, status.st_mtime_ns, status.st_size]
+
+
+def _model_folders(name: str) -> list[Path]:
+    """A folder in models/, and where another pack or extra_model_paths.yaml has it."""
+    known = folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
+    return [Path(folder) for folder in dict.fromkeys([*known, os.path.join(folder_paths.models_dir, name)])]
+
+
+register_model_folder()
 
 
 # ------------------------------------------------------------------------------------------------ progress

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..faceprotect_core import IdentityObjective
+from ..faceprotect_core import IdentityObjective, ProtectionError, RandomViews
 from ..faceprotect_core.checks import require
 from . import host
 from .faces import find_faces
@@ -46,7 +46,10 @@ class FRSurrogateLoss(io.ComfyNode):
                     "it, resized.",
                 ),
                 io.Image.Input(
-                    "target", optional=True, tooltip="Whom to look like, for impersonate and both. One image."
+                    "target",
+                    optional=True,
+                    tooltip="Whom to look like, for impersonate and both. One image, one per photo, or several of one "
+                    "person with average_targets.",
                 ),
                 FacesSocket.Input(
                     "faces",
@@ -78,6 +81,53 @@ class FRSurrogateLoss(io.ComfyNode):
                     tooltip="With stop_at_margin: how far past the threshold, in the metric of each surrogate. More "
                     "holds better on other photos of the person and changes the photo more.",
                 ),
+                io.Int.Input(
+                    "views",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=16,
+                    advanced=True,
+                    tooltip="Random views of the photo that every surrogate sees besides: shifted, then blurred, "
+                    "resized, JPEG or noisy, new ones in each iteration. 0 in the paper; each costs one more pass "
+                    "through the surrogates.",
+                ),
+                io.Int.Input(
+                    "views_seed",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    advanced=True,
+                    tooltip="Of the random views; the same number gives the same result.",
+                ),
+                io.Float.Input(
+                    "lagging",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.5,
+                    advanced=True,
+                    tooltip="How much more the surrogate counts that is furthest from its threshold. 0 in the paper: "
+                    "all count the same. With 10, one that is 0.1 behind counts 2.7 times as much.",
+                ),
+                io.String.Input(
+                    "weights",
+                    optional=True,
+                    default="",
+                    advanced=True,
+                    tooltip="One number per surrogate in the order of the sockets, as in 1, 1, 0.5. Empty: 1 each, as "
+                    "in the paper.",
+                ),
+                io.Boolean.Input(
+                    "average_targets",
+                    optional=True,
+                    default=False,
+                    advanced=True,
+                    tooltip="On: the target images all show one person, and the mean of their embeddings is the "
+                    "target. Off: one target for all photos, or one for each photo.",
+                ),
             ],
             outputs=[ObjectiveSocket.Output(display_name="objective", tooltip="The identity loss, for the optimizer.")],
         )
@@ -94,6 +144,11 @@ class FRSurrogateLoss(io.ComfyNode):
         margin,
         target=None,
         faces=None,
+        views=0,
+        views_seed=0,
+        lagging=0.0,
+        weights="",
+        average_targets=False,
     ) -> io.NodeOutput:
         require(
             mode == "dodge" or target is not None,
@@ -111,9 +166,25 @@ class FRSurrogateLoss(io.ComfyNode):
                 source=None if mode == "impersonate" else image,
                 reduction=reduction,
                 margin=margin if stop_at_margin else None,
+                views=RandomViews(views, views_seed),
+                lagging=lagging,
+                weights=_weights(weights),
+                average_targets=average_targets,
                 **_framing(framing, image, target, faces),
             )
         return io.NodeOutput(ObjectiveData(objective, patchers, tuple(image.shape[2:])))
+
+
+def _weights(text: str) -> list[float] | None:
+    """The numbers of a text such as "1, 1, 0.5"; None for an empty one."""
+    parts = text.replace(",", " ").split()
+    try:
+        return [float(part) for part in parts] or None
+    except ValueError:
+        raise ProtectionError(
+            f"{WHERE}: the weights {text!r} are not all numbers. How to fix: write one number per surrogate, as in "
+            "1, 1, 0.5, or leave the field empty."
+        ) from None
 
 
 def _framing(framing: str, image, target, faces) -> dict:

@@ -93,6 +93,24 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     tooltip="Weight of the mean squared change of the image. 0 in the paper; more keeps the photo "
                     "closer to the original and protects less.",
                 ),
+                io.Float.Input(
+                    "momentum",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="How much of the earlier gradients is kept (MI-FGSM), on top of AdamW. 0 in the paper.",
+                ),
+                io.Boolean.Input(
+                    "early_stop",
+                    optional=True,
+                    default=False,
+                    advanced=True,
+                    tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, "
+                    "which must have stop_at_margin on. Off: all iterations, as in the paper.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The protected photo."),
@@ -122,6 +140,8 @@ class AdversarialLatentOptimizer(io.ComfyNode):
         structure=None,
         image=None,
         mask=None,
+        momentum=0.0,
+        early_stop=False,
     ) -> io.NodeOutput:
         host.require_same_model(model, trajectory.model_identity, WHERE)
         denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
@@ -143,6 +163,8 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 image=photo,
                 mask=None if mask is None else host.to_core_mask(mask, *objective.image_size),
                 fidelity_weight=fidelity_weight,
+                momentum=momentum,
+                early_stop=early_stop,
                 on_step=host.Progress(iterations),
             )
             report = result.history | {"surrogates": objective.objective.report(result.image)}

@@ -1,9 +1,9 @@
 """Load FR Surrogate: a face recognition network -> FACEPROTECT_SURROGATE (core: surrogates/)."""
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..faceprotect_core import load_surrogate
+from ..faceprotect_core import FRSurrogate, load_surrogate
 from ..faceprotect_core.surrogates import BUILT_IN_SURROGATES
 from . import host
 from .sockets import CATEGORY, SurrogateData, SurrogateSocket
@@ -18,30 +18,77 @@ class LoadSurrogate(io.ComfyNode):
             node_id="FaceProtectLoadSurrogate",
             display_name="Load FR Surrogate",
             category=CATEGORY,
-            description="Loads a face recognition network to protect against or to check with.",
-            search_aliases=["faceprotect", "face recognition", "arcface", "dlib", "privacy"],
+            description="Loads a face recognition network to protect against or to check with: a built-in one, or a "
+            "weights file from models/face_recognition.",
+            search_aliases=["faceprotect", "face recognition", "arcface", "insightface", "facenet", "dlib", "privacy"],
             inputs=[
                 io.Combo.Input(
                     "surrogate",
-                    options=sorted(BUILT_IN_SURROGATES),
+                    options=[BUILT_IN, *sorted(set(BUILT_IN_SURROGATES) - {BUILT_IN}), *host.surrogate_files()],
+                    default=BUILT_IN,
                     tooltip="dlib_resnet: built in, CC0, 150 x 150 aligned faces, Euclidean distance, the same person "
-                    "below 0.6.",
-                )
+                    "below 0.6. Files: .safetensors, .pth, .pt, .bin and .onnx in models/face_recognition, and those "
+                    "of InsightFace's packs and facexlib; recognised by their tensors.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    round=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The same person above this cosine (below this distance for dlib_resnet). 0: the network's "
+                    "own, where one is known. Your weights need their own if they are not the published ones.",
+                ),
             ],
             outputs=[
                 SurrogateSocket.Output(
                     display_name="surrogate", tooltip="The network with its input size, alignment, metric, thresholds."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, surrogate) -> io.NodeOutput:
-        return io.NodeOutput(load(surrogate))
+    def fingerprint_inputs(cls, surrogate, threshold=0.0):
+        return [*host.surrogate_fingerprint(surrogate), threshold]
+
+    @classmethod
+    def execute(cls, surrogate, threshold=0.0) -> io.NodeOutput:
+        loaded = load(surrogate, threshold or None)
+        text = describe(loaded.surrogate)
+        host.show_on_node(cls.hidden.unique_id, text)
+        return io.NodeOutput(loaded, ui=ui.PreviewText(text))
 
 
-def load(name: str = BUILT_IN) -> SurrogateData:
-    """A face recognition network in a patcher of its own."""
+def load(name: str = BUILT_IN, threshold: float | None = None) -> SurrogateData:
+    """A face recognition network in a patcher of its own; threshold None is the network's own."""
+    file = name if name in BUILT_IN_SURROGATES else host.surrogate_file(name)
     with torch.inference_mode(False):
-        loaded = load_surrogate(name)
+        loaded = load_surrogate(file, threshold)
     return SurrogateData(loaded, host.surrogate_patcher(loaded))
+
+
+def describe(surrogate: FRSurrogate) -> str:
+    """What was recognised, how it is used, and on whose word: for the node itself."""
+    side = "above" if surrogate.metric == "cosine" else "below"
+    low, high = surrogate.value_range
+    if surrogate.default_threshold is not None or surrogate.thresholds:
+        decides = f"same person {side} {surrogate.threshold():.3g} ({surrogate.thresholds_source})"
+    else:
+        decides = "no threshold known, so no verdict about who matches: set one if you have measured it"
+    lines = [
+        f"{surrogate.name}: {surrogate.source}",
+        f"Input {surrogate.input_size} x {surrogate.input_size}, {surrogate.colour_order} in {low:g} to {high:g}, "
+        f"aligned to {surrogate.template}",
+        f"Metric {surrogate.metric}, {decides}",
+    ]
+    if surrogate.thresholds:
+        rates = ", ".join(f"{value:.4g} at {far:g}" for far, value in surrogate.thresholds.items())
+        lines.append(f"Thresholds at false accept rates: {rates}")
+    if surrogate.licence:
+        lines.append(f"Licence: {surrogate.licence}")
+    # Nodes 2.0 reads this as markdown: a single line break would be lost there.
+    return "\n\n".join(lines)

@@ -120,6 +120,18 @@ class FRSurrogate:
         """
         return self.cosine(a, b) if self.metric == "cosine" else self.distance(a, b)
 
+    def average(self, embeddings: Tensor) -> Tensor:
+        """One embedding for several photos of one person: [N, D] -> [1, D], for a cosine the mean of directions."""
+        if self.metric == "euclidean":
+            return embeddings.mean(0, keepdim=True)
+        mean = 0.0 if self.embedding_mean is None else self.embedding_mean.to(embeddings)
+        return F.normalize(embeddings - mean, dim=-1).mean(0, keepdim=True) + mean
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether `threshold`, `margin` and `is_match` have something to go by."""
+        return self.default_threshold is not None or 0.01 in self.thresholds
+
     def threshold(self, far: float | None = None) -> float:
         """The verification threshold at a false accept rate, in the metric's units; None for the default one."""
         if far is None and self.default_threshold is not None:

@@ -25,18 +25,27 @@ PAPER = {
     "FaceProtectNullTextLearner": {"iterations": 20, "learning_rate": 0.1},
     "FaceProtectLatentOptimizer": {
         "iterations": 35, "learning_rate": 0.01, "objective_weight": 0.003, "fidelity_weight": 0.0,
-        "output": "published",
+        "output": "published", "momentum": 0.0, "early_stop": False,
     },
-    "FaceProtectFRSurrogateLoss": {"reduction": "sum", "stop_at_margin": False},
+    "FaceProtectFRSurrogateLoss": {
+        "reduction": "sum", "stop_at_margin": False, "views": 0, "lagging": 0.0, "weights": "",
+        "average_targets": False,
+    },
 }  # fmt: skip
-# Saved workflows hold widget values by position: new widgets go to the end.
+# Saved workflows hold widget values by position: new widgets go to the end. They are optional there, since workflows
+# in API format that were saved before lack them.
 WIDGETS = {
     "FaceProtectDDIMInversion": ["depth", "pairing", "num_inference_steps", "steps_offset"],
     "FaceProtectNullTextLearner": ["iterations", "learning_rate"],
     "FaceProtectSelfAttentionCapture": [],
-    "FaceProtectFRSurrogateLoss": ["mode", "framing", "reduction", "stop_at_margin", "margin"],
-    "FaceProtectLatentOptimizer": ["iterations", "output", "learning_rate", "objective_weight", "fidelity_weight"],
-    "FaceProtectLoadSurrogate": ["surrogate"],
+    "FaceProtectFRSurrogateLoss": [
+        "mode", "framing", "reduction", "stop_at_margin", "margin",
+        "views", "views_seed", "lagging", "weights", "average_targets",
+    ],
+    "FaceProtectLatentOptimizer": [
+        "iterations", "output", "learning_rate", "objective_weight", "fidelity_weight", "momentum", "early_stop",
+    ],
+    "FaceProtectLoadSurrogate": ["surrogate", "threshold"],
     "FaceProtectDetectFaces": ["threshold", "mask_scale", "min_face"],
     "FaceProtectCropFace": ["size", "which", "numbers", "crop_scale", "upright", "mask_scale"],
     "FaceProtectPasteFace": ["strength"],
@@ -127,5 +136,6 @@ def test_every_node_takes_exactly_the_inputs_that_it_declares(nodes, schemas):
     for node_id, node in nodes.items():
         arguments = inspect.signature(node.execute).parameters
         assert set(arguments) == {one.id for one in schemas[node_id].inputs}, node_id
-        optional = {one.id for one in schemas[node_id].inputs if one.optional}
-        assert {name for name, one in arguments.items() if one.default is None} == optional, node_id
+        defaults = {one.id: one.default for one in widgets(schemas[node_id])}
+        optional = {one.id: defaults.get(one.id) for one in schemas[node_id].inputs if one.optional}
+        assert {n: one.default for n, one in arguments.items() if one.default is not one.empty} == optional, node_id

@@ -1,0 +1,97 @@
+"""How good is a recogniser? True accept rates and thresholds on pairs of photos.
+
+    python -m faceprotect_core.evaluation.recognition --images FACES --surrogate dlib_resnet [--held-out]
+
+FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Every photo a is compared with every photo b:
+n genuine pairs and n (n - 1) of strangers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..faces import find_face, load_detector
+from ..surrogates import FRSurrogate, load_surrogate
+
+log = logging.getLogger("faceprotect.evaluation.recognition")
+FARS = (0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """identities: how many. thresholds: FAR -> similarity at which so many strangers pass. true_accept: FAR -> share of
+    genuine pairs above it. rank_1: share of photos whose nearest photo is the same person's."""
+
+    identities: int
+    thresholds: dict[float, float]
+    true_accept: dict[float, float]
+    rank_1: float
+
+    def to_dict(self) -> dict:
+        """For JSON, rounded."""
+
+        def rounded(table: dict[float, float]) -> dict[str, float]:
+            return {str(far): round(value, 4) for far, value in table.items()}
+
+        return {
+            "identities": self.identities,
+            "thresholds": rounded(self.thresholds),
+            "true_accept": rounded(self.true_accept),
+            "rank_1": round(self.rank_1, 4),
+        }
+
+
+def verification_rates(similarity: Tensor, fars: tuple[float, ...] = FARS) -> Rates:
+    """From the similarities [n, n] of photos a (rows) and b (columns) of the same n people; higher is more alike.
+
+    The threshold at a false accept rate is the smallest similarity that at most that share of the strangers exceeds.
+    """
+    people = len(similarity)
+    genuine = similarity.diagonal()
+    strangers = similarity[~torch.eye(people, dtype=torch.bool, device=similarity.device)].sort(descending=True).values
+    thresholds = {far: strangers[min(int(far * len(strangers)), len(strangers) - 1)].item() for far in fars}
+    accepted = {far: (genuine > value).float().mean().item() for far, value in thresholds.items()}
+    nearest = similarity.argmax(1) == torch.arange(people, device=similarity.device)
+    return Rates(people, thresholds, accepted, nearest.float().mean().item())
+
+
+@torch.no_grad()
+def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[Tensor]) -> Tensor:
+    """[n, n] for photos [3, H, W] in [0, 1]: a cosine, or the NEGATIVE distance; higher is more alike."""
+    detector = load_detector()
+
+    def embed(photos: list[Tensor]) -> Tensor:
+        return torch.cat([surrogate.embed(photo[None], find_face(photo, detector)) for photo in photos])
+
+    others = embed(photos_b)
+    rows = [surrogate.similarity(one[None].expand_as(others), others) for one in embed(photos_a)]
+    return torch.stack(rows) if surrogate.metric == "cosine" else -torch.stack(rows)
+
+
+def main() -> None:
+    from ..demo.train import read_images, split_identities
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--surrogate", nargs="+", required=True, help="built-in names, or weights files")
+    parser.add_argument("--held-out", action="store_true", help="only people whom the demo models were not trained on")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    training, held_out = split_identities(args.images)
+    paths = held_out if args.held_out else sorted([*training, *held_out])
+    photos = list(read_images(paths).float() / 255)
+    for name in args.surrogate:
+        surrogate = load_surrogate(name)
+        found = verification_rates(similarities(surrogate, photos[::2], photos[1::2]))
+        log.info("%s (%s): %s", surrogate.name, surrogate.metric, json.dumps(found.to_dict()))
+
+
+if __name__ == "__main__":
+    main()

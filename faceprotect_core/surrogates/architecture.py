@@ -1,0 +1,35 @@
+"""What a file's tensors turn out to be: a network of a known kind, and how it wants its faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A known kind of face recognition network.
+
+    name: for messages and reports.
+    build: makes the empty network, whose state dictionary has the names of the weights file; [B, 3, input_size,
+        input_size] in `colour_order` and `value_range` -> [B, D].
+    template: how a face is aligned for it, a name of `faces.TEMPLATES`.
+    thresholds: false accept rate -> cosine above which two photos show the same person. They belong to the weights that
+        thresholds_source names; other weights of this kind may need others.
+    ignored: first parts of the names of tensors that may be in the file and are not needed.
+    source, licence: where such weights come from, and what they may be used for.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    input_size: int = 112
+    template: str = "arcface_112"
+    thresholds: Mapping[float, float] = field(default_factory=dict)
+    thresholds_source: str = ""
+    ignored: tuple[str, ...] = ()
+    colour_order: str = "RGB"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    source: str = ""
+    licence: str = ""
