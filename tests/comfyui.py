@@ -33,7 +33,7 @@ from comfyui_run import EventStream, Result
 PACK = Path(__file__).resolve().parent.parent
 PACK_NAME = "faceprotect"  # the folder in custom_nodes, as the registry names it
 FOLDERS = (
-    *("models/checkpoints", "models/loras", "custom_nodes"),
+    *("models/checkpoints", "models/loras", "models/face_recognition", "custom_nodes"),
     *("user/default/workflows", "user/default/subgraphs"),
 )
 FLAGS = (

@@ -157,7 +157,7 @@ class SmallSpec:
 SMALL = {
     "small_resnet": SmallSpec(SmallResNet, 96, "arcface_112", 2e-3, 1500),
     "small_mobile": SmallSpec(SmallMobile, 112, "arcface_112", 3e-3, 1500),
-    "small_convnext": SmallSpec(SmallConvNeXt, 128, "dlib_150", 1.5e-3, 2500),
+    "small_convnext": SmallSpec(SmallConvNeXt, 128, "arcface_112", 1.5e-3, 1500),
 }
 
 

@@ -4,9 +4,10 @@
         --surrogates dlib_resnet SMALL/small_resnet.safetensors SMALL/small_mobile.safetensors ... [--identities 8]
 
 FACES holds aligned 256x256 photos <identity>_a.jpg and <identity>_b.jpg; only people whom the demo models were not
-trained on are used. SMALL is the folder of train_recognizers.py; any other weights file works, too. Each recogniser is left out in turn: photo a is protected against the others and shown to the one
-left out. For a fair comparison every variant's change is scaled to the same PSNR, rounded to 8 bits, and then perhaps
-processed. The face is found again in the result, as a stranger would. Resumable: finished runs are kept.
+trained on are used. SMALL is the folder of train_recognizers.py; any other weights file works, too. Each recogniser is
+left out in turn: photo a is protected against the others and shown to the one left out. For a fair comparison every
+variant's change is scaled to the same PSNR, rounded to 8 bits, and then perhaps processed. The face is found again in
+the result, as a stranger would. Resumable: finished runs are kept.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ VARIANTS = {
     "views": Variant(VIEWS),
     "lagging": Variant(LAGGING),
     "momentum": Variant(momentum=MOMENTUM),
-    "views, lagging": Variant(VIEWS | LAGGING),
-    "views, lagging, momentum": Variant(VIEWS | LAGGING, MOMENTUM),
+    "all three": Variant(VIEWS | LAGGING, MOMENTUM),
 }
 PROCESSING = {
     "none": lambda image: image,

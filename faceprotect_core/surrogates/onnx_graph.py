@@ -207,8 +207,9 @@ def _require_known(model: ModelProto, where: str) -> None:
     """Known operators only, and all weights in the file itself."""
     graph = model.graph
     require(len(graph.node) > 0, f"{where} is no ONNX model: it has no nodes", DOWNLOAD_AGAIN)
-    domains = {node.domain for node in graph.node} - {"", "ai.onnx"}
-    found = {node.op_type for node in graph.node}
+    # protobuf gives text that is no UTF-8 as bytes.
+    domains = {str(node.domain) for node in graph.node} - {"", "ai.onnx"}
+    found = {str(node.op_type) for node in graph.node}
     unknown = sorted(found - OPERATORS.keys()) + sorted(domains)
     require(
         not unknown and not model.functions and not graph.sparse_initializer,
@@ -223,7 +224,9 @@ def _require_known(model: ModelProto, where: str) -> None:
         SUPPORTED,
     )
     tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
-    external = [proto.name for proto in tensors if proto.data_location == TensorProto.EXTERNAL or proto.external_data]
+    external = [
+        str(proto.name) for proto in tensors if proto.data_location == TensorProto.EXTERNAL or proto.external_data
+    ]
     require(
         not external,
         f"{where} keeps its weights in another file ({_listed(external)}), and such files are not read",

@@ -24,7 +24,19 @@ from playwright.sync_api import sync_playwright
 from comfyui import PACK, PACK_NAME, ComfyUIServer
 from demo import portrait, whole_photo
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
-from workflow_graphs import PHOTO, PHOTO_FOLDER, PORTRAIT, SD2_BASE, TARGET, WORKFLOWS, Block, Node, Workflow
+from workflow_graphs import (
+    PHOTO,
+    PHOTO_FOLDER,
+    PORTRAIT,
+    SD2_BASE,
+    SURROGATE_FILES,
+    SURROGATE_FOLDER,
+    TARGET,
+    WORKFLOWS,
+    Block,
+    Node,
+    Workflow,
+)
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44
@@ -119,12 +131,14 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
 
 
 def put_files_in_place(server: ComfyUIServer):
-    """What the workflows name must exist, or the frontend reports it as missing: pictures, a folder, a checkpoint."""
+    """What the workflows name must exist, or the frontend reports it as missing: pictures, a folder, model files."""
     server.upload_image(portrait(), PORTRAIT)
     server.upload_image(whole_photo(), PHOTO)
     server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
     server.upload_image(np.full((512, 512, 3), 128, np.uint8), TARGET)
     (server.models_dir / SD2_BASE["directory"] / SD2_BASE["name"]).touch()
+    for name in SURROGATE_FILES:
+        (server.models_dir / SURROGATE_FOLDER / name).touch()
 
 
 def _measure(server, browser, flows, nodes_2: bool) -> dict:

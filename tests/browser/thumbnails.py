@@ -5,6 +5,7 @@ They are square, because the browser shows them so: the middle half of either ph
 The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
 neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
 target, a face sampled from the demo model. So their pictures show the graph at work, not Stable Diffusion's quality.
+Recognisers that the pack does not come with are the built-in one, here.
 """
 
 import json
@@ -38,7 +39,7 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
         prompt = with_demo_model(prompt)
     else:
         upload_portrait(server, prompt)
-    result = server.run(prompt, timeout=1800).check()
+    result = server.run(with_built_in_recogniser(prompt), timeout=1800).check()
     if whole:
         (after, *_) = (one for one, node in nodes_of(prompt, "PreviewImage").items())
         panels = [whole_photo()[HEAD], server.image(result.images(after)[0])[HEAD][..., :3]]
@@ -68,6 +69,17 @@ def with_demo_model(prompt: dict) -> dict:
     for node in kept.values():
         node["inputs"] = {name: rewired(value) for name, value in node["inputs"].items()}
     return kept
+
+
+def with_built_in_recogniser(prompt: dict) -> dict:
+    """The same graph with the built-in recogniser instead of files that the pack does not come with."""
+
+    def swapped(node: dict) -> dict:
+        if node["class_type"] != "FaceProtectLoadSurrogate":
+            return node
+        return node | {"inputs": node["inputs"] | {"surrogate": "dlib_resnet"}}
+
+    return {node_id: swapped(node) for node_id, node in prompt.items()}
 
 
 def _synthetic_face(server: ComfyUIServer) -> np.ndarray:

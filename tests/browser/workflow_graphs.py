@@ -12,7 +12,7 @@ from typing import NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.photo import ENSEMBLE, PRESETS
 
 PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
 PHOTO, PHOTO_FOLDER = (
@@ -25,6 +25,9 @@ SD2_BASE = {
     "directory": "checkpoints",
 }
 BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
+# Three of the four recognisers of the paper; the fourth, mobile_face, is the black box.
+SURROGATE_FILES = ("irse50.pth", "ir152.pth", "facenet.pth")
+SURROGATE_FOLDER = "face_recognition"
 SURROGATE = "surrogates.surrogate0"  # the first socket of FR Surrogate Loss
 
 
@@ -108,6 +111,47 @@ def demo() -> Workflow:
         [
             Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
             Block("3  Who must not recognise it", PURPLE, [[faces, surrogate], [loss]]),
+        ],
+        [Block("4  Protect", RED, [[protected], results])],
+    ]
+    return flow
+
+
+def black_box_ensemble() -> Workflow:
+    """Several recognisers of different kinds, and what helps against one that is not among them."""
+    flow = Workflow("black_box_ensemble")
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=ENSEMBLE_NOTE)
+    photo, square = _photo(flow, "Your photo", PORTRAIT)
+    model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
+    latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
+    trajectory, null_text, structure = _keep(
+        flow, model["model"], model["empty_prompt"], latent["LATENT"], ENSEMBLE.depth, ENSEMBLE.pairing,
+        {"iterations": ENSEMBLE.null_text_iterations, "learning_rate": ENSEMBLE.null_text_lr},
+    )  # fmt: skip
+    faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
+    surrogates = [
+        flow.node("FaceProtectLoadSurrogate", Path(file).stem, size=(285, 0), surrogate=file)
+        for file in ("dlib_resnet", *SURROGATE_FILES)
+    ]
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
+        framing="aligned", stop_at_margin=True, margin=ENSEMBLE.margin, views=ENSEMBLE.views,
+        lagging=ENSEMBLE.lagging,
+        **{f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(surrogates)},
+    )  # fmt: skip
+    protected = _optimizer(
+        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
+        mask=faces["mask"], iterations=ENSEMBLE.iterations, output="detail", learning_rate=ENSEMBLE.lr,
+        objective_weight=ENSEMBLE.objective_weight, fidelity_weight=ENSEMBLE.fidelity_weight,
+        momentum=ENSEMBLE.momentum,
+    )  # fmt: skip
+    results = _results(flow, square, protected)
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, square, model, latent]])],
+        [
+            Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
+            Block("3  Who must not recognise it", PURPLE, [surrogates, [faces, loss]]),
         ],
         [Block("4  Protect", RED, [[protected], results])],
     ]
@@ -334,6 +378,41 @@ LIMITS_NOTE = """**Limits, please read**
 - The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
 """
 
+ENSEMBLE_NOTE = f"""# Several recognisers at once
+
+A photo that one recogniser no longer matches may still match in another. Here the photo is protected against four \
+of different kinds together, so that there is a better chance with a fifth.
+
+**What you need**: {", ".join(f"**{file}**" for file in SURROGATE_FILES)} in **models/{SURROGATE_FOLDER}**. They are \
+those of the AMT-GAN release, which the protection papers use, with **mobile_face.pth** left out as the black box: \
+the one to check with. This pack does not come with them. Any of these files does as well:
+- the recogniser of an InsightFace pack (buffalo_l's **w600k_r50.onnx**, antelopev2's or AuraFace's \
+**glintr100.onnx**), found where InsightFace keeps it; needs `pip install onnx`;
+- facexlib's **recognition_arcface_ir_se50.pth**, found where facexlib keeps it;
+- facenet-pytorch's **20180402-114759-vggface2.pt**;
+- as .safetensors, .pth, .pt or .onnx. The network is told from the file's tensors, not from its name.
+
+Have none of them? Choose *dlib_resnet* in one loader, and delete the others. Check the licence of each file: most are \
+for research only.
+
+**What is different from the demo** (FR Surrogate Loss)
+- **views** {ENSEMBLE.views}: each recogniser also sees the photo a little shifted and blurred, resized, compressed \
+or noisy.
+- **lagging** {ENSEMBLE.lagging:g}: the recogniser that is furthest from its threshold counts more.
+- **stop_at_margin**: a recogniser that is {ENSEMBLE.margin:g} past its threshold is left alone. A file without a \
+known threshold needs one: **threshold** in Load FR Surrogate.
+
+**How long**: a few minutes on two CPU cores; large recognisers take most of it.
+
+**Did it work?** The node says so for the four that were optimised against. That is no evidence about others: show the \
+photo to one that was not among them.
+
+**Limits, please read**
+- No promise about a recogniser that was not asked, and none against a system that is trained on protected photos.
+- ComfyUI writes the workflow into saved images. *Save Protected Image* does not.
+- The built-in diffusion model is for research only, and small: Stable Diffusion does it better.
+"""
+
 PHOTO_NOTE = f"""# Protect a photo
 
 Changes the faces in your photo so that a face recogniser no longer says "the same person", while people still see \
@@ -448,5 +527,5 @@ recogniser no longer matches it with you.
     limit="- Pushed away from this photo is not yet pushed away from every photo of you: check against another one.",
 )
 
-BUILDERS = (protect_photo, whole_photo, batch_folder, demo, paper_impersonation, paper_obfuscation)
+BUILDERS = (protect_photo, whole_photo, batch_folder, demo, black_box_ensemble, paper_impersonation, paper_obfuscation)
 WORKFLOWS = {build.__name__: build for build in BUILDERS}

@@ -162,5 +162,5 @@ def test_unknown_names_list_the_built_in_ones():
     assert list(BUILT_IN_SURROGATES) == ["dlib_resnet"]
     with pytest.raises(ValueError, match=r"not a built-in surrogate.*\['dlib_resnet'\]"):
         load_surrogate("arcface")
-    with pytest.raises(ValueError, match=r"irse50.pth.*not supported yet.*\['dlib_resnet'\]"):
+    with pytest.raises(ValueError, match=r"there is no file .*irse50.pth"):
         load_surrogate(Path("models") / "irse50.pth")

@@ -225,7 +225,7 @@ REFUSALS = {
     "no weight at all": (lambda: IdentityObjective(NETWORKS[:1], source=SOURCE, weights=[0]), "all weights are 0"),
     "a negative lagging": (lambda: IdentityObjective(NETWORKS, source=SOURCE, lagging=-1.0), "lagging is -1.0"),
     "a margin without a threshold": (
-        lambda: IdentityObjective([*NETWORKS, NO_THRESHOLD], source=SOURCE, margin=0.1), "threshold is known for nameless",
+        lambda: IdentityObjective([*NETWORKS, NO_THRESHOLD], source=SOURCE, margin=0.1), "is known for nameless",
     ),
 }  # fmt: skip
 
