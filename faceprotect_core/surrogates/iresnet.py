@@ -107,7 +107,7 @@ def _architecture(depth: int, fused: bool) -> Architecture:
     return Architecture(
         name=f"IResNet-{depth} (fused)" if fused else f"IResNet-{depth}",
         build=partial(IResNet, UNITS[depth], fused=fused),
-        thresholds_source="none: no cosine thresholds at a false accept rate are published for these weights",
+        thresholds_source="none: we found no published cosine threshold at a false accept rate for such weights",
         source="ArcFace IResNet of InsightFace (arcface_torch, the packs buffalo and antelopev2) or AuraFace",
         licence=LICENCE,
     )
