@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import get_args
 
 import torch
@@ -27,7 +27,6 @@ from .objectives import IdentityObjective
 from .protect import protect
 from .schedule import DDIMSchedule
 from .surrogates import FRSurrogate
-from .views import RandomViews
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class PhotoSettings:
     """How hard to protect: the arguments of `protect`, and what the finished photo must reach.
 
     size: of the crop around each face in pixels; 256 for the demo model, 512 for Stable Diffusion.
-    views, lagging: of the objective, for an ensemble that should hold against others; see IdentityObjective.
     margin: how far past its verification threshold each surrogate is pushed, in its metric's units.
     wanted_margin: how far past the threshold the finished photo must be for the face to count as protected.
     """
@@ -49,17 +47,13 @@ class PhotoSettings:
     lr: float = 0.02
     objective_weight: float = 0.003
     fidelity_weight: float = 1.5
-    momentum: float = 0.0
-    views: int = 0
-    lagging: float = 0.0
     margin: float = 0.35
     wanted_margin: float = 0.1
 
     @property
     def method(self) -> dict:
         """Those of them that are arguments of `protect`."""
-        others = ("size", "views", "lagging", "margin", "wanted_margin")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        return {name: value for name, value in asdict(self).items() if name not in ("size", "margin", "wanted_margin")}
 
 
 # Measured with the demo model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
@@ -70,9 +64,6 @@ PRESETS = {
         depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5, margin=0.5, wanted_margin=0.2
     ),
 }
-
-# Against recognisers that are not in the loop, for several surrogates of different kinds; see docs/transfer.md.
-ENSEMBLE = replace(PRESETS["balanced"], views=2, lagging=10.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +181,6 @@ def _protect_crop(denoiser, codec, context, crop: FaceCrop, aim: _Aim, on_step: 
         source_face=crop.face,
         target_face=aim.target_face,
         margin=settings.margin,
-        views=RandomViews(settings.views),
-        lagging=settings.lagging,
     )
     result = protect(
         denoiser,

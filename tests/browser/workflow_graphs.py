@@ -12,7 +12,7 @@ from typing import NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO
-from faceprotect_core.photo import ENSEMBLE, PRESETS
+from faceprotect_core.photo import PRESETS
 
 PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
 PHOTO, PHOTO_FOLDER = (
@@ -118,16 +118,16 @@ def demo() -> Workflow:
 
 
 def black_box_ensemble() -> Workflow:
-    """Several recognisers of different kinds, and what helps against one that is not among them."""
+    """The demo against several recognisers of different kinds at once."""
     flow = Workflow("black_box_ensemble")
     note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=ENSEMBLE_NOTE)
     photo, square = _photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
+    learned = {"iterations": DEMO.null_text_iterations, "learning_rate": DEMO.null_text_lr}
     trajectory, null_text, structure = _keep(
-        flow, model["model"], model["empty_prompt"], latent["LATENT"], ENSEMBLE.depth, ENSEMBLE.pairing,
-        {"iterations": ENSEMBLE.null_text_iterations, "learning_rate": ENSEMBLE.null_text_lr},
-    )  # fmt: skip
+        flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
+    )
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
     surrogates = [
         flow.node("FaceProtectLoadSurrogate", Path(file).stem, size=(285, 0), surrogate=file)
@@ -135,15 +135,13 @@ def black_box_ensemble() -> Workflow:
     ]
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
-        framing="aligned", stop_at_margin=True, margin=ENSEMBLE.margin, views=ENSEMBLE.views,
-        lagging=ENSEMBLE.lagging,
+        framing="aligned", reduction="mean", stop_at_margin=True, margin=DEMO.margin,
         **{f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(surrogates)},
     )  # fmt: skip
+    knobs = dict(DEMO.optimizer)
     protected = _optimizer(
         flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
-        mask=faces["mask"], iterations=ENSEMBLE.iterations, output="detail", learning_rate=ENSEMBLE.lr,
-        objective_weight=ENSEMBLE.objective_weight, fidelity_weight=ENSEMBLE.fidelity_weight,
-        momentum=ENSEMBLE.momentum,
+        mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
     )  # fmt: skip
     results = _results(flow, square, protected)
     flow.canvas = [
@@ -396,11 +394,13 @@ Have none of them? Choose *dlib_resnet* in one loader, and delete the others. Ch
 for research only.
 
 **What is different from the demo** (FR Surrogate Loss)
-- **views** {ENSEMBLE.views}: each recogniser also sees the photo a little shifted and blurred, resized, compressed \
-or noisy.
-- **lagging** {ENSEMBLE.lagging:g}: the recogniser that is furthest from its threshold counts more.
-- **stop_at_margin**: a recogniser that is {ENSEMBLE.margin:g} past its threshold is left alone. A file without a \
-known threshold needs one: **threshold** in Load FR Surrogate.
+- **reduction** *mean*: the four together count as much as one does in the demo, so that the photo changes no more.
+- **stop_at_margin**: a recogniser that is {DEMO.margin:g} past its threshold is left alone, and the others go on. A \
+file without a known threshold needs one: **threshold** in Load FR Surrogate.
+
+**What to try**: **lagging** 10 (the recogniser that is furthest from its threshold counts more), **views** 2 (each \
+also sees the photo shifted and blurred, resized, compressed or noisy), **momentum** 0.9 in the Optimizer. Papers \
+report gains from them; our measurement with small recognisers (docs/transfer.md) found none that holds: they are off.
 
 **How long**: a few minutes on two CPU cores; large recognisers take most of it.
 
