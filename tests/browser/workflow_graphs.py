@@ -400,7 +400,8 @@ file without a known threshold needs one: **threshold** in Load FR Surrogate.
 
 **What to try**: **lagging** 10 (the recogniser that is furthest from its threshold counts more), **views** 2 (each \
 also sees the photo shifted and blurred, resized, compressed or noisy), **momentum** 0.9 in the Optimizer. Papers \
-report gains from them; our measurement with small recognisers (docs/transfer.md) found none that holds: they are off.
+report gains. In our measurement with small recognisers (docs/transfer.md) only momentum gained, a little, and it \
+changes the face visibly: they are off.
 
 **How long**: a few minutes on two CPU cores; large recognisers take most of it.
 
