@@ -83,44 +83,20 @@ class Workflow:
 
 
 def demo() -> Workflow:
-    flow = Workflow("demo")
-    note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=DEMO_NOTE)
-    photo, square = _photo(flow, "Your photo", PORTRAIT)
-    model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
-    latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
-    learned = {"iterations": DEMO.null_text_iterations, "learning_rate": DEMO.null_text_lr}
-    trajectory, null_text, structure = _keep(
-        flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
-    )
-    faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
-    surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
-    loss = flow.node(
-        "FaceProtectFRSurrogateLoss", size=(290, 0),
-        surrogates__surrogate0=surrogate["surrogate"], photo=square["IMAGE"], faces=faces["faces"],
-        mode="dodge", framing="aligned", stop_at_margin=True, margin=DEMO.margin,
-    )  # fmt: skip
-    knobs = dict(DEMO.optimizer)
-    protected = _optimizer(
-        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
-        mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
-    )  # fmt: skip
-    results = _results(flow, square, protected)
-    flow.canvas = [
-        [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photo and model", BLUE, [[photo, square, model, latent]])],
-        [
-            Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
-            Block("3  Who must not recognise it", PURPLE, [[faces, surrogate], [loss]]),
-        ],
-        [Block("4  Protect", RED, [[protected], results])],
-    ]
-    return flow
+    """The blocks on a portrait, without any download."""
+    return _demo("demo", DEMO_NOTE, ("dlib_resnet",), stop_at_margin=True, margin=DEMO.margin)
 
 
 def black_box_ensemble() -> Workflow:
     """The demo against several recognisers of different kinds at once."""
-    flow = Workflow("black_box_ensemble")
-    note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=ENSEMBLE_NOTE)
+    names = ("dlib_resnet", *SURROGATE_FILES)
+    return _demo("black_box_ensemble", ENSEMBLE_NOTE, names, reduction="mean", stop_at_margin=True, margin=DEMO.margin)
+
+
+def _demo(name: str, text: str, surrogate_names: tuple[str, ...], **wanted) -> Workflow:
+    """The demo setting against the recognisers named. wanted: values of FR Surrogate Loss."""
+    flow = Workflow(name)
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=text)
     photo, square = _photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
@@ -130,13 +106,12 @@ def black_box_ensemble() -> Workflow:
     )
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
     surrogates = [
-        flow.node("FaceProtectLoadSurrogate", Path(file).stem, size=(285, 0), surrogate=file)
-        for file in ("dlib_resnet", *SURROGATE_FILES)
+        flow.node("FaceProtectLoadSurrogate", Path(one).stem, size=(285, 0), surrogate=one) for one in surrogate_names
     ]
+    sockets = {f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(surrogates)}
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
-        framing="aligned", reduction="mean", stop_at_margin=True, margin=DEMO.margin,
-        **{f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(surrogates)},
+        framing="aligned", **wanted, **sockets,
     )  # fmt: skip
     knobs = dict(DEMO.optimizer)
     protected = _optimizer(
