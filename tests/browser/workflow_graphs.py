@@ -369,7 +369,7 @@ Have none of them? Choose *dlib_resnet* in one loader, and delete the others. Ch
 for research only.
 
 **What is different from the demo** (FR Surrogate Loss)
-- **reduction** *mean*: the four together count as much as one does in the demo, so that the photo changes no more.
+- **reduction** *mean*: the four together count as much as one does in the demo, to change the photo about as little.
 - **stop_at_margin**: a recogniser that is {DEMO.margin:g} past its threshold is left alone, and the others go on. A \
 file without a known threshold needs one: **threshold** in Load FR Surrogate.
 
