@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..faces import find_face, load_detector
-from ..surrogates import FRSurrogate, load_surrogate
+from ..surrogates import FRSurrogate
 
 log = logging.getLogger("faceprotect.evaluation.recognition")
 FARS = (0.1, 0.01, 0.001)
@@ -77,6 +77,7 @@ def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[
 
 def main() -> None:
     from ..demo.train import read_images, split_identities
+    from .small_recognizers import load_recognizer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
@@ -88,7 +89,7 @@ def main() -> None:
     paths = held_out if args.held_out else sorted([*training, *held_out])
     photos = list(read_images(paths).float() / 255)
     for name in args.surrogate:
-        surrogate = load_surrogate(name)
+        surrogate = load_recognizer(name)
         found = verification_rates(similarities(surrogate, photos[::2], photos[1::2]))
         log.info("%s (%s): %s", surrogate.name, surrogate.metric, json.dumps(found.to_dict()))
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checks import require
-from ..surrogates import FRSurrogate
+from ..surrogates import FRSurrogate, load_surrogate
 
 DIM = 256
 
@@ -188,3 +188,8 @@ def load_small(path: Path) -> FRSurrogate:
         source="faceprotect_core.evaluation.train_recognizers",
         licence="that of the photos it was trained on",
     )
+
+
+def load_recognizer(name: str) -> FRSurrogate:
+    """A built-in surrogate, a small recogniser's file, or any weights file."""
+    return load_small(Path(name)) if Path(name).stem in SMALL else load_surrogate(name)

@@ -33,11 +33,11 @@ from ..objectives import IdentityObjective
 from ..optimizer import optimize_latent
 from ..photo import PRESETS
 from ..schedule import DDIMSchedule
-from ..surrogates import FRSurrogate, load_surrogate
+from ..surrogates import FRSurrogate
 from ..views import RandomViews
 from .conditions import jpeg
 from .scenes import as_saved
-from .small_recognizers import SMALL, load_small
+from .small_recognizers import load_recognizer
 
 log = logging.getLogger("faceprotect.evaluation.transfer")
 SETTINGS = PRESETS["balanced"]
@@ -88,15 +88,10 @@ class Subject:
     structure: SelfAttentionReference
 
 
-def _load(name: str) -> FRSurrogate:
-    """A built-in surrogate, a small recogniser, or any weights file."""
-    return load_small(Path(name)) if Path(name).stem in SMALL else load_surrogate(name)
-
-
 class Evaluation:
     def __init__(self, surrogates: list[str]):
         self.denoiser, self.codec, self.context = load_demo_model()
-        loaded = [_load(name) for name in surrogates]
+        loaded = [load_recognizer(name) for name in surrogates]
         self.surrogates: dict[str, FRSurrogate] = {one.name: one for one in loaded}
         self.detector = load_detector()
 

@@ -9,7 +9,13 @@ from PIL import Image
 
 from faceprotect_core import ProtectionError
 from faceprotect_core.evaluation.recognition import similarities, verification_rates
-from faceprotect_core.evaluation.small_recognizers import SMALL, SmallSpec, load_small, save_small
+from faceprotect_core.evaluation.small_recognizers import (
+    SMALL,
+    SmallSpec,
+    load_recognizer,
+    load_small,
+    save_small,
+)
 from faceprotect_core.evaluation.train_recognizers import (
     MARGIN,
     SCALE,
@@ -89,6 +95,8 @@ def test_a_small_recogniser_is_saved_and_loaded_again(name, tmp_path, astronaut,
     network = SMALL[name].build().eval()
     save_small(network, {0.1: 0.2, 0.01: 0.4}, tmp_path / f"{name}.safetensors")
     loaded = load_small(tmp_path / f"{name}.safetensors")
+    assert load_recognizer(str(tmp_path / f"{name}.safetensors")).name == name
+    assert load_recognizer("dlib_resnet").name == "dlib_resnet"
     assert loaded.thresholds == {0.1: 0.2, 0.01: 0.4} and loaded.threshold() == 0.4
     size = SMALL[name].input_size
     chips = align_face(astronaut[None], face, SMALL[name].template, size)
