@@ -18,6 +18,7 @@ from faceprotect_core.surrogates import load_surrogate
 from faceprotect_core.surrogates.inception_resnet import InceptionResnetV1
 from faceprotect_core.surrogates.mobile_facenet import MobileFaceNet
 from faceprotect_core.surrogates.weights_file import read_tensors, to_float32
+from needs import missing
 
 PHOTO = torch.rand(1, 3, 50, 60, generator=torch.Generator().manual_seed(3))
 
@@ -232,7 +233,7 @@ def test_a_quantised_file_is_refused(tmp_path):
     try:
         quantised = torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8)
     except (RuntimeError, AttributeError):
-        pytest.skip("this torch makes no quantised tensors any more")
+        missing("This torch makes no quantised tensors any more.")
     save({"a": quantised}, tmp_path / "quantised.pth")
     with pytest.raises(ProtectionError, match="no plain tensor.*qint8"):
         load_surrogate(tmp_path / "quantised.pth")
