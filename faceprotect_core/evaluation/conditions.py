@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,8 @@ from torch import Tensor
 from ..faces import TEMPLATES
 from ..faces.align import transform_points
 from ..faces.landmarks import similarity_transform
-from .scenes import Subject, as_saved
+from .robustness import as_saved
+from .scenes import Subject
 
 SUPERSAMPLING = 4  # per side, for the edges of what is drawn
 MASK_BLUE, GLASSES_BLACK, GREY = (0.62, 0.78, 0.88), (0.05, 0.05, 0.06), (0.5, 0.5, 0.5)
@@ -68,16 +67,6 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     padded = F.pad(image[None], (reach,) * 4, mode="reflect")
     rows = F.conv2d(padded, kernel[:, :, None], groups=3)
     return as_saved(F.conv2d(rows, kernel[..., None], groups=3)[0])
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Through a JPEG file of that quality."""
-    from PIL import Image
-
-    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
 
 
 def phase_scrambled(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -29,10 +29,10 @@ from .conditions import (
     covered_by_mask,
     covered_by_sunglasses,
     exposed,
-    jpeg,
     phase_scrambled,
 )
-from .scenes import Subject, as_saved, lay_face, load_subject, natural_scene
+from .robustness import as_saved, jpeg
+from .scenes import Subject, lay_face, load_subject, natural_scene
 
 log = logging.getLogger("faceprotect.evaluation.detection")
 

@@ -129,8 +129,3 @@ def head_opacity(size: int = 256) -> Tensor:
 
 def _random(generator: torch.Generator, count: int) -> Tensor:
     return torch.rand(count, generator=generator)
-
-
-def as_saved(image: Tensor) -> Tensor:
-    """Rounded to 8 bits a channel, as a file would have it."""
-    return image.clamp(0, 1).mul(255).round().div(255)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import SelfAttentionReference, capture_self_attention
@@ -35,8 +34,7 @@ from ..photo import PRESETS
 from ..schedule import DDIMSchedule
 from ..surrogates import FRSurrogate
 from ..views import RandomViews
-from .conditions import jpeg
-from .scenes import as_saved
+from .robustness import UNPROCESSED, as_saved, processings
 from .small_recognizers import load_recognizer
 
 log = logging.getLogger("faceprotect.evaluation.transfer")
@@ -62,16 +60,8 @@ VARIANTS = {
     "momentum": Variant(momentum=MOMENTUM),
     "all three": Variant(VIEWS | LAGGING, MOMENTUM),
 }
-PROCESSING = {
-    "none": lambda image: image,
-    "jpeg 75": lambda image: jpeg(image[0], 75)[None],
-    "blur 3x3": lambda image: as_saved(F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)),
-    "half size": lambda image: as_saved(_resized(_resized(image, 0.5), 2.0)),
-}
-
-
-def _resized(image: Tensor, factor: float) -> Tensor:
-    return F.interpolate(image, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
+_ALL = processings()
+PROCESSING = {name: _ALL[name] for name in (UNPROCESSED, "jpeg 75", "mean 3x3", "half size")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,8 @@ from ..demo.train import read_images, split_identities
 from ..faces import Face, FaceDetector, detect_faces, find_face, load_detector, overlap
 from ..photo import PRESETS, PhotoResult, protect_photo
 from ..surrogates import FRSurrogate, load_surrogate
-from .scenes import Subject, as_saved, lay_face, load_subject, natural_scene
+from .robustness import as_saved
+from .scenes import Subject, lay_face, load_subject, natural_scene
 
 log = logging.getLogger("faceprotect.evaluation.whole_photos")
 

@@ -5,6 +5,7 @@ import skimage.data
 import torch
 
 from faceprotect_core import load_surrogate
+from faceprotect_core.demo import load_demo_model
 from faceprotect_core.faces import find_face, load_detector
 
 
@@ -27,3 +28,9 @@ def astronaut():
 @pytest.fixture(scope="session")
 def face(astronaut, detector):
     return find_face(astronaut, detector)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The built-in diffusion model: denoiser, codec, the empty prompt's embedding."""
+    return load_demo_model()
