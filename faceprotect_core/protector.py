@@ -87,14 +87,14 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
     """
     _check(choice)
     target = _target(choice)
-    denoiser, codec, context, size, weights = _load_model(choice)
-    settings = replace(photo_settings or PRESETS[choice.preset], size=size)
+    model = load_model(choice.model, choice.device)
+    settings = replace(photo_settings or PRESETS[choice.preset], size=model.size)
     surrogates = (load_surrogate(BUILT_IN_SURROGATE).to(choice.device),)
     detector = load_detector(choice.device)
     return PhotoProtector(
-        denoiser,
-        codec,
-        context,
+        model.denoiser,
+        model.codec,
+        model.context,
         surrogates,
         detector,
         settings,
@@ -102,12 +102,12 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
         choice,
         {
             "model": Path(choice.model).name,
-            "model_sha256": weights,
+            "model_sha256": model.sha256,
             "surrogates": [surrogate.name for surrogate in surrogates],
             "preset": choice.preset,
             "photo_settings": asdict(settings),
             "goal": choice.goal,
-            "target_sha256": _digest_of_tensor(target),
+            "target_sha256": digest_of_tensor(target),
             "faces": choice.which,
             "min_face": choice.min_face,
             "threshold": choice.threshold,
@@ -117,11 +117,7 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
 
 def _check(choice: Choice) -> None:
     require(choice.preset in PRESETS, f"there is no preset {choice.preset!r}", f"use one of {', '.join(PRESETS)}")
-    require(
-        not choice.device.startswith("cuda") or torch.cuda.is_available(),
-        f"the device is {choice.device!r}, and PyTorch finds no CUDA device",
-        "use --device cpu, or install a PyTorch with CUDA and its driver",
-    )
+    require_device(choice.device)
     require(
         choice.target is None or choice.goal != "dodge",
         "there is a target, and the goal is to dodge, which needs none",
@@ -131,6 +127,14 @@ def _check(choice: Choice) -> None:
         choice.target is not None or choice.goal != "impersonate",
         "the goal is to impersonate, and there is no target",
         "name a photo of whom to look like (--target FILE)",
+    )
+
+
+def require_device(device: str) -> None:
+    require(
+        not device.startswith("cuda") or torch.cuda.is_available(),
+        f"the device is {device!r}, and PyTorch finds no CUDA device",
+        "use --device cpu, or install a PyTorch with CUDA and its driver",
     )
 
 
@@ -145,28 +149,43 @@ def _target(choice: Choice) -> Tensor | None:
     return load_synthetic_target()[0].to(choice.device)
 
 
-def _load_model(choice: Choice) -> tuple[Denoiser, ImageCodec, Tensor, int, str]:
-    """Denoiser, codec, context, the size of picture the model was made for, and a digest of its weights."""
-    if choice.model == DEMO:
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A diffusion model as the method needs it.
+
+    context: the empty prompt's embedding [1, tokens, dim]. size: of the square picture it was made for, in pixels.
+    sha256: of its weights.
+    """
+
+    denoiser: Denoiser
+    codec: ImageCodec
+    context: Tensor
+    size: int
+    sha256: str
+
+
+def load_model(name: str = DEMO, device: str = "cpu") -> DiffusionModel:
+    """The demo model, or Stable Diffusion 1.x or 2.x from a folder in diffusers' format."""
+    if name == DEMO:
         from .demo import WEIGHTS, load_demo_model
 
         denoiser, codec, context = load_demo_model()
         files = sorted(WEIGHTS.glob("*.safetensors"))
         for network in (denoiser.unet, codec.vae):
-            network.to(choice.device)
-        return denoiser, codec, context.to(choice.device), 256, _digest_of_files(files)
+            network.to(device)
+        return DiffusionModel(denoiser, codec, context.to(device), 256, _digest_of_files(files))
     from .diffusers_backend import PARTS, load_diffusers
 
-    folder = Path(choice.model)
-    denoiser, codec, context = load_diffusers(folder, choice.device)
+    folder = Path(name)
+    denoiser, codec, context = load_diffusers(folder, device)
     files = sorted(path for part in PARTS for path in (folder / part).glob("*.safetensors"))
     pixels = denoiser.unet.config.sample_size * 2 ** (len(codec.vae.config.block_out_channels) - 1)
-    return denoiser, codec, context, pixels, _digest_of_files(files)
+    return DiffusionModel(denoiser, codec, context, pixels, _digest_of_files(files))
 
 
 def _digest_of_files(files: list[Path]) -> str:
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
-def _digest_of_tensor(tensor: Tensor | None) -> str | None:
+def digest_of_tensor(tensor: Tensor | None) -> str | None:
     return None if tensor is None else hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
