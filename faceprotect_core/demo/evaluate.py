@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import DDIMSchedule, FRSurrogate, IdentityObjective, load_surrogate
 from ..attention import SelfAttentionReference, capture_self_attention
+from ..evaluation.quality import psnr, ssim
 from ..faces import Face, detect_faces, face_mask, find_face, load_detector
 from ..inversion import Trajectory, ddim_invert
 from ..null_text import learn_null_text
@@ -138,23 +139,11 @@ class Evaluation:
             "distance_before": distance(photo.original, photo.face),
             "distance_after": distance(protected, found[0] if found else photo.face),
             "face_found": bool(found),
-            "psnr": _psnr(photo.original, protected),
-            "ssim": _ssim(photo.original, protected),
+            "psnr": psnr(photo.original, protected).item(),
+            "ssim": ssim(photo.original, protected, "reflect").item(),
             "reconstruction_mse": (structure.latent - trajectory.latents[0]).square().mean().item(),
             "seconds": seconds,
         }
-
-
-def _psnr(a: Tensor, b: Tensor) -> float:
-    """dB, data range 1."""
-    return -10 * (a - b).square().mean().log10().item()
-
-
-def _ssim(a: Tensor, b: Tensor) -> float:
-    """Mean SSIM over channels, Gaussian window of 11 pixels, data range 1."""
-    from kornia.metrics import ssim
-
-    return ssim(a, b, window_size=11).mean().item()
 
 
 def summarize(results: dict[str, dict[str, dict]], threshold: float = 0.6) -> str:

@@ -34,7 +34,8 @@ from ..photo import PRESETS
 from ..schedule import DDIMSchedule
 from ..surrogates import FRSurrogate
 from ..views import RandomViews
-from .robustness import UNPROCESSED, as_saved, processings
+from .quality import psnr, to_psnr
+from .robustness import UNPROCESSED, processings
 from .small_recognizers import load_recognizer
 
 log = logging.getLogger("faceprotect.evaluation.transfer")
@@ -121,7 +122,7 @@ class Evaluation:
         )
         seconds = time.perf_counter() - start
         changed, scale = to_psnr(subject.photo, result.image, PSNR)
-        return changed, {"seconds": seconds, "psnr": psnr(subject.photo, result.image), "scale": scale}
+        return changed, {"seconds": seconds, "psnr": psnr(subject.photo, result.image).item(), "scale": scale}
 
     def scores(self, subject: Subject, changed: Tensor) -> dict[str, dict[str, float]]:
         """Per processing and recogniser: the similarity to photo b, in its metric."""
@@ -143,17 +144,6 @@ class Evaluation:
     def _similarity(self, surrogate: FRSurrogate, subject: Subject, image: Tensor, face: Face) -> float:
         reference = surrogate.embed(subject.other, subject.other_face)
         return surrogate.similarity(surrogate.embed(image, face), reference).item()
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """dB, data range 1."""
-    return -10 * (a - b).square().mean().log10().item()
-
-
-def to_psnr(photo: Tensor, changed: Tensor, wanted: float) -> tuple[Tensor, float]:
-    """The change made larger or smaller until the PSNR is as wanted, rounded to 8 bits; and the factor."""
-    scale = 10 ** ((psnr(photo, changed) - wanted) / 20)
-    return as_saved((photo + scale * (changed - photo)).clamp(0, 1)), scale
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -30,6 +30,7 @@ from ..demo.train import read_images, split_identities
 from ..faces import Face, FaceDetector, detect_faces, find_face, load_detector, overlap
 from ..photo import PRESETS, PhotoResult, protect_photo
 from ..surrogates import FRSurrogate, load_surrogate
+from .quality import psnr
 from .robustness import as_saved
 from .scenes import Subject, lay_face, load_subject, natural_scene
 
@@ -210,9 +211,8 @@ def _psnr_in_mask(original: Tensor, finished: Tensor, mask: Tensor, face: Face) 
     reach = (right - left) * 0.75
     rows = slice(max(0, int(top - reach)), int(bottom + reach) + 1)
     columns = slice(max(0, int(left - reach)), int(right + reach) + 1)
-    inside = (mask[0, rows, columns] > 0).expand(3, -1, -1)
-    error = (original[:, rows, columns] - finished[:, rows, columns])[inside].double().square().mean().item()
-    return math.inf if error == 0 else -10 * math.log10(error)
+    part = (slice(None), rows, columns)
+    return psnr(original[part][None], finished[part][None], mask[part][None]).item()
 
 
 def summarize(results: dict[str, dict]) -> str:

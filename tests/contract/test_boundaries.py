@@ -18,7 +18,10 @@ NETWORK = {"socket", "ssl", "urllib", "urllib3", "requests", "http", "httpx", "a
 PROCESSES = {"subprocess", "multiprocessing", "pty"}
 DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
 # Slow to import: nothing that ComfyUI's start imports may need them.
-SLOW = {"diffusers", "kornia", "einops", "PIL", "torchvision", "skimage", "matplotlib", "transformers"}
+SLOW = {
+    *("diffusers", "kornia", "einops", "PIL", "torchvision", "skimage", "matplotlib", "transformers"),
+    *("torchmetrics", "torch_fidelity", "ray"),
+}
 # Commands for the command line; ComfyUI's start never imports them.
 SCRIPTS = {"train.py", "evaluate.py", "convert.py", "synthetic_target.py", "conditions.py", "__main__.py"}
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from faceprotect_core import ProtectionError
+from faceprotect_core.evaluation.quality import psnr
 from faceprotect_core.evaluation.recognition import similarities, verification_rates
 from faceprotect_core.evaluation.small_recognizers import (
     SMALL,
@@ -25,7 +26,7 @@ from faceprotect_core.evaluation.train_recognizers import (
     random_light,
     train,
 )
-from faceprotect_core.evaluation.transfer import PROCESSING, VARIANTS, away, psnr, summarize, to_psnr
+from faceprotect_core.evaluation.transfer import PROCESSING, VARIANTS, away, summarize, to_psnr
 from faceprotect_core.faces import align_face, find_face
 from tiny import random_image, tiny_surrogate
 
@@ -57,8 +58,8 @@ def test_a_change_is_brought_to_the_wanted_psnr(wanted):
     photo = random_image(dtype=torch.float32) * 0.6 + 0.2
     changed = photo + 0.05 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
     scaled, factor = to_psnr(photo, changed, wanted)
-    assert psnr(photo, scaled) == pytest.approx(wanted, abs=0.05)
-    assert factor == pytest.approx(10 ** ((psnr(photo, changed) - wanted) / 20))
+    assert psnr(photo, scaled).item() == pytest.approx(wanted, abs=0.05)
+    assert factor == pytest.approx(10 ** ((psnr(photo, changed).item() - wanted) / 20))
     assert torch.equal(scaled, scaled.mul(255).round().div(255))
 
 
