@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from .checks import require
-from .faces import Face, FaceDetector, detect_faces, find_face, load_detector, overlap
-from .faces.detect import UNSTEADY
+from .faces import Face, FaceDetector, find_again, find_face, load_detector, window_around
 from .surrogates import FRSurrogate
 
 if TYPE_CHECKING:
     from .photo import PhotoSettings
 
 Goal = Literal["dodge", "synthetic", "impersonate"]
-SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
-SMALLEST_AGAIN = 0.6  # of the face's size: the smallest face to look for in the finished photo
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class FaceVerdict:
     @property
     def doubtful(self) -> bool:
         """The landmarks of the face are unsteady (it is covered, very dark, turned): the scores may mislead."""
-        return self.face.unsteadiness > UNSTEADY
+        return self.face.doubtful
 
     @property
     def protected(self) -> bool:
@@ -94,15 +91,14 @@ def judge_photo(
         reference = [surrogate.embed(image, find_face(image[0], detector)) for surrogate in surrogates]
     verdicts = []
     for face in faces:
-        rows, columns, inside = _window(face, original)
+        rows, columns, inside = window_around(face, original)
         before, after = original[:, rows, columns], finished[:, rows, columns].mul(255).round().div(255)
-        found = _found_again(after, inside, detector)
-        places = [inside] if found is None else [inside, found]
+        found = find_again(after, inside, detector)
         scores = {}
         for index, surrogate in enumerate(surrogates):
             with torch.no_grad():
                 embedding = surrogate.embed(before[None], inside)
-                changed = torch.cat([surrogate.embed(after[None], place) for place in places])
+                changed = embed_places(surrogate, after, inside, found)
             other = embedding if reference is None else reference[index]
             score = _score(surrogate, embedding, changed, other, goal, settings.wanted_margin)
             scores[f"{index + 1}. {surrogate.name}"] = score
@@ -112,9 +108,8 @@ def judge_photo(
 
 def _score(surrogate: FRSurrogate, before: Tensor, changed: Tensor, other: Tensor, goal: Goal, wanted: float) -> dict:
     """The worst of the embeddings [places, D] counts: a recogniser may align the face by either place."""
-    threshold, margins = surrogate.threshold(), surrogate.margin(changed, other)
-    worst = margins.argmax() if goal == "impersonate" else margins.argmin()
-    away, after = margins[worst].item(), changed[worst][None]
+    threshold, after = surrogate.threshold(), worst_place(surrogate, changed, other, goal)
+    away = surrogate.margin(after, other).item()
     if goal == "impersonate":
         reached, goal_value = away < 0, threshold
     else:
@@ -130,25 +125,14 @@ def _score(surrogate: FRSurrogate, before: Tensor, changed: Tensor, other: Tenso
     }
 
 
-def _window(face: Face, photo: Tensor) -> tuple[slice, slice, Face]:
-    """The rows and columns of the photo around a face, and the face in their pixels."""
-    height, width = photo.shape[-2:]
-    left, top, right, bottom = face.box_xyxy
-    reach = max(right - left, bottom - top)
-    x, y = max(0, int(left - reach)), max(0, int(top - reach))
-    rows, columns = slice(y, min(height, int(bottom + reach) + 1)), slice(x, min(width, int(right + reach) + 1))
-    return rows, columns, _moved(face, -x, -y)
+def embed_places(surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None) -> Tensor:
+    """[places, D]: the photo [3, H, W] as the recogniser sees it where the face was, and where it was found again."""
+    places = [face] if found is None else [face, found]
+    return torch.cat([surrogate.embed(photo[None], place) for place in places])
 
 
-def _moved(face: Face, x: float, y: float) -> Face:
-    left, top, right, bottom = face.box_xyxy
-    points = tuple((px + x, py + y) for px, py in face.landmarks)
-    return replace(face, box_xyxy=(left + x, top + y, right + x, bottom + y), landmarks=points)
-
-
-def _found_again(photo: Tensor, face: Face, detector: FaceDetector) -> Face | None:
-    """The face that the detector finds where one was, or None."""
-    size = max(face.box_xyxy[2] - face.box_xyxy[0], face.box_xyxy[3] - face.box_xyxy[1])
-    found = detect_faces(photo, detector, min_face=min(80.0, max(10.0, SMALLEST_AGAIN * size)))
-    same = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > SAME_FACE]
-    return max(same, key=lambda one: overlap(one.box_xyxy, face.box_xyxy), default=None)
+def worst_place(surrogate: FRSurrogate, embeddings: Tensor, other: Tensor, goal: Goal = "dodge") -> Tensor:
+    """[1, D]: of the embeddings [places, D], the one that is most like the other; to impersonate, the least like it."""
+    similarity = surrogate.similarity(embeddings, other)
+    alike = similarity if surrogate.metric == "cosine" else -similarity
+    return embeddings[alike.argmin() if goal == "impersonate" else alike.argmax()][None]

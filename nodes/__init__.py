@@ -12,8 +12,10 @@ from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
 from .paste import PasteFaceBack
 from .photo import ProtectPhoto
+from .pixel_attacks import PixelSpaceAttack
 from .save import SaveProtectedImage
 from .surrogates import LoadSurrogate
+from .verify import VerifyProtection, VerifyRobustness
 
 NODES: list[type[io.ComfyNode]] = [
     LoadDemoModel,
@@ -27,7 +29,10 @@ NODES: list[type[io.ComfyNode]] = [
     SelfAttentionCapture,
     FRSurrogateLoss,
     AdversarialLatentOptimizer,
+    PixelSpaceAttack,
     SaveProtectedImage,
+    VerifyProtection,
+    VerifyRobustness,
 ]
 
 

@@ -151,8 +151,14 @@ def require_supported(model, vae=None) -> None:
         f" with {config.get('in_channels', 'unknown')} input channels",
         "load a plain SD 1.5 or SD 2 checkpoint (not SDXL, Flux, SD 3, inpainting or unCLIP)",
     )
+    if vae is not None:
+        require_supported_vae(vae)
+
+
+def require_supported_vae(vae) -> None:
+    """A VAE of SD 1.x and 2.x."""
     require(
-        vae is None or (vae.latent_channels == 4 and vae.latent_dim == 2),
+        vae.latent_channels == 4 and vae.latent_dim == 2,
         f"FaceProtect needs the VAE of Stable Diffusion 1.x or 2.x; the connected one has "
         f"{getattr(vae, 'latent_channels', '?')} latent channels",
         "connect the VAE output of the same checkpoint",
@@ -289,12 +295,16 @@ def _attention_patch(self_attention: SelfAttention):
 
 
 class ComfyCodec:
-    """An ImageCodec over ComfyUI's VAE; decode is differentiable and not clamped."""
+    """An ImageCodec over ComfyUI's VAE; decode is differentiable and not clamped. Without a model it is for round trips
+    only: all formats that it takes have the scale of Stable Diffusion 1.x.
+    """
 
-    def __init__(self, vae, model):
-        require_supported(model, vae)
+    def __init__(self, vae, model=None):
+        require_supported_vae(vae)
+        if model is not None:
+            require_supported(model)
         self.vae, self.patcher = vae, plain_patcher(vae.patcher)
-        self.latent_format = model.model.latent_format
+        self.latent_format = comfy.latent_formats.SD15() if model is None else model.model.latent_format
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

@@ -170,8 +170,8 @@ class AdversarialLatentOptimizer(io.ComfyNode):
             report = result.history | {"surrogates": objective.objective.report(result.image)}
         history = json.dumps(report)
         latent = host.to_comfy_latent(model, result.decoded_latent)
-        host.show_on_node(cls.hidden.unique_id, _summary(report))
-        return io.NodeOutput(host.to_comfy_image(result.image), latent, history, ui=ui.PreviewText(_summary(report)))
+        host.show_on_node(cls.hidden.unique_id, summary(report))
+        return io.NodeOutput(host.to_comfy_image(result.image), latent, history, ui=ui.PreviewText(summary(report)))
 
 
 def _require_same_photo(objective: ObjectiveData, path) -> None:
@@ -185,7 +185,7 @@ def _require_same_photo(objective: ObjectiveData, path) -> None:
     )
 
 
-def _summary(report: dict) -> str:
+def summary(report: dict) -> str:
     """One line per surrogate, image and reference, for the node itself."""
     lines = []
     for name, found in report["surrogates"].items():

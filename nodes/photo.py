@@ -15,8 +15,8 @@ from ..faceprotect_core.photo import PRESETS, PhotoResult, PhotoSettings, protec
 from . import host
 from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found
-from .sockets import CATEGORY, FacesSocket, SurrogateData, SurrogateSocket
-from .surrogates import load
+from .sockets import CATEGORY, FacesSocket, SeenSocket, SurrogateSocket
+from .surrogates import loaded_or_built_in
 
 WHERE = "Protect Photo"
 # Measured with the demo model on two CPU cores, against the built-in recogniser (README, "Whole photos").
@@ -102,6 +102,11 @@ class ProtectPhoto(io.ComfyNode):
                     tooltip="For every photo and face: what the recognisers say before and after, or why it is not "
                     "protected.",
                 ),
+                SeenSocket.Output(
+                    display_name="seen",
+                    tooltip="The recognisers that it was protected against, for Verify Protection: they are no "
+                    "evidence about others.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -126,7 +131,7 @@ class ProtectPhoto(io.ComfyNode):
         target=None,
     ) -> io.NodeOutput:
         denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
-        loaded = _loaded(surrogates)
+        loaded = loaded_or_built_in(surrogates)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[preset], size=size)
         with host.gradients(denoiser.patcher, codec.patcher, *(one.patcher for one in loaded)):
@@ -150,7 +155,7 @@ class ProtectPhoto(io.ComfyNode):
                 results.append(attempt() if on_failure == STOP else _caught(attempt))
         report = "\n\n".join([*map(_describe, range(1, len(results) + 1), results), NO_EVIDENCE])
         host.show_on_node(cls.hidden.unique_id, report)
-        return io.NodeOutput(*_outputs(results, image), report, ui=ui.PreviewText(report))
+        return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
 
 def _protect_one(protect, photos, index: int, select, size: int, preset: str, progress) -> PhotoResult:
@@ -166,12 +171,6 @@ def _caught(attempt) -> PhotoResult | ValueError:
         return attempt()
     except ValueError as error:
         return error
-
-
-def _loaded(surrogates: dict | None) -> list[SurrogateData]:
-    """The connected surrogates; the built-in recogniser where there is none."""
-    loaded = [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
-    return loaded or [load()]
 
 
 def _target(goal: str, target):

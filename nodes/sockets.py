@@ -7,6 +7,7 @@ FACEPROTECT_SURROGATE   -> SurrogateData    an FR network and the ModelPatcher t
 FACEPROTECT_FACES       -> list per image of list of core Face, best first
 FACEPROTECT_CROP        -> tuple of core FaceCrop, in the order of the cropped images
 FACEPROTECT_OBJECTIVE   -> ObjectiveData    the identity objective and the surrogates it needs loaded
+FACEPROTECT_SEEN        -> tuple of SurrogateData, those that a photo was protected against
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ CropSocket = io.Custom("FACEPROTECT_CROP")
 # Core's own, of Detect Face Landmarks (MediaPipe): {"frames": per image the faces, each with "landmarks_xy" [478, 2]}.
 FaceLandmarksSocket = io.Custom("FACE_LANDMARKS")
 ObjectiveSocket = io.Custom("FACEPROTECT_OBJECTIVE")
+SeenSocket = io.Custom("FACEPROTECT_SEEN")
 
 
 @dataclass(frozen=True, eq=False)

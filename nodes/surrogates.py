@@ -71,6 +71,12 @@ def load(name: str = BUILT_IN, threshold: float | None = None) -> SurrogateData:
     return SurrogateData(loaded, host.surrogate_patcher(loaded))
 
 
+def loaded_or_built_in(surrogates: dict | None) -> list[SurrogateData]:
+    """Those that are connected to sockets that grow; the built-in recogniser where there is none."""
+    loaded = [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
+    return loaded or [load()]
+
+
 def describe(surrogate: FRSurrogate) -> str:
     """What was recognised, how it is used, and on whose word: for the node itself."""
     side = "above" if surrogate.metric == "cosine" else "below"

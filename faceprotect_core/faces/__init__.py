@@ -1,6 +1,7 @@
 """Faces in photos: find them, choose among them, cut them out as a recogniser or a diffusion model wants them, and
 carry a change back."""
 
+from .again import find_again, window_around
 from .align import TEMPLATES, Template, align_face, chip_to_image
 from .choose import choose_faces, faces_in_boxes, faces_in_mask, left_to_right
 from .crop import FaceCrop, crop_face
@@ -28,10 +29,12 @@ __all__ = [
     "faces_in_boxes",
     "faces_in_mask",
     "faces_in_regions",
+    "find_again",
     "find_face",
     "left_to_right",
     "load_detector",
     "overlap",
     "paste_faces",
     "select_faces",
+    "window_around",
 ]

@@ -58,6 +58,11 @@ class Face:
     landmarks: tuple[tuple[float, float], ...]
     unsteadiness: float = 0.0
 
+    @property
+    def doubtful(self) -> bool:
+        """The landmarks are unsteady: what a recogniser says about this face may mislead."""
+        return self.unsteadiness > UNSTEADY
+
 
 class WindowScorer(nn.Module):
     """The detector's network: RGB in [0, 1], [1, 3, H, W], and a top margin -> a score per window, [rows, columns]."""
@@ -140,7 +145,7 @@ def detect_faces(
         boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
         grey = grey_levels(photo) if boxes else None
     faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
-    return [_turned(photo, face, detector) if face.unsteadiness > UNSTEADY else face for face in faces]
+    return [_turned(photo, face, detector) if face.doubtful else face for face in faces]
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checks import require
 from . import inception_resnet, ir, iresnet, mobile_facenet
 from .architecture import Architecture
-from .base import FRSurrogate
+from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counters out
 from .dlib_resnet import load_dlib_resnet
 from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, read_tensors, to_float32
 
@@ -37,8 +37,6 @@ SUPPORTED = (
 )
 ONNX_SUFFIX = ".onnx"
 WEIGHTS_SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, ONNX_SUFFIX)
-# BatchNorm counts its training steps here. Nothing reads it, and some files leave it out.
-STEP_COUNTER = "num_batches_tracked"
 SHOWN = 3
 
 

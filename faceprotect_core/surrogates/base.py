@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from ..faces import Face, align_face
 
 METRICS = ("cosine", "euclidean")
 COLOUR_ORDERS = ("RGB", "BGR")
+STEP_COUNTER = "num_batches_tracked"  # BatchNorm counts its training steps here; nothing reads it
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +130,16 @@ class FRSurrogate:
         mean = 0.0 if self.embedding_mean is None else self.embedding_mean.to(embeddings)
         return F.normalize(embeddings - mean, dim=-1).mean(0, keepdim=True) + mean
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the network: the classes of its layers, and its tensors. Not of its name, threshold,
+        alignment or device: one network has one fingerprint, whichever file it comes from.
+
+        Floating-point tensors count in float32; another rounding of the weights has another fingerprint. A module
+        without tensors (a function) is told by its identity, which holds while it lives.
+        """
+        return _fingerprint(self.module)
+
     @property
     def has_threshold(self) -> bool:
         """Whether `threshold`, `margin` and `is_match` have something to go by."""
@@ -172,3 +185,21 @@ def _frozen(module: Callable) -> Callable:
         return module
     with torch.inference_mode(False):
         return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+def _fingerprint(module: Callable) -> str:
+    digest = hashlib.sha256()
+    tensors = module.state_dict() if isinstance(module, nn.Module) else {}
+    if not tensors:
+        kind = module if hasattr(module, "__qualname__") else type(module)
+        return hashlib.sha256(f"{kind.__module__}.{kind.__qualname__} {id(module)}".encode()).hexdigest()
+    for name, part in module.named_modules():
+        digest.update(f"{name}: {type(part).__qualname__}\n".encode())
+    for name in sorted(tensors):
+        if name.endswith(STEP_COUNTER):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -148,13 +148,28 @@ def test_protect_photo_runs_from_the_page_and_says_whether_it_worked(page):
     page.screenshot(f"protect_photo_ran_{page.name}")
 
 
+def test_verify_runs_from_the_page_and_says_that_the_only_recogniser_was_seen(page):
+    page.load(FOLDER / "verify.json")
+    goal = "dodge" if page.name == "classic" else "synthetic"
+    for name, value in (("preset", "fast"), ("goal", goal)):
+        page.page.evaluate(SET_WIDGET, ["FaceProtectProtectPhoto", name, value])
+    report = page.page.evaluate(NODE_ID, ["PreviewImage", "Report"])
+    run = page.queue()
+    assert run["status"]["status_str"] == "success", run["status"]
+    assert page.wait_for_image(report)[0] == 1200
+    for kind in ("FaceProtectVerify", "FaceProtectVerifyRobustness"):
+        assert "was in the loss" in page.page.evaluate(TEXT_ON_NODE, kind)
+    page.page.wait_for_timeout(1000)
+    page.screenshot(f"verify_ran_{page.name}")
+
+
 def _images(run: dict) -> list[dict]:
     return [image for output in run["outputs"].values() for image in output.get("images", [])]
 
 
 def test_the_info_panel_shows_the_help_page_of_every_node(page):
     shown = {}
-    for name in ("whole_photo", "protect_photo"):  # these two hold every node of the pack
+    for name in ("whole_photo", "protect_photo", "verify", "noise_baseline"):  # these hold every node of the pack
         page.load(FOLDER / f"{name}.json")
         for node_id, kind, title in page.page.evaluate(NODES):
             if kind.startswith("FaceProtect") and kind not in shown:

@@ -1,6 +1,7 @@
 """The pictures in ComfyUI's template browser: before | after, from a real run of each workflow on a real server.
 
-They are square, because the browser shows them so: the middle half of either photo, where the face is.
+They are square, because the browser shows them so: the middle half of either photo, where the face is; or the reports
+of Verify Protection and Verify Robustness, one below the other.
 
 The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
 neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
@@ -40,12 +41,20 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     else:
         upload_portrait(server, prompt)
     result = server.run(with_built_in_recogniser(prompt), timeout=1800).check()
+    path = PACK / "workflows" / f"{name}.jpg"
+    verified = nodes_of(prompt, "FaceProtectVerify", "FaceProtectVerifyRobustness")
+    if verified:
+        reports = [
+            node for node, one in nodes_of(prompt, "PreviewImage").items() if one["inputs"]["images"][0] in verified
+        ]
+        picture = _stacked([server.image(result.images(node)[0])[..., :3] for node in reports])
+        Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
+        return path
     if whole:
         (after, *_) = (one for one, node in nodes_of(prompt, "PreviewImage").items())
         panels = [whole_photo()[HEAD], server.image(result.images(after)[0])[HEAD][..., :3]]
     else:
         panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
-    path = PACK / "workflows" / f"{name}.jpg"
     picture = np.concatenate([_middle(panel) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
     return path
@@ -94,6 +103,14 @@ def _synthetic_face(server: ComfyUIServer) -> np.ndarray:
     }
     prompt = {node_id: {"class_type": kind, "inputs": inputs} for node_id, (kind, inputs) in nodes.items()}
     return server.image(server.run(prompt).check().images("5")[0])
+
+
+def _stacked(reports: list[np.ndarray]) -> np.ndarray:
+    """One below the other, as wide as the thumbnail; what does not fit is cut off at the bottom."""
+    images = [Image.fromarray(report) for report in reports]
+    scaled = [one.resize((SIDE, SIDE * one.height // one.width), Image.Resampling.LANCZOS) for one in images]
+    picture = np.concatenate([np.asarray(one) for one in scaled])[:SIDE]
+    return np.pad(picture, ((0, SIDE - len(picture)), (0, 0), (0, 0)), constant_values=255)
 
 
 def _middle(panel: np.ndarray) -> np.ndarray:

@@ -195,6 +195,55 @@ def whole_photo() -> Workflow:
     return flow
 
 
+def verify() -> Workflow:
+    """Does it work, and does it last? Protect Photo, and what recognisers say about the result."""
+    flow = Workflow("verify")
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 720), text=VERIFY_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
+    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
+    protected = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    works = _verify(flow, "FaceProtectVerify", photo["IMAGE"], protected["image"], protected["seen"])
+    lasts = _verify_robustness(flow, model, photo["IMAGE"], protected["image"], protected["seen"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, model]])],
+        [Block("2  Protect", RED, [[protected]])],
+        [Block("3  Does it work?", GREEN, [list(works)])],
+        [Block("4  Does it last?", GREEN, [list(lasts)])],
+    ]
+    return flow
+
+
+def noise_baseline() -> Workflow:
+    """Noise on the pixels beside the latent method: what is left of either after a VAE and diffusion purification."""
+    flow = Workflow("noise_baseline")
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 600), text=BASELINE_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
+    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
+    ours = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    ours_lasts = _verify_robustness(flow, model, photo["IMAGE"], ours["image"], ours["seen"])
+    surrogate = flow.node("FaceProtectLoadSurrogate", size=(300, 0), surrogate="dlib_resnet")
+    found = flow.node("FaceProtectDetectFaces", size=(300, 0), image=photo["IMAGE"])
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(300, 0), surrogates__surrogate0=surrogate["surrogate"],
+        photo=photo["IMAGE"], faces=found["faces"], mode="dodge", framing="aligned",
+    )  # fmt: skip
+    noise = flow.node(
+        "FaceProtectPixelAttack", size=(300, 0), image=photo["IMAGE"], objective=loss["objective"], mask=found["mask"],
+        method="pgd",
+    )  # fmt: skip
+    noise_lasts = _verify_robustness(flow, model, photo["IMAGE"], noise["image"], loss["objective"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and model", BLUE, [[photo, model]])],
+        [Block("2  The latent method", RED, [[ours]])],
+        [Block("Does it last?", GREEN, [list(ours_lasts)])],
+        [Block("3  Noise on the pixels", PURPLE, [[surrogate, found], [loss, noise]])],
+        [Block("Does it last?", GREEN, [list(noise_lasts)])],
+    ]
+    return flow
+
+
 def batch_folder() -> Workflow:
     """A folder of photos through one node; a photo that fails is left out and reported."""
     flow = Workflow("batch_folder")
@@ -298,6 +347,20 @@ def _protect_photo(flow: Workflow, model: Node, image: Output, **inputs) -> Node
         "FaceProtectProtectPhoto", size=(300, 720), model=model["model"], vae=model["vae"],
         conditioning=model["empty_prompt"], image=image, **inputs,
     )  # fmt: skip
+
+
+def _verify(
+    flow: Workflow, kind: str, original: Output, protected: Output, seen: Output, **inputs
+) -> tuple[Node, Node]:
+    """One of the two verifying nodes and its picture."""
+    check = flow.node(kind, size=(460, 290), original=original, protected=protected, seen=seen, **inputs)
+    return check, flow.node("PreviewImage", "Report", size=(460, 420), images=check["report"])
+
+
+def _verify_robustness(flow: Workflow, model: Node, *photos: Output) -> tuple[Node, Node]:
+    """With purification by the model."""
+    links = {"vae": model["vae"], "model": model["model"], "conditioning": model["empty_prompt"]}
+    return _verify(flow, "FaceProtectVerifyRobustness", *photos, **links)
 
 
 def _save(flow: Workflow, images: Output) -> Node:
@@ -435,6 +498,58 @@ or the node and press Ctrl+B (bypass).
 
 {LIMITS_NOTE}"""
 
+VERIFY_NOTE = f"""# Does it work?
+
+Protects your photo, and then asks: who still recognises you, and is it still so after JPEG, blurring, a screenshot, \
+or a diffusion model that tries to clean it?
+
+**Read the verdict on the two nodes, and their pictures.**
+- *NOT PROTECTED*: a recogniser still matches.
+- *Protected*: none does, and at least one of them is evidence.
+- *No evidence*: none matches, but all of them were fooled on purpose. **That is what you get here at first**: this \
+pack has one recogniser, and Protect Photo used it.
+
+**To get evidence**: put another recogniser's file into **models/{SURROGATE_FOLDER}** (for example an InsightFace \
+pack's, or **mobile_face.pth**), add **Load FR Surrogate**, and connect it to **recognizers** of both nodes, and *not* \
+to Protect Photo.
+
+**The honest test**: connect another photo of yourself to **other**. A face search compares with those, not with the \
+very photo that you protected.
+
+**How it knows**: **seen** tells the nodes which recognisers the optimizer saw. With the blocks, connect the objective \
+of FR Surrogate Loss instead.
+
+**How to read the pictures**: bars beyond the lines, in pale green, are strangers to the recogniser; hatched ones it \
+was optimised against. In the table green is past the threshold, red matches; the small number is what the processing \
+does to the untouched photo.
+
+**How long**: about a minute on two CPU cores.
+
+{LIMITS_NOTE}"""
+
+BASELINE_NOTE = f"""# Noise on the pixels, to compare
+
+Other tools add noise to the pixels. Here **Pixel-Space Attack** does that on the same photo against the same \
+recogniser as the latent method, and both go through the same **Verify Robustness**: JPEG, filters, and in the last \
+two rows of the table the VAE and the diffusion model that would clean it.
+
+**What to look at**
+- The number after *vae* and *ddim*, against *unprocessed*: how much of the protection is left.
+- How visible either is: connect Preview Image to both, and look at the skin.
+
+**What to change**
+- **method**, **epsilon** (Pixel-Space Attack): the published settings are behind 0. For a fair comparison the two \
+changes should be about as visible.
+- **preset** (Protect Photo).
+- Another VAE or checkpoint than the one that protected is the harder test.
+
+Both were optimised against the recogniser that is asked here: it shows what purification does, and is no evidence \
+about other recognisers. See the workflow **verify**.
+
+**How long**: about a minute and a half on two CPU cores.
+
+{LIMITS_NOTE}"""
+
 FOLDER_NOTE = f"""# A folder of photos
 
 Every photo of a folder through **Protect Photo**, one after the other.
@@ -503,5 +618,15 @@ recogniser no longer matches it with you.
     limit="- Pushed away from this photo is not yet pushed away from every photo of you: check against another one.",
 )
 
-BUILDERS = (protect_photo, whole_photo, batch_folder, demo, black_box_ensemble, paper_impersonation, paper_obfuscation)
+BUILDERS = (
+    protect_photo,
+    verify,
+    noise_baseline,
+    whole_photo,
+    batch_folder,
+    demo,
+    black_box_ensemble,
+    paper_impersonation,
+    paper_obfuscation,
+)
 WORKFLOWS = {build.__name__: build for build in BUILDERS}

@@ -18,6 +18,9 @@ IDS = {
     "FaceProtectProtectPhoto": "Protect Photo",
     "FaceProtectSaveImage": "Save Protected Image",
     "FaceProtectLoadDemoModel": "Load Demo Model",
+    "FaceProtectPixelAttack": "Pixel-Space Attack",
+    "FaceProtectVerify": "Verify Protection",
+    "FaceProtectVerifyRobustness": "Verify Robustness",
 }
 # Section 4.1 of the paper, and the released code where the paper is silent.
 PAPER = {
@@ -52,6 +55,9 @@ WIDGETS = {
     "FaceProtectProtectPhoto": ["preset", "goal", "size", "which", "numbers", "on_failure"],
     "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
+    "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
+    "FaceProtectVerify": [],
+    "FaceProtectVerifyRobustness": [],
 }
 EXPERT_KNOBS = {"num_inference_steps", "steps_offset", "learning_rate", "objective_weight", "fidelity_weight"}
 

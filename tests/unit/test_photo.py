@@ -118,7 +118,7 @@ def test_misled_landmarks_do_not_count_as_protection(recognizer, astronaut, dete
     """The same face, aligned wrongly, is far from itself: that must not pass, nor count as somebody matched."""
     face = find_face(astronaut, detector)
     wrong = replace(face, landmarks=face.landmarks[::-1])
-    monkeypatch.setattr("faceprotect_core.judge._found_again", lambda *_: wrong)
+    monkeypatch.setattr("faceprotect_core.judge.find_again", lambda *_: wrong)
     for goal, protected in (("dodge", False), ("impersonate", False)):
         arguments = (astronaut, astronaut, [face], [recognizer], QUICK, goal, astronaut)
         (verdict,) = judge_photo(*arguments, detector=detector)

@@ -1,0 +1,42 @@
+"""The same face in another version of its photo: the pixels around it, and where the detector finds it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from .detect import Face, FaceDetector, detect_faces, overlap
+
+SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
+SMALLEST_AGAIN = 0.6  # of the face's size: the smallest face to look for in the other version
+
+
+def window_around(face: Face, photo: Tensor) -> tuple[slice, slice, Face]:
+    """The rows and columns of the photo [..., H, W] around a face, and the face in their pixels."""
+    height, width = photo.shape[-2:]
+    left, top, right, bottom = face.box_xyxy
+    reach = max(right - left, bottom - top)
+    x, y = max(0, int(left - reach)), max(0, int(top - reach))
+    rows, columns = slice(y, min(height, int(bottom + reach) + 1)), slice(x, min(width, int(right + reach) + 1))
+    return rows, columns, moved(face, -x, -y)
+
+
+def moved(face: Face, x: float, y: float) -> Face:
+    """The face, that many pixels further right and down."""
+    left, top, right, bottom = face.box_xyxy
+    points = tuple((px + x, py + y) for px, py in face.landmarks)
+    return replace(face, box_xyxy=(left + x, top + y, right + x, bottom + y), landmarks=points)
+
+
+def find_again(photo: Tensor, face: Face, detector: FaceDetector, *, quick: bool = False) -> Face | None:
+    """The face that the detector finds in the photo [3, H, W] where one was, or None.
+
+    quick: do not look for faces that would be too small to be that one; the others are then sought in slightly other
+        sizes, and a large photo takes a tenth of the time.
+    """
+    size = max(face.box_xyxy[2] - face.box_xyxy[0], face.box_xyxy[3] - face.box_xyxy[1])
+    smallest = max(10.0, SMALLEST_AGAIN * size)
+    found = detect_faces(photo, detector, min_face=smallest if quick else min(80.0, smallest))
+    same = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > SAME_FACE]
+    return max(same, key=lambda one: overlap(one.box_xyxy, face.box_xyxy), default=None)

@@ -1,0 +1,108 @@
+"""Pixel-Space Attack: IMAGE, FACEPROTECT_OBJECTIVE -> IMAGE (core: pixel_attacks.py)."""
+
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..faceprotect_core.checks import require
+from ..faceprotect_core.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
+from . import host
+from .optimizer import summary
+from .sockets import CATEGORY, ObjectiveData, ObjectiveSocket
+
+
+class PixelSpaceAttack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectPixelAttack",
+            display_name="Pixel-Space Attack",
+            category=CATEGORY,
+            description="Noise on the pixels themselves (PGD, MI-FGSM, TI-DIM, TIP-IM): a baseline to compare the "
+            "latent method with, not a protection to rely on. Such noise is easily purified: a pass through a VAE or a "
+            "diffusion model takes part of it away.",
+            search_aliases=["faceprotect", "adversarial", "noise", "baseline", "PGD", "MI-FGSM", "TI-DIM", "TIP-IM"],
+            inputs=[
+                io.Image.Input("image", tooltip="The photo, the very one that FR Surrogate Loss has."),
+                ObjectiveSocket.Input("objective", tooltip="From FR Surrogate Loss."),
+                io.Combo.Input(
+                    "method",
+                    options=[*PUBLISHED],
+                    default="pgd",
+                    tooltip="pgd: gradient steps from a random start. mi_fgsm: with momentum. ti_dim: with a smoothed "
+                    "gradient and resized inputs too, for recognisers that were not seen. tip_im: many small steps "
+                    "with momentum, made for faces.",
+                ),
+                io.Float.Input(
+                    "epsilon",
+                    default=0.0,
+                    min=0.0,
+                    max=255.0,
+                    step=1.0,
+                    tooltip="How far each pixel value may move, of 255. 0: the published budget (pgd 8, mi_fgsm 16, "
+                    "ti_dim 16, tip_im 12). More protects more and is seen more.",
+                ),
+                io.Int.Input(
+                    "iterations",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Gradient steps. 0: the published number (10; tip_im 100). The steps shrink as they become "
+                    "more.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Of the random start and the random inputs; the same number gives the same result.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the photo may change: 1 by all of epsilon, 0 not at all (bit-equal pixels).",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The photo with the noise.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image, objective: ObjectiveData, method, epsilon, iterations, seed, mask=None) -> io.NodeOutput:
+        settings = _settings(method, epsilon, iterations, seed)
+        with host.gradients(*objective.patchers):
+            photo = host.to_core_image(image, WHERE).clamp(0.0, 1.0)
+            _require_same_photo(objective, photo)
+            changed = attack_pixels(
+                photo,
+                objective.objective,
+                method,
+                settings=settings,
+                mask=None if mask is None else host.to_device(mask)[:, None].clamp(0.0, 1.0),
+                on_step=host.Progress(settings.iterations),
+            )
+            text = summary({"surrogates": objective.objective.report(changed)})
+        host.show_on_node(cls.hidden.unique_id, text)
+        return io.NodeOutput(host.to_comfy_image(changed), ui=ui.PreviewText(text))
+
+
+def _settings(method: str, epsilon: float, iterations: int, seed: int) -> PixelAttackSettings:
+    """The published ones, but for what is not 0."""
+    published = PUBLISHED[method]
+    return replace(
+        published,
+        epsilon=epsilon / 255 if epsilon else published.epsilon,
+        iterations=iterations or published.iterations,
+        seed=seed,
+    )
+
+
+def _require_same_photo(objective: ObjectiveData, photo) -> None:
+    height, width = objective.image_size
+    require(
+        (height, width) == tuple(photo.shape[2:]),
+        f"{WHERE}: the photo of FR Surrogate Loss is {height} x {width} pixels, the image {photo.shape[2]} x "
+        f"{photo.shape[3]}",
+        "connect the very same photo to both",
+    )

@@ -1,0 +1,258 @@
+"""Verify Protection and Verify Robustness: does it work, and does it last? (core: evaluation/verification.py)"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..faceprotect_core.checks import ProtectionError, require
+from ..faceprotect_core.evaluation.report_image import draw_report, draw_robustness
+from ..faceprotect_core.evaluation.reports import RobustnessReport, Verification
+from ..faceprotect_core.evaluation.robustness import processings
+from ..faceprotect_core.evaluation.verification import verify_photo, verify_robustness
+from ..faceprotect_core.faces import Face, FaceDetector, load_detector
+from . import host
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData, SurrogateSocket
+from .surrogates import loaded_or_built_in
+
+PROTECTION, ROBUSTNESS = "Verify Protection", "Verify Robustness"
+Seen = ObjectiveData | tuple[SurrogateData, ...] | None
+
+
+class VerifyProtection(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectVerify",
+            display_name=PROTECTION,
+            category=CATEGORY,
+            description="Does it work? Compares the protected photo with the original, or with another photo of the "
+            "person, by recognisers that the optimizer did not see.",
+            search_aliases=["faceprotect", "verify", "does it work", "face recognition", "evaluate", "privacy"],
+            inputs=_inputs(),
+            outputs=_outputs("before, after, difference, and each recogniser's bars against its thresholds"),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, original, protected, recognizers: io.Autogrow.Type = None, other=None, seen=None, faces=None
+    ) -> io.NodeOutput:
+        check = _Check.of(PROTECTION, original, protected, recognizers, other, seen, faces)
+        with host.no_gradients(*check.patchers):
+            results = [check(index, verify_photo) for index in range(len(check.originals))]
+        reports = [draw_report(*check.pair(index), result) for index, result in enumerate(results)]
+        return _answer(cls.hidden.unique_id, results, reports)
+
+
+class VerifyRobustness(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectVerifyRobustness",
+            display_name=ROBUSTNESS,
+            category=CATEGORY,
+            description="Does the protection last? The same check after JPEG, blurring, filters, resizing, noise, a "
+            "screenshot, fewer colours, and with a VAE or a model after purification.",
+            search_aliases=["faceprotect", "robustness", "jpeg", "purification", "screenshot", "evaluate", "privacy"],
+            inputs=[
+                *_inputs(),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Adds a round trip through this VAE: the weakest purification."
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Stable Diffusion 1.x or 2.x. With vae and conditioning it adds diffusion purification: "
+                    "three of twenty DDIM steps there and back.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="With model: CLIP Text Encode with an empty text."
+                ),
+            ],
+            outputs=_outputs("processings down, recognisers across, coloured by how far past the threshold"),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        original,
+        protected,
+        recognizers: io.Autogrow.Type = None,
+        other=None,
+        seen=None,
+        faces=None,
+        vae=None,
+        model=None,
+        conditioning=None,
+    ) -> io.NodeOutput:
+        _require_whole(vae, model, conditioning)
+        check = _Check.of(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
+        codec = None if vae is None else host.ComfyCodec(vae, model)
+        denoiser = None if model is None else host.ComfyDenoiser(model)
+        models = [one.patcher for one in (codec, denoiser) if one is not None]
+        with host.no_gradients(*check.patchers, *models):
+            context = None if model is None else host.null_context(model, conditioning, ROBUSTNESS)
+            schedule = None if model is None else host.schedule_of(model, num_inference_steps=20, steps_offset=1)
+            named = processings(codec, denoiser, context, schedule=schedule)
+            progress = host.Progress(len(named) * len(check.originals))
+            results = [
+                check(index, verify_robustness, processings=named, on_step=_of_photo(progress, index, check))
+                for index in range(len(check.originals))
+            ]
+        return _answer(cls.hidden.unique_id, results, list(map(draw_robustness, results)))
+
+
+def _inputs() -> list:
+    recognizers = io.Autogrow.TemplatePrefix(
+        SurrogateSocket.Input("recognizer", optional=True), prefix="recognizer", min=0, max=8
+    )
+    return [
+        io.Image.Input("original", tooltip="The photos before protection."),
+        io.Image.Input("protected", tooltip="The same photos after it: the same number, the same size."),
+        io.Autogrow.Input(
+            "recognizers",
+            template=recognizers,
+            optional=True,
+            tooltip="From Load FR Surrogate: whom to ask. Only those that the optimizer did not see are evidence. "
+            "Without any, the built-in recogniser.",
+        ),
+        io.Image.Input(
+            "other",
+            optional=True,
+            tooltip="Another photo of the same person, one for all or one for each photo: the harder and more honest "
+            "test. Only the face that resembles it is checked. Without it every face is compared with itself.",
+        ),
+        io.MultiType.Input(
+            "seen",
+            [ObjectiveSocket, SeenSocket],
+            optional=True,
+            tooltip="What the optimizer saw: the objective of FR Surrogate Loss, or seen of Protect Photo. Without it "
+            "nothing is evidence, and the verdict says so.",
+        ),
+        FacesSocket.Input(
+            "faces",
+            optional=True,
+            tooltip="From Detect Faces on the original, for small faces. Without it the faces are detected here.",
+        ),
+    ]
+
+
+def _outputs(shows: str) -> list:
+    return [
+        io.Image.Output(display_name="report", tooltip=f"A picture for each photo: {shows}."),
+        io.String.Output(display_name="verdict", tooltip="One or two sentences for each photo."),
+        io.String.Output(display_name="table", tooltip="The numbers for each photo, as a Markdown table."),
+        io.String.Output(display_name="json", tooltip="The same for programs: a JSON object with a list of photos."),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Check:
+    """What is connected, checked and on the compute device; a call compares one photo."""
+
+    where: str
+    originals: Tensor
+    protected: Tensor
+    others: Tensor | None
+    faces: Sequence[Sequence[Face]] | None
+    recognizers: list[SurrogateData]
+    seen: list | None
+    patchers: tuple
+    detector: FaceDetector
+
+    @classmethod
+    def of(cls, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces) -> "_Check":
+        photos, changed = host.to_core_image(original, where), host.to_core_image(protected, where)
+        others = None if other is None else host.to_core_image(other, f"{where} (other)")
+        count = len(photos)
+        for what, number, allowed in (
+            ("protected photos", len(changed), (count,)),
+            ("other photos", count if others is None else len(others), (1, count)),
+            ("lists of faces", count if faces is None else len(faces), (count,)),
+        ):
+            require(
+                number in allowed,
+                f"{where}: {number} {what} are connected, and {count} originals",
+                "connect as many as there are originals, in the same order",
+            )
+        loaded, (networks, patchers) = loaded_or_built_in(recognizers), _seen(seen)
+        patchers = tuple(dict.fromkeys([one.patcher for one in loaded] + patchers))
+        return cls(where, photos, changed, others, faces, loaded, networks, patchers, load_detector(photos.device))
+
+    def __call__(self, index: int, verify: Callable, **options):
+        """The verification of one photo; an error says of which."""
+        other = None if self.others is None else self.others[index if len(self.others) > 1 else 0]
+        try:
+            return verify(
+                *self.pair(index),
+                [one.surrogate for one in self.recognizers],
+                other=other,
+                faces=None if self.faces is None else self.faces[index],
+                seen=self.seen,
+                detector=self.detector,
+                **options,
+            )
+        except ProtectionError as error:
+            raise ProtectionError(f"{self.where}, photo {index + 1} of {len(self.originals)}: {error}") from error
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.originals[index], self.protected[index]
+
+
+def _seen(seen: Seen) -> tuple[list | None, list]:
+    """The networks that were in the loss, None if that is not known, and what moves them."""
+    if seen is None:
+        return None, []
+    if isinstance(seen, ObjectiveData):
+        return list(seen.objective.surrogates), list(seen.patchers)
+    return [one.surrogate for one in seen], [one.patcher for one in seen]
+
+
+def _require_whole(vae, model, conditioning) -> None:
+    require(
+        (model is None) == (conditioning is None),
+        f"{ROBUSTNESS}: {'conditioning' if model is None else 'model'} is connected alone",
+        "connect model and conditioning for diffusion purification, or neither",
+    )
+    require(
+        model is None or vae is not None,
+        f"{ROBUSTNESS}: a model is connected, and no vae",
+        "connect the VAE of the same checkpoint",
+    )
+
+
+def _of_photo(progress, index: int, check: _Check) -> Callable[[dict], None]:
+    def step(event: dict) -> None:
+        steps = event["steps"] * len(check.originals)
+        progress({"step": index * event["steps"] + event["step"], "steps": steps})
+
+    return step
+
+
+def _answer(node_id: str, results: Sequence[Verification | RobustnessReport], reports: list[Tensor]) -> io.NodeOutput:
+    # Nodes 2.0 reads this as markdown: a single line break would be lost there.
+    verdict = "\n\n".join(_numbered(results, [result.verdict for result in results], ": "))
+    table = "\n\n".join(_numbered(results, [result.table() for result in results], "\n\n"))
+    found = json.dumps({"photos": [result.to_dict() for result in results]})
+    host.show_on_node(node_id, verdict)
+    return io.NodeOutput(host.to_comfy_image(_stacked(reports)), verdict, table, found, ui=ui.PreviewText(verdict))
+
+
+def _numbered(results: Sequence, texts: list[str], between: str) -> list[str]:
+    if len(results) == 1:
+        return texts
+    return [f"Photo {number}{between}{text}" for number, text in enumerate(texts, start=1)]
+
+
+def _stacked(pictures: list[Tensor]) -> Tensor:
+    """Of one height: the lower ones get white paper below."""
+    height = max(picture.shape[1] for picture in pictures)
+    return torch.stack([F.pad(picture, (0, 0, 0, height - picture.shape[1]), value=1.0) for picture in pictures])
