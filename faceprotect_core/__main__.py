@@ -1,4 +1,8 @@
-"""FaceProtect on the command line: python -m faceprotect_core protect IN_DIR OUT_DIR"""
+"""FaceProtect on the command line:
+
+python -m faceprotect_core protect IN_DIR OUT_DIR
+python -m faceprotect_core evaluate --images FACES --out RESULTS
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import argparse
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from .checks import ProtectionError
+from .checks import ProtectionError, require
 
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
@@ -31,7 +37,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m faceprotect_core", description="Protects faces in photos.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_protect(commands)
+    _add_evaluate(commands)
     return parser
+
+
+def _add_evaluate(commands) -> None:
+    from .evaluation.protocol.command import DESCRIPTION, add_arguments, evaluate
+
+    command = commands.add_parser(
+        "evaluate",
+        help="measure protection: the paper's protocol",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=evaluate)
+    add_arguments(command)
 
 
 def _add_protect(commands) -> None:
@@ -57,6 +77,8 @@ def _add_protect(commands) -> None:
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
+    add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
+    add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 
 
 def _which(text: str) -> str:
@@ -71,6 +93,12 @@ def _positive(text: str) -> float:
     return float(text)
 
 
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
 def _quality(text: str) -> int:
     if not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to 100")
@@ -78,6 +106,7 @@ def _quality(text: str) -> int:
 
 
 def _protect(arguments: argparse.Namespace) -> int:
+    require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
     from .folder import Options, plan, protect_folder
     from .folder_record import Record
     from .protector import Choice, load_protector
@@ -91,13 +120,25 @@ def _protect(arguments: argparse.Namespace) -> int:
     done = protect_folder(
         arguments.in_dir,
         arguments.out_dir,
-        load_protector(choice),
+        load_protector(replace(choice, device="cpu") if arguments.ray else choice),  # with Ray only for its settings
         options,
         on_photo=reporter.photo,
         on_step=reporter.step,
+        **(_ray(arguments, choice) if arguments.ray else {}),
     )
     reporter.summary(done)
     return SOME_FAILED if any(photo.status == "failed" for photo in done) else FINE
+
+
+def _ray(arguments: argparse.Namespace, choice) -> dict:
+    """What protect_folder needs for Ray. A worker may have another working directory: no relative paths."""
+    from .parallel import RayOptions
+    from .protector import DEMO, load_protector
+
+    model = choice.model if choice.model == DEMO else str(Path(choice.model).absolute())
+    choice = replace(choice, model=model, target=choice.target and choice.target.absolute())
+    ray = RayOptions(workers=arguments.workers, device=arguments.device)
+    return {"ray": ray, "load": partial(load_protector, choice)}
 
 
 class Reporter:

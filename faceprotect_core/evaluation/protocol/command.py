@@ -1,0 +1,201 @@
+"""python -m faceprotect_core evaluate: the paper's protocol on your photos, with your recognisers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from ...checks import ProtectionError, require
+from ...folder_record import sha256_of
+from ...photo import PRESETS
+from ...protector import require_device
+from .data import read_pairs, read_targets
+from .methods import chosen_methods
+from .plots import write_plots
+from .rates import all_rates, rank_one, read_trials
+from .run import plan, references, run
+from .tables import Results, quality_of, write_results
+from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
+
+log = logging.getLogger("faceprotect.evaluation.protocol")
+DESCRIPTION = """\
+The paper's protocol: protects photos of people, shows them to recognisers that were in the loss (white box) and that
+were not (black box), and writes rates at false accept rates of 0.1, 0.01 and 0.001, quality, robustness, ablations,
+noise-based baselines and the unprotected photo beside every rate.
+
+  evaluate --images FACES --out results
+  evaluate --images assets/datasets/CelebA-HQ-500_pairs --targets assets --goals impersonation,obfuscation \\
+           --surrogates irse50.pth,ir152.pth,facenet.pth,mobile_face.pth --leave-one-out --setting paper \\
+           --framing box --model stable-diffusion-2-base --device cuda --out results
+
+FACES holds <name>_a.jpg and <name>_b.jpg, two photos of each person; other layouts: evaluation/protocol/data.py.
+Run it again to go on after a stop: trials that are done are kept. Writes results.md, results.json, rates.csv,
+rank_1.csv, quality.csv, plots, and every protected photo under OUT/trials."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--images", type=Path, required=True, help="folder of photos at the model's framing, one face each")
+    add(
+        "--pairs", type=Path, help="folder or CSV (photo,other) of the second photos; not needed for <name>_a, <name>_b"
+    )
+    add("--out", type=Path, required=True, help="folder for the results")
+    add("--surrogates", type=_names, default=["dlib_resnet"], help="in the loss: built-in names or files, with commas")
+    add("--black-box", type=_names, default=[], help="never in the loss")
+    add("--leave-one-out", action="store_true", help="leave out each of the surrogates in turn")
+    add("--goals", type=_names, default=[DODGING], help="some of dodging, obfuscation, impersonation (dodging)")
+    add("--targets", type=Path, help="whom to impersonate: folder of <name>_a, <name>_b, or the paper's assets")
+    add("--target-count", type=_positive, default=4, metavar="N", help="how many of them (4)")
+    add("--synthetic", type=Path, help="nobody's face, for obfuscation (the built-in one)")
+    add("--setting", choices=("paper", *PRESETS), default="balanced", help='what "ours" is (balanced)')
+    add(
+        "--methods",
+        type=lambda text: [one.strip() for one in text.split(",")],
+        default=["main"],
+        help="some of main, ablations, depths, depths without embeddings, noise, or single ones (main)",
+    )
+    add("--framing", choices=("aligned", "box", "whole image"), default="aligned", help="see facts; the paper: box")
+    add("--psnr", type=_decibels, default=[], metavar="DB,...", help="compare all methods at equal PSNR besides")
+    add("--identities", type=_positive, metavar="N", help="how many people (all)")
+    add("--held-out", action="store_true", help="only every tenth person: those the demo model was not trained on")
+    add("--model", default="demo", help="demo, or a folder of Stable Diffusion in diffusers' format (demo)")
+    add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet weights; adds LPIPS (torchmetrics)")
+    add("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights; adds FID")
+    add("--tables", action="store_true", help="run nothing; write the tables of the trials that are there")
+    add("--no-plots", action="store_true", help="without matplotlib")
+    add("--ray", action="store_true", help="share the trials among workers with Ray")
+    add("--workers", type=_positive, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Returns the exit code: 0 all trials done, 1 some failed."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    require_device(arguments.device)
+    require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
+    everybody = read_pairs(*(path and path.absolute() for path in (arguments.images, arguments.pairs)))
+    chosen = (everybody[::10] if arguments.held_out else everybody)[: arguments.identities]
+    targets = tuple(read_targets(arguments.targets.absolute(), arguments.target_count)) if arguments.targets else ()
+    setup = Setup(
+        out=arguments.out.absolute(),
+        recognizers=tuple(map(_located, (*arguments.surrogates, *arguments.black_box))),
+        targets=targets if IMPERSONATION in arguments.goals else (),
+        synthetic=_synthetic(arguments),
+        base=arguments.setting,
+        model=_located(arguments.model),
+        framing=arguments.framing,
+        psnr=tuple(arguments.psnr),
+        device=arguments.device,
+    )
+    lab = Lab(setup)
+    seen = list(lab.recognizers)[: len(arguments.surrogates)]
+    methods = chosen_methods(setup.base, arguments.methods)
+    names = [target.name for target in setup.targets]
+    what = plan(methods, arguments.goals, names, seen, chosen, arguments.leave_one_out)
+    failed = {} if arguments.tables else run(lab, what, ray=_ray(arguments), on_job=_report)
+    trials = read_trials(lab, what)
+    compared = references(lab, everybody)
+    results = Results(
+        settings_of(lab, arguments, len(chosen)),
+        all_rates(lab, trials, compared),
+        rank_one(lab, trials, compared),
+        quality_of(lab, what, trials, arguments.lpips, arguments.fid),
+        {f"{job.experiment.folder}/{job.pair.name}": reason for job, reason in failed.items()},
+    )
+    write_results(arguments.out, results, methods)
+    plots = [] if arguments.no_plots else write_plots(arguments.out, results)
+    log.info(
+        "%s", "\n".join(["", *(str(arguments.out / name) for name in ("results.md", "rates.csv")), *map(str, plots)])
+    )
+    return 1 if failed else 0
+
+
+def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
+    """What the results were made with: every choice and every weight, so that somebody else can repeat them."""
+    setup = lab.setup
+    return {
+        "faceprotect": _version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, {setup.device}",
+        "people": people,
+        "goals": arguments.goals,
+        "setting": setup.base,
+        "methods": {name: method.settings for name, method in chosen_methods(setup.base, arguments.methods).items()},
+        "model": Path(setup.model).name,
+        "model_sha256": lab.model.sha256,
+        "framing": setup.framing,
+        "strengths": [f"{value:g} dB" for value in setup.psnr],
+        "processings": list(lab.processings),
+        "targets": {target.name: [sha256_of(target.photo), sha256_of(target.test)] for target in setup.targets},
+        "recognizers": {
+            name: {
+                "metric": one.metric,
+                "thresholds": {str(far): value for far, value in one.thresholds.items()},
+                "thresholds_source": one.thresholds_source,
+                "template": one.template,
+                "sha256": one.fingerprint,
+            }
+            for name, one in lab.recognizers.items()
+        },
+    }
+
+
+def _version() -> str:
+    """The installed package's, or that of pyproject.toml beside the core, which is how ComfyUI has it."""
+    try:
+        return importlib.metadata.version("faceprotect")
+    except importlib.metadata.PackageNotFoundError:
+        text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+        return text.split('version = "', 1)[1].split('"', 1)[0]
+
+
+def _located(name: str) -> str:
+    """A built-in name as it is, a path as a whole one: Ray's workers may have another working directory."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def _synthetic(arguments: argparse.Namespace) -> Path | None:
+    """Nobody's face: the one that is named, or the paper's where its assets are."""
+    published = arguments.targets / "obfs_target_images" / "0808002.png" if arguments.targets else None
+    chosen = arguments.synthetic or (published if published and published.is_file() else None)
+    return chosen and chosen.absolute()
+
+
+def _ray(arguments: argparse.Namespace):
+    from ...parallel import RayOptions
+
+    return RayOptions(workers=arguments.workers, device=arguments.device) if arguments.ray else None
+
+
+def _report(number: int, count: int, job: Job, record: dict) -> None:
+    shown = "unchanged" if record["psnr"] is None else f"{record['psnr']:.1f} dB"
+    log.info(
+        "%d of %d  %s  %s  %s  %.0f s", number, count, job.pair.name, job.experiment.folder, shown, record["seconds"]
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
+
+
+def _decibels(text: str) -> list[float]:
+    values = [float(one) for one in text.split(",")]
+    if not all(10 <= value <= 60 for value in values):
+        raise argparse.ArgumentTypeError(f"{text} is not between 10 and 60 dB")
+    return values
+
+
+__all__ = ["DESCRIPTION", "ProtectionError", "add_arguments", "evaluate"]

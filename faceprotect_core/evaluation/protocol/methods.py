@@ -1,0 +1,128 @@
+"""What is compared: the method, its ablations, what the autoencoder and DDIM alone do to a photo, and noise."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from ...checks import require
+from ...photo import PRESETS, PhotoSettings
+
+Kind = Literal["unchanged", "vae", "diffusion", "pixels"]
+DEPTHS = range(1, 8)  # the paper's figure of depths
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to change a photo.
+
+    kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method with `settings` as the arguments of
+        `protect`; "pixels": the attack of pixel_attacks.py that `settings["method"]` names.
+    masked: only the face may change; with output "detail" and in pixel space.
+    about: for the tables. ablation: asks what a part is good for, and is run for the first goal only.
+    """
+
+    kind: Kind
+    settings: dict = field(default_factory=dict)
+    masked: bool = False
+    about: str = ""
+    ablation: bool = False
+
+    @property
+    def attacks(self) -> bool:
+        """Whether recognisers are worked against, so that goal and surrogates make a difference."""
+        return self.kind == "pixels" or (self.kind == "diffusion" and self.settings["iterations"] > 0)
+
+
+PAPER = dict(
+    depth=3, pairing="published", null_text_iterations=20, null_text_lr=0.1, structure=True, iterations=35, lr=0.01,
+    objective_weight=0.003, output="published", fidelity_weight=0.0,
+)  # fmt: skip
+
+
+def base_method(name: str) -> Method:
+    """The setting that is called "ours": "paper", or a preset of Protect Photo without its margin.
+
+    Without it, because a margin stops pushing at the recognisers in the loop: nothing could be said about others.
+    """
+    if name == "paper":
+        return Method("diffusion", PAPER, about="the paper's settings")
+    require(name in PRESETS, f"there is no setting {name!r}", f"use paper or one of {', '.join(PRESETS)}")
+    settings: PhotoSettings = PRESETS[name]
+    return Method(
+        "diffusion",
+        settings.method | {"structure": True, "output": "detail"},
+        masked=True,
+        about=f"preset {name} without its margin",
+    )
+
+
+def method_groups(base: str) -> dict[str, dict[str, Method]]:
+    """Group -> name -> method: everything that the command knows. base: see `base_method`."""
+    ours = base_method(base)
+    return {
+        "reference": _without_attack(ours),
+        "main": {"ours": ours, "paper": base_method("paper")},
+        "ablations": _ablations(ours),
+        "depths": {f"depth {depth}": _changed(ours, f"{depth} of 20 DDIM steps", depth=depth) for depth in DEPTHS},
+        "depths without embeddings": {
+            f"depth {depth}, no embeddings": _changed(
+                ours, f"{depth} of 20 DDIM steps, nothing learned", depth=depth, null_text_iterations=0
+            )
+            for depth in DEPTHS
+        },
+        "noise": _noise(ours.masked),
+    }
+
+
+def chosen_methods(base: str, names: list[str]) -> dict[str, Method]:
+    """The methods of some names or groups; those without an attack always among them."""
+    groups = method_groups(base)
+    known = {name: method for group in groups.values() for name, method in group.items()}
+    wanted = {*groups["reference"]}
+    for name in names:
+        require(
+            name in known or name in groups,
+            f"there is no method {name!r}",
+            f"use some of {', '.join([*groups, *known])}",
+        )
+        wanted |= {*groups.get(name, (name,))}
+    return {name: method for name, method in known.items() if name in wanted}
+
+
+def _changed(ours: Method, about: str, **settings) -> Method:
+    return replace(ours, settings=ours.settings | settings, about=about, ablation=True)
+
+
+def _without_attack(ours: Method) -> dict[str, Method]:
+    """What the autoencoder and DDIM alone do to a photo: no result is better than these allow."""
+    way = {name: ours.settings[name] for name in ("depth", "pairing", "null_text_lr", "null_text_iterations")}
+    plain = Method("diffusion", PAPER | way | {"iterations": 0, "structure": False})
+    return {
+        "clean": Method("unchanged", about="the photo itself"),
+        "vae": Method("vae", about="encoded and decoded"),
+        "vae, ddim": _changed(plain, "inverted and denoised, nothing learned", null_text_iterations=0),
+        "vae, ddim, embeddings": _changed(plain, "inverted and denoised with learned embeddings"),
+    }
+
+
+def _ablations(ours: Method) -> dict[str, Method]:
+    pairing = "published" if ours.settings["pairing"] == "exact" else "exact"
+    output = "published" if ours.settings["output"] == "detail" else "detail"
+    other_output = _changed(ours, f"output {output}", output=output)
+    return {
+        "no embeddings": _changed(ours, "the prompt's own embedding, nothing learned", null_text_iterations=0),
+        "no structure": _changed(ours, "without the self-attention loss", structure=False),
+        f"pairing {pairing}": _changed(ours, f"pairing {pairing}", pairing=pairing),
+        f"output {output}": replace(other_output, masked=output == "detail"),
+    }
+
+
+def _noise(masked: bool) -> dict[str, Method]:
+    """Noise where ours may change the photo, so that equal PSNR compares methods and not masks."""
+    from ...pixel_attacks import PUBLISHED
+
+    return {
+        name: Method("pixels", {"method": name} | asdict(settings), masked, about="noise in pixel space")
+        for name, settings in PUBLISHED.items()
+    }

@@ -1,0 +1,327 @@
+"""One photo under one method: protect it, process it, and what every recogniser makes of it.
+
+A trial leaves three files in its folder: the protected photo (.png), the embeddings of it after every processing
+(.safetensors) and what was measured (.json). Rates are made of them later, in rates.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ...attention import SelfAttentionReference, capture_self_attention
+from ...checks import require
+from ...faces import Face, detect_faces, face_mask, find_face, load_detector
+from ...inversion import Trajectory, ddim_invert
+from ...null_text import learn_null_text
+from ...objectives import IdentityObjective
+from ...optimizer import optimize_latent
+from ...photo_file import write_atomically
+from ...protector import digest_of_tensor, load_model
+from ...schedule import DDIMSchedule
+from ...surrogates import FRSurrogate
+from ..quality import psnr, to_psnr
+from ..robustness import UNPROCESSED, as_saved, processings, vae_round_trip
+from ..small_recognizers import load_recognizer
+from .data import Pair, Target, read_square
+from .methods import Method, chosen_methods
+
+Framing = Literal["aligned", "box", "whole image"]
+DODGING, OBFUSCATION, IMPERSONATION = "dodging", "obfuscation", "impersonation"
+OWN = "own"  # the change as large as the method makes it
+CHUNK = 16  # photos a pass through a recogniser
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker loads, in names and paths, so that it can be sent to one.
+
+    base: what "ours" means, see `base_method`. recognizers: built-in names or weights files, seen and unseen.
+    framing: what a recogniser sees of a photo: the face aligned as it wants it, the face's box, or all of it. psnr: in
+    dB, to which the changes of all methods are scaled besides, to be compared.
+    """
+
+    out: Path
+    recognizers: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
+    synthetic: Path | None = None
+    base: str = "balanced"
+    model: str = "demo"
+    framing: Framing = "aligned"
+    psnr: tuple[float, ...] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """goal: "dodging", "obfuscation", "impersonation <target>", or "" for a method without an attack. method: a name of
+    `chosen_methods`. seen: the names of the recognisers in the loss."""
+
+    method: str
+    goal: str = ""
+    seen: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """A name for its files."""
+        parts = [self.goal, self.method, "+".join(self.seen)]
+        return "__".join("".join(c if c.isalnum() or c in "+-." else "_" for c in part) for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Job:
+    experiment: Experiment
+    pair: Pair
+
+
+def strengths(setup: Setup, method: Method) -> list[str]:
+    """The names of the sizes in which a method's change is looked at."""
+    return [OWN, *(f"{value:g} dB" for value in setup.psnr if method.attacks)]
+
+
+@dataclass(eq=False)
+class _Subject:
+    """A photo, its face, and what the method made of it so far: shared by the experiments that agree on it."""
+
+    pair: Pair
+    photo: Tensor
+    face: Face
+    prepared: dict = field(default_factory=dict)
+
+
+class Lab:
+    """Models and recognisers, loaded once; lab(job) runs one trial, lab.embed(photo) is what recognisers see of one."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.model = load_model(setup.model, setup.device)
+        loaded = [load_recognizer(name).to(setup.device) for name in setup.recognizers]
+        self.recognizers: dict[str, FRSurrogate] = {one.name: one for one in loaded}
+        require(
+            len(self.recognizers) == len(loaded),
+            f"two recognisers have the same name: {', '.join(one.name for one in loaded)}",
+            "rename one of the files",
+        )
+        self.detector = load_detector(setup.device)
+        model = self.model
+        self.processings = processings(model.codec, model.denoiser, model.context)
+        self._subject: _Subject | None = None
+        self._targets: dict[str, tuple[Tensor, Face]] = {}
+
+    def __call__(self, job: Job) -> dict:
+        """Runs a trial, writes its files, and returns what was measured."""
+        experiment, method = job.experiment, self._method(job.experiment)
+        subject = self._subject_of(job.pair)
+        start = time.perf_counter()
+        changed, reconstruction = self._changed(subject, experiment, method)
+        seconds = time.perf_counter() - start
+        found = detect_faces(changed[0], self.detector)
+        places = [subject.face, *found[:1]]
+        scaled = {OWN: changed}
+        for name, wanted in zip(strengths(self.setup, method)[1:], self.setup.psnr, strict=False):
+            scaled[name], _ = to_psnr(subject.photo, changed, wanted)
+        record = {
+            "settings": self.settings(experiment),
+            "found_again": bool(found),
+            "seconds": round(seconds, 2),
+            "reconstruction_mse": reconstruction,
+            "psnr": psnr(subject.photo, changed).item() if method.kind != "unchanged" else None,
+        }
+        self._write(job, changed, self._embeddings(scaled, places), record)
+        return record
+
+    # -------------------------------------------------------------------------------------------- what recognisers see
+
+    def embed_photo(self, path: Path, box=None) -> dict[str, Tensor]:
+        """Recogniser -> [1, D] of a photo that is compared with."""
+        photo = read_square(path, self.model.size, box if self.setup.framing == "box" else None).to(self.setup.device)
+        cut = box is not None and self.setup.framing == "box"
+        face = None if cut or self.setup.framing == "whole image" else find_face(photo[0], self.detector)
+        return {name: self._embed(one, photo, face) for name, one in self.recognizers.items()}
+
+    @torch.no_grad()
+    def _embed(self, recognizer: FRSurrogate, images: Tensor, face: Face | None) -> Tensor:
+        if face is None or self.setup.framing == "aligned":
+            return recognizer.embed(images, face)
+        return recognizer.embed(cut_box(images, face))
+
+    def _embeddings(self, scaled: dict[str, Tensor], places: list[Face]) -> dict[str, Tensor]:
+        """Recogniser -> [strengths, processings, places, D]."""
+        images = torch.cat([process(image) for image in scaled.values() for process in self.processings.values()])
+        found = {}
+        for name, recognizer in self.recognizers.items():
+            seen = []
+            for face in places if self.setup.framing != "whole image" else [None]:
+                parts = [self._embed(recognizer, part, face) for part in images.split(CHUNK)]
+                seen.append(torch.cat(parts).unflatten(0, (len(scaled), len(self.processings))))
+            found[name] = torch.stack(seen, dim=2).cpu()
+        return found
+
+    # -------------------------------------------------------------------------------------------- one method
+
+    def _method(self, experiment: Experiment) -> Method:
+        return chosen_methods(self.setup.base, [experiment.method])[experiment.method]
+
+    def _subject_of(self, pair: Pair) -> _Subject:
+        if self._subject is None or self._subject.pair != pair:
+            photo = read_square(pair.photo, self.model.size).to(self.setup.device)
+            self._subject = _Subject(pair, photo, find_face(photo[0], self.detector))
+        return self._subject
+
+    def _changed(self, subject: _Subject, experiment: Experiment, method: Method) -> tuple[Tensor, float | None]:
+        """The photo as the method leaves it, with 8 bits, and how well the latent was reconstructed."""
+        if method.kind == "unchanged":
+            return as_saved(subject.photo), None
+        if method.kind == "vae":
+            return vae_round_trip(subject.photo, self.model.codec), None
+        objective = self.objective(subject, experiment) if method.attacks else _no_attack
+        mask = face_mask([subject.face], *subject.photo.shape[2:])[None].to(subject.photo) if method.masked else None
+        if method.kind == "pixels":
+            return as_saved(_attack(subject.photo, objective, method.settings, mask)), None
+        return self._diffused(subject, method.settings, objective, mask)
+
+    def _diffused(self, subject: _Subject, settings: dict, objective, mask) -> tuple[Tensor, float]:
+        trajectory, embeddings, structure = self._prepared(subject, settings)
+        detail = settings["output"] == "detail"
+        result = optimize_latent(
+            self.model.denoiser,
+            self.model.codec,
+            trajectory,
+            embeddings,
+            objective,
+            structure=structure if settings["structure"] else None,
+            iterations=settings["iterations"],
+            lr=settings["lr"],
+            objective_weight=settings["objective_weight"],
+            fidelity_weight=settings["fidelity_weight"],
+            output=settings["output"],
+            image=subject.photo if detail else None,
+            mask=mask,
+        )
+        return as_saved(result.image), (structure.latent - trajectory.latents[0]).square().mean().item()
+
+    def _prepared(self, subject: _Subject, settings: dict) -> tuple[Trajectory, Tensor, SelfAttentionReference]:
+        """Inversion, embeddings and structure, as `protect` makes them."""
+        key = tuple(settings[name] for name in ("depth", "pairing", "null_text_iterations", "null_text_lr"))
+        if key not in subject.prepared:
+            depth, pairing, iterations, lr = key
+            denoiser, context = self.model.denoiser, self.model.context
+            latent = self.model.codec.encode(subject.photo)
+            trajectory = ddim_invert(denoiser, latent, context, DDIMSchedule.scaled_linear(), depth, pairing)
+            embeddings = learn_null_text(denoiser, trajectory, context, iterations, lr)
+            structure = capture_self_attention(denoiser, trajectory, embeddings)
+            subject.prepared[key] = (trajectory, embeddings, structure)
+        return subject.prepared[key]
+
+    def objective(self, subject: _Subject, experiment: Experiment) -> IdentityObjective:
+        """Push away from the photo itself, pull towards the target, or both."""
+        seen = [self.recognizers[name] for name in experiment.seen]
+        pulls, pushes = experiment.goal != DODGING, not experiment.goal.startswith(IMPERSONATION)
+        target, target_face = self._target(experiment.goal) if pulls else (None, None)
+        source = subject.photo if pushes else None
+        if self.setup.framing == "aligned":
+            faces = {"face": subject.face, "source_face": subject.face, "target_face": target_face}
+            return IdentityObjective(seen, target, source, **faces)
+        if self.setup.framing == "box":
+            source = None if source is None else cut_box(source, subject.face)
+            target = cut_box(target, target_face) if pulls and target_face else target
+            return IdentityObjective(seen, target, source, crop_box=subject.face.box_xyxy)
+        return IdentityObjective(seen, target, source)
+
+    def _target(self, goal: str) -> tuple[Tensor, Face | None]:
+        """The image to look like and its face; no face where the release's own box was cut out."""
+        if goal not in self._targets:
+            path, box = self._target_file(goal)
+            if path is None:
+                from ...demo import load_synthetic_target
+
+                image = load_synthetic_target().to(self.setup.device)
+            else:
+                box = box if self.setup.framing == "box" else None
+                image = read_square(path, self.model.size, box).to(self.setup.device)
+            face = None if box or self.setup.framing == "whole image" else find_face(image[0], self.detector)
+            self._targets[goal] = image, face
+        return self._targets[goal]
+
+    def _target_file(self, goal: str):
+        if goal == OBFUSCATION:
+            return self.setup.synthetic, None
+        target = next(one for one in self.setup.targets if goal == f"{IMPERSONATION} {one.name}")
+        return target.photo, target.photo_box
+
+    # -------------------------------------------------------------------------------------------- what is written
+
+    def settings(self, experiment: Experiment) -> dict:
+        """All that decides the outcome of a trial, for JSON: a trial with other settings is another trial."""
+        method = self._method(experiment)
+        found = {
+            "method": method.settings | {"kind": method.kind, "masked": method.masked},
+            "model_sha256": self.model.sha256,
+            "framing": self.setup.framing,
+            "recognizers": {name: one.fingerprint for name, one in self.recognizers.items()},
+            "strengths": strengths(self.setup, method),
+            "processings": list(self.processings),
+        }
+        if method.attacks:
+            found |= {"goal": experiment.goal, "seen": list(experiment.seen)}
+            if experiment.goal != DODGING:
+                found["target_sha256"] = digest_of_tensor(self._target(experiment.goal)[0])
+        return json.loads(json.dumps(found))
+
+    def _write(self, job: Job, changed: Tensor, embeddings: dict[str, Tensor], record: dict) -> None:
+        folder = self.setup.out / "trials" / job.experiment.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_png(changed[0], folder / f"{job.pair.name}.png")
+        write_atomically(
+            folder / f"{job.pair.name}.safetensors", save({name: x.contiguous() for name, x in embeddings.items()})
+        )
+        # Last: a trial counts as done when its record is there.
+        write_atomically(folder / f"{job.pair.name}.json", json.dumps(record, indent=1).encode())
+
+
+def cut_box(images: Tensor, face: Face) -> Tensor:
+    """The face's box, rounded to whole pixels and inside the image, as the paper cuts it."""
+    x0, y0, x1, y1 = (round(value) for value in face.box_xyxy)
+    return images[:, :, max(y0, 0) : y1, max(x0, 0) : x1]
+
+
+def sha256_of_settings(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def load_lab(setup: Setup) -> Callable[[Job], dict]:
+    """For workers: what `run_jobs` loads once in each."""
+    return Lab(setup)
+
+
+def _attack(photo: Tensor, objective, settings: dict, mask: Tensor | None) -> Tensor:
+    from ...pixel_attacks import PixelAttackSettings, attack_pixels
+
+    settings = dict(settings)
+    return attack_pixels(photo, objective, settings.pop("method"), settings=PixelAttackSettings(**settings), mask=mask)
+
+
+def _no_attack(image: Tensor) -> Tensor:
+    return image.new_zeros(len(image))
+
+
+def _save_png(image: Tensor, path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
+    write_atomically(path, file.getvalue())
+
+
+__all__ = ["UNPROCESSED", "Experiment", "Job", "Lab", "Setup", "load_lab"]

@@ -1,0 +1,136 @@
+"""One photo of a folder: read, protected, written and judged; the same here and in a worker of Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from .checks import require
+from .faces import Face
+from .folder_plan import Options, Task
+from .folder_record import sha256_of
+from .inversion import OnStep
+from .judge import FaceVerdict
+from .photo_file import PhotoFile, read_photo, write_photo
+
+OnTaskStep = Callable[[Task, dict], None]
+
+
+class Result(Protocol):
+    """What of a PhotoResult is used here."""
+
+    image: Tensor
+    faces: tuple[FaceVerdict, ...]
+
+
+class Protector(Protocol):
+    """Protects and judges single photos, always in the same way."""
+
+    settings: dict
+    """All that decides how a photo comes out, for JSON; with "preset"."""
+
+    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> Result:
+        """[3, H, W] in [0, 1] on the CPU -> a result whose image is on the CPU."""
+        ...
+
+    def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to protect. known: its entry in the record, or {}. staged: what the file is called at first."""
+
+    task: Task
+    known: dict
+    staged: Path | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Protects the photo of a Job, and returns its entry; an exception says how many `seconds` it took to come."""
+
+    protector: Protector
+    options: Options
+    on_step: OnTaskStep | None = None
+
+    def __call__(self, job: Job) -> dict:
+        start = time.monotonic()
+        on_step = self.on_step and (lambda event: self.on_step(job.task, event))
+        try:
+            require_free(job.task, job.known, self.options)
+            task = replace(job.task, output=job.staged or job.task.output)
+            return protect_one(task, self.protector, self.options, on_step)
+        except Exception as error:
+            error.seconds = time.monotonic() - start
+            raise
+
+
+def protect_one(task: Task, protector: Protector, options: Options, on_step: OnStep | None = None) -> dict:
+    """Reads, protects, writes and judges one photo; nothing else is touched. Returns its entry for the record.
+
+    Raises:
+        ValueError: the photo cannot be read, has no face, or is not protected far enough; then nothing is written.
+    """
+    start = time.monotonic()
+    digest = sha256_of(task.source)
+    photo = read_photo(task.source)
+    result = protector.protect(photo.image, on_step)
+    preset = protector.settings.get("preset")
+    _require_protected(result.faces, "the photo", _stronger(preset))
+    faces = [verdict.face for verdict in result.faces]
+    judged: list[FaceVerdict] = []
+
+    def check(written: PhotoFile) -> None:
+        judged[:] = protector.judge(photo.image, written.image, faces)
+        suffix = task.output.suffix.lower()
+        png = "" if suffix == ".png" else "write it as PNG (--format png), or "
+        _require_protected(judged, f"the written {suffix} file, read back,", png + _stronger(preset))
+
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    write_photo(
+        task.output, result.image, photo, keep_metadata=options.keep_metadata, quality=options.quality, check=check
+    )
+    return {
+        "status": "protected",
+        "source_sha256": digest,
+        "output": task.output_name,
+        "output_sha256": sha256_of(task.output),
+        "settings": settings_of(protector, options),
+        "faces": [verdict.to_dict() for verdict in judged],
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def _stronger(preset: str | None) -> str:
+    if preset == "strong":
+        return "use a larger or sharper photo of the face"
+    return "protect it harder (--preset strong)"
+
+
+def _require_protected(verdicts, what: str, fix: str) -> None:
+    require(bool(verdicts), f"{what} has no face", "use a photo in which the face is upright and well lit")
+    failed = [str(number) for number, verdict in enumerate(verdicts) if not verdict.protected]
+    require(not failed, f"{what} is NOT PROTECTED enough: face {', '.join(failed)} of {len(verdicts)}", fix)
+
+
+def settings_of(protector: Protector, options: Options) -> dict:
+    """What must agree for a photo to count as done, as JSON gives it back."""
+    return json.loads(json.dumps(protector.settings | options.settings))
+
+
+def require_free(task: Task, known: dict, options: Options) -> None:
+    """An existing file is replaced only when it is ours and unchanged."""
+    ours = known.get("output") == task.output_name and known.get("output_sha256")
+    require(
+        options.overwrite or not os.path.lexists(task.output) or (ours and sha256_of(task.output) == ours),
+        f"there is already a file {task.output_name!r} in the output folder, which is not from an earlier run or was "
+        "changed since",
+        "move it away, or use --overwrite",
+    )

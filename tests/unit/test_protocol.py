@@ -1,0 +1,169 @@
+"""The whole evaluation on a public portrait: `python -m faceprotect_core evaluate`, small settings."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import needs
+from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core.__main__ import main
+from faceprotect_core.evaluation.protocol import methods, trial
+from faceprotect_core.evaluation.protocol.data import read_pairs, read_square
+from faceprotect_core.evaluation.protocol.methods import chosen_methods
+from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
+from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
+from faceprotect_core.evaluation.robustness import processings
+from faceprotect_core.faces import face_mask, find_face
+from faceprotect_core.photo import PhotoSettings
+
+QUICK = PhotoSettings(null_text_iterations=1, iterations=2)
+PROCESSED = ("none", "jpeg 50", "vae", "ddim")
+FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Two iterations instead of twenty, four processings instead of fourteen."""
+    monkeypatch.setitem(methods.PRESETS, "fast", QUICK)
+    monkeypatch.setattr(trial, "processings", lambda *model: {name: processings(*model)[name] for name in PROCESSED})
+
+
+@pytest.fixture(scope="module")
+def people(astronaut, tmp_path_factory) -> Path:
+    """Two people, two photos each, of one portrait: what counts here is that everything is measured, not how well."""
+    folder = tmp_path_factory.mktemp("people")
+    face = astronaut[:, 0:256, 100:356]
+    for name, photo in {"1_a": face, "1_b": face * 0.9, "2_a": face.flip(2), "2_b": face.flip(2) * 0.9}.items():
+        Image.fromarray(photo.mul(255).byte().permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+    return folder
+
+
+def evaluate(people: Path, out: Path, *arguments: str) -> int:
+    return main(["evaluate", "--images", str(people), "--out", str(out), "--setting", "fast", *arguments])
+
+
+def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do(quick, people, tmp_path, caplog):
+    out = tmp_path / "results"
+    arguments = ("--methods", "ours,pgd,depth 2", "--psnr", "31", "--goals", "dodging,impersonation")
+    arguments += ("--targets", str(people), "--target-count", "1", "--identities", "1")
+    assert evaluate(people, out, *arguments) == 0
+    assert all((out / name).stat().st_size > 0 for name in (*FILES, "psr.png", "processing.png", "purification.png"))
+    written = {name: (out / name).read_bytes() for name in FILES}
+    trials = {path: path.stat().st_mtime_ns for path in out.rglob("trials/*/*")}
+    caplog.set_level(logging.INFO)
+    assert evaluate(people, out, *arguments) == 0
+    assert "9 trials, 9 of them done already" in caplog.text
+    assert {name: (out / name).read_bytes() for name in FILES} == written
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("trials/*/*")} == trials
+
+    with open(out / "rates.csv", newline="") as file:
+        rates = list(csv.DictReader(file))
+    keys = {(rate["method"], rate["goal"], rate["strength"]) for rate in rates}
+    assert {("clean", "dodging", "own"), ("ours", "dodging", "31 dB"), ("ours", "impersonation 1", "own")} <= keys
+    assert {rate["processing"] for rate in rates} == set(PROCESSED)
+    assert {rate["far"] for rate in rates} == {"0.1", "0.01", "0.001"}
+    assert all(0 <= float(rate["psr"]) <= 100 and 0 <= float(rate["clean"]) <= 100 for rate in rates)
+    settings = json.loads(written["results.json"])["settings"]
+    assert len(settings["recognizers"]["dlib_resnet"]["sha256"]) == len(settings["model_sha256"]) == 64
+    report = written["results.md"].decode()
+    assert "dlib_resnet (white box)" in report and "| clean | 1 | 0 / 0 / 0 |" in report
+
+
+@pytest.fixture
+def lab(quick, tmp_path) -> Lab:
+    return Lab(Setup(tmp_path / "results", ("dlib_resnet",), base="fast"))
+
+
+def jobs(people: Path, *names: str):
+    return plan(chosen_methods("fast", list(names)), [DODGING], [], ["dlib_resnet"], read_pairs(people)[:1])
+
+
+def test_a_trial_is_the_methods_own_call(lab, people, demo):
+    """What is measured is what `protect` gives, to the last bit."""
+    experiment = Experiment("ours", DODGING, ("dlib_resnet",))
+    job = Job(experiment, read_pairs(people)[0])
+    lab(job)
+    photo = read_square(job.pair.photo, 256)
+    face = find_face(photo[0])
+    objective = IdentityObjective([load_surrogate("dlib_resnet")], source=photo, face=face, source_face=face)
+    mask = face_mask([face], 256, 256)[None]
+    denoiser, codec, context = demo
+    expected = protect(denoiser, codec, photo, context, objective, output="detail", mask=mask, **QUICK.method)
+    saved = read_square(trial_file(lab.setup, job, ".png"), 256)
+    assert torch.equal(saved, expected.image.mul(255).round().div(255))
+    assert not torch.equal(saved, photo)
+
+
+def test_the_same_trial_again_gives_the_same_files(lab, people):
+    what = jobs(people, "tip_im")
+    run(lab, what)
+    job = Job(what.experiments[-1], what.pairs[0])
+    files = [trial_file(lab.setup, job, suffix) for suffix in (".png", ".safetensors")]
+    before = [file.read_bytes() for file in files]
+    trial_file(lab.setup, job, ".json").unlink()
+    done = []
+    run(lab, what, on_job=lambda number, count, job, record: done.append(job))
+    assert done == [job] and [file.read_bytes() for file in files] == before
+
+
+def test_another_setting_in_the_same_folder_is_an_error(lab, people):
+    what = jobs(people, "pgd")
+    run(lab, what)
+    other = Lab(Setup(lab.setup.out, ("dlib_resnet",), base="fast", psnr=(31.0,)))
+    with pytest.raises(ProtectionError, match="other settings \\(strengths\\)"):
+        run(other, what)
+
+
+def test_a_photo_without_a_face_is_reported_and_the_others_go_on(quick, people, tmp_path):
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for path in people.iterdir():
+        folder.joinpath(path.name).write_bytes(path.read_bytes())
+    Image.new("RGB", (256, 256)).save(folder / "1_a.png")
+    out = tmp_path / "results"
+    assert evaluate(folder, out, "--methods", "pgd", "--no-plots") == 1
+    assert "no face" in (out / "results.md").read_text()
+    assert {path.stem for path in out.rglob("*.png")} == {"2"}
+    failed = json.loads((out / "results.json").read_text())["failed"]
+    assert len(failed) == 5 and all("no face" in reason for reason in failed.values())
+    with open(out / "rates.csv", newline="") as file:
+        assert {rate["people"] for rate in csv.DictReader(file)} == {"1"}
+
+
+@pytest.mark.parametrize("framing", ["box", "whole image"])
+def test_the_papers_framings(quick, people, tmp_path, framing):
+    """Boxes and whole images instead of aligned faces; an obfuscation towards nobody's face."""
+    out = tmp_path / "results"
+    arguments = ("--framing", framing, "--goals", "obfuscation", "--methods", "pgd", "--no-plots", "--identities", "1")
+    assert evaluate(people, out, *arguments) == 0
+    record = json.loads((out / "trials/obfuscation__pgd__dlib_resnet/1.json").read_text())
+    assert record["settings"]["framing"] == framing and record["psnr"] > 25
+
+
+def test_two_workers_give_what_one_gives(people, tmp_path):
+    try:
+        import ray.data  # noqa: F401
+    except ImportError:
+        needs.missing("Ray Data is not installed (pip install 'ray[data]')")
+    here, there = tmp_path / "here", tmp_path / "there"
+    arguments = ("--methods", "pgd", "--no-plots")
+    assert evaluate(people, here, *arguments) == 0
+    assert evaluate(people, there, *arguments, "--ray", "--workers", "2") == 0
+    names = {path.relative_to(here) for path in here.rglob("trials/*/*") if path.suffix != ".json"}
+    assert len(names) == 2 * 5 * 2
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
+    assert (here / "rates.csv").read_bytes() == (there / "rates.csv").read_bytes()
+
+
+def test_wrong_usage_says_how_to_fix_it(people, tmp_path, capsys):
+    assert evaluate(people, tmp_path, "--workers", "2") == 2
+    assert "--workers needs --ray" in capsys.readouterr().err
+    assert evaluate(people, tmp_path, "--goals", "impersonation") == 2
+    assert "needs targets" in capsys.readouterr().err
+    assert evaluate(people, tmp_path, "--methods", "fawkes") == 2
+    assert "no method 'fawkes'" in capsys.readouterr().err
