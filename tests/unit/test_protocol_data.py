@@ -35,8 +35,14 @@ def test_the_papers_pairs_are_taken_as_they_are(tmp_path, one, other):
 
 
 def test_single_photos_have_no_partner(tmp_path):
-    put(tmp_path, "XMY-014.png", "XMY-136.png")
-    assert named(read_pairs(tmp_path)) == [("XMY-014", "XMY-014.png", None), ("XMY-136", "XMY-136.png", None)]
+    put(tmp_path, "XMY-014.png", "before/XMY-136.png", ".thumbnails/XMY-136.png")
+    assert named(read_pairs(tmp_path)) == [("XMY-014", "XMY-014.png", None), ("before_XMY-136", "XMY-136.png", None)]
+
+
+def test_two_photos_of_one_name_are_an_error(tmp_path):
+    put(tmp_path, "1_a.jpg", "1_a.png", "1_b.jpg")
+    with pytest.raises(ProtectionError, match="the same name, '1_a'"):
+        read_pairs(tmp_path)
 
 
 def test_pairs_from_a_table(tmp_path):

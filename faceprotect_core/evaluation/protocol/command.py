@@ -79,6 +79,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     require_device(arguments.device)
     require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
+    require(
+        not arguments.out.resolve().is_relative_to(arguments.images.resolve()),
+        f"the results {arguments.out.name!r} would land among the photos of {arguments.images.name!r}",
+        "name an --out outside of --images",
+    )
     everybody = read_pairs(*(path and path.absolute() for path in (arguments.images, arguments.pairs)))
     chosen = (everybody[::10] if arguments.held_out else everybody)[: arguments.identities]
     targets = tuple(read_targets(arguments.targets.absolute(), arguments.target_count)) if arguments.targets else ()

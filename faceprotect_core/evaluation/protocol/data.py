@@ -7,7 +7,7 @@ Accepted as they are:
                                                                    --images assets/datasets/CelebA-HQ-500_pairs
     two folders with the same names                                --images ONE --pairs OTHER
     a table with the columns photo, other                          --images FOLDER --pairs pairs.csv
-    single photos (the paper's CelebA-HQ and LADN)                 --images FOLDER; then only impersonation is measured
+    single photos, in subfolders too (the paper's CelebA-HQ, LADN) --images FOLDER; then only impersonation is measured
     the paper's target_images and test_images                      --targets assets
     targets as pairs <name>_a.jpg, <name>_b.jpg                    --targets FOLDER
 """
@@ -85,15 +85,10 @@ def _from_one_folder(images: Path) -> list[Pair]:
         if (images / one).is_dir() and (images / other).is_dir():
             return _from_two_folders(images / one, images / other)
     photos = _photos(images)
-    found = [_pair_of(path, photos) for stem, path in photos.items() if stem.endswith("_a")]
-    if found:
-        return found
-    return [Pair(stem, path) for stem, path in photos.items() if not stem.endswith("_b")]
-
-
-def _pair_of(path: Path, photos: dict[str, Path]) -> Pair:
-    name = path.stem.removesuffix("_a")
-    return Pair(name, path, photos.get(f"{name}_b"))
+    names = [name.removesuffix("_a") for name in photos if name.endswith("_a")]
+    if names:
+        return [Pair(name, photos[f"{name}_a"], photos.get(f"{name}_b")) for name in names]
+    return [Pair(name, path) for name, path in photos.items()]
 
 
 def _from_two_folders(images: Path, others: Path) -> list[Pair]:
@@ -127,7 +122,8 @@ def _from_table(images: Path, table: Path) -> list[Pair]:
                 f"the table {table.name!r} names {name!r}, which is not in {images.name!r}",
                 "give names of files, relative to the folder of images",
             )
-        found.append(Pair(Path(row["photo"]).stem, images / row["photo"], images / row["other"]))
+        name = "_".join(Path(row["photo"]).with_suffix("").parts)
+        found.append(Pair(name, images / row["photo"], images / row["other"]))
     names = [pair.name for pair in found]
     require(len(set(names)) == len(names), f"two photos of {table.name!r} have the same name", "rename one of them")
     return found
@@ -168,7 +164,19 @@ def read_square(path: Path, size: int, box: Box | None = None) -> Tensor:
 
 
 def _photos(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    """Name -> file, in subfolders too, as the published code reads them; a file in one is called folder_file."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in parts):
+            name = "_".join(parts)
+            require(
+                name not in found,
+                f"two photos of {folder.name!r} have the same name, {name!r}",
+                "rename one of them: results are kept by that name",
+            )
+            found[name] = path
+    return found
 
 
 def _number(stem: str) -> str:

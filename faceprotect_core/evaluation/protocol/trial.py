@@ -111,6 +111,8 @@ class Lab:
             f"two recognisers have the same name: {', '.join(one.name for one in loaded)}",
             "rename one of the files",
         )
+        joined = [name for name in self.recognizers if "+" in name]
+        require(not joined, f"the recogniser {joined[:1]} has a + in its name", "rename the file")
         self.detector = load_detector(setup.device)
         model = self.model
         self.processings = processings(model.codec, model.denoiser, model.context)
