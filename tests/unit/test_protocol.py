@@ -12,7 +12,7 @@ from PIL import Image
 import needs
 from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.__main__ import main
-from faceprotect_core.evaluation.protocol import methods, trial
+from faceprotect_core.evaluation.protocol import methods, results, trial
 from faceprotect_core.evaluation.protocol.data import read_pairs, read_square
 from faceprotect_core.evaluation.protocol.methods import chosen_methods
 from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
@@ -158,6 +158,34 @@ def test_two_workers_give_what_one_gives(people, tmp_path):
     assert len(names) == 2 * 5 * 2
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
     assert (here / "rates.csv").read_bytes() == (there / "rates.csv").read_bytes()
+
+
+def test_lpips_and_fid_come_from_the_users_files(quick, people, tmp_path, monkeypatch):
+    """What they compute is tested in test_quality.py; here, that the right photos and files reach them."""
+    seen = []
+
+    class FakeLpips:
+        def __init__(self, weights):
+            seen.append(weights.name)
+
+        def __call__(self, before, after):
+            return (before - after).abs().flatten(1).mean(1)
+
+    def fid(before, after, weights):
+        seen.append(weights.name)
+        return 100 * (before - after).abs().mean().item()
+
+    monkeypatch.setattr(results, "Lpips", FakeLpips)
+    monkeypatch.setattr(results, "frechet_distance", fid)
+    out = tmp_path / "results"
+    files = ("--lpips", "alex.pth", "--fid", "inception.pth")
+    assert evaluate(people, out, "--methods", "pgd", "--no-plots", "--identities", "1", *files) == 0
+    assert seen == ["alex.pth"] + 5 * ["inception.pth"]
+    with open(out / "quality.csv", newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(rows["clean"]["lpips"]) == float(rows["clean"]["fid"]) == 0
+    assert 0 < float(rows["pgd"]["lpips"]) < float(rows["vae"]["lpips"])
+    assert float(rows["vae"]["fid"]) == pytest.approx(100 * float(rows["vae"]["lpips"]), rel=1e-5)
 
 
 def test_wrong_usage_says_how_to_fix_it(people, tmp_path, capsys):

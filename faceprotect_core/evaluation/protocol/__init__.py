@@ -5,6 +5,7 @@ methods.py  what is compared: the method, its ablations, its reconstruction alon
 trial.py    one photo under one method: protect it, and what every recogniser says about it
 run.py      all of them: resumable, deterministic, on one machine or with Ray
 rates.py    from similarities to rates at false accept rates
-tables.py   CSV, JSON and Markdown
+results.py  all of it in one place, as CSV and JSON
+tables.py   and as Markdown
 plots.py    pictures of them
 """

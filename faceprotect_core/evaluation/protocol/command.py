@@ -19,8 +19,9 @@ from .data import read_pairs, read_targets
 from .methods import chosen_methods
 from .plots import write_plots
 from .rates import all_rates, rank_one, read_trials
+from .results import Results, quality_of, write_results
 from .run import plan, references, run
-from .tables import Results, quality_of, write_results
+from .tables import markdown
 from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
 
 log = logging.getLogger("faceprotect.evaluation.protocol")
@@ -113,7 +114,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         quality_of(lab, what, trials, arguments.lpips, arguments.fid),
         {f"{job.experiment.folder}/{job.pair.name}": reason for job, reason in failed.items()},
     )
-    write_results(arguments.out, results, methods)
+    write_results(arguments.out, results, markdown(results, methods))
     plots = [] if arguments.no_plots else write_plots(arguments.out, results)
     log.info(
         "%s", "\n".join(["", *(str(arguments.out / name) for name in ("results.md", "rates.csv")), *map(str, plots)])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ...checks import ProtectionError
 from .rates import OWN, UNPROCESSED, Rate
-from .tables import FAR, Results
+from .results import Results
+from .tables import FAR
 from .trial import DODGING, IMPERSONATION
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")

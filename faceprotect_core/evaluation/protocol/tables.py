@@ -1,124 +1,17 @@
-"""The results as CSV, JSON and Markdown."""
+"""The results as Markdown: what a reader asks, in the order in which it is asked."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import torch
-
-from ...checks import require
-from ..quality import Lpips, frechet_distance, psnr, ssim
-from .data import read_square
 from .methods import Method
-from .rates import FARS, OWN, UNPROCESSED, RankOne, Rate, Trials
-from .run import Plan, trial_file
-from .trial import DODGING, IMPERSONATION, Experiment, Job, Lab
+from .rates import FARS, OWN, UNPROCESSED, Rate
+from .results import Results
+from .trial import DODGING, IMPERSONATION
 
 FAR = 0.01  # the paper's
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
 SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim")
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Means over people. psnr_worst: of the most changed photo. None where it was not measured, and for the photo
-    itself. reconstruction_mse: of the unchanged latent after inversion and back. found_again: percent of the protected
-    photos in which the detector finds the face."""
-
-    method: str
-    pushed: str
-    loss: str
-    people: int
-    psnr: float | None
-    psnr_worst: float | None
-    ssim: float
-    lpips: float | None
-    fid: float | None
-    reconstruction_mse: float | None
-    found_again: float
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """All that a folder of results says. settings: what it was made with, for JSON. failed: trial -> why."""
-
-    settings: dict
-    rates: list[Rate]
-    rank_one: list[RankOne]
-    quality: list[Quality]
-    failed: dict[str, str]
-
-
-def quality_of(
-    lab: Lab, plan: Plan, trials: dict[Experiment, Trials], lpips_weights: Path | None, fid_weights: Path | None
-) -> list[Quality]:
-    """Of every experiment, from the saved photos; LPIPS and FID with the weights that the user brings."""
-    lpips = Lpips(lpips_weights) if lpips_weights else None
-    return [_quality_of(lab, plan, one, lpips, fid_weights) for one in trials.values()]
-
-
-def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_weights: Path | None) -> Quality:
-    experiment, records = trials.experiment, list(trials.records.values())
-    pairs = [pair for pair in plan.pairs if pair.name in trials.records]
-    before = torch.cat([read_square(pair.photo, lab.model.size) for pair in pairs])
-    files = [trial_file(lab.setup, Job(experiment, pair), ".png") for pair in pairs]
-    after = torch.cat([read_square(file, lab.model.size) for file in files])
-    decibels = [value for value in psnr(before, after).tolist() if value != math.inf]
-    return Quality(
-        experiment.method,
-        experiment.goal,
-        "+".join(experiment.seen),
-        len(records),
-        _mean(decibels),
-        min(decibels, default=None),
-        ssim(before, after).mean().item(),
-        lpips(before, after).mean().item() if lpips else None,
-        frechet_distance(before, after, fid_weights) if fid_weights else None,
-        _mean([record["reconstruction_mse"] for record in records]),
-        100 * _mean([float(record["found_again"]) for record in records]),
-        _mean([record["seconds"] for record in records]),
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def write_results(out: Path, results: Results, methods: dict[str, Method]) -> None:
-    """results.json, rates.csv, rank_1.csv, quality.csv, results.md."""
-    require(bool(results.rates), "there is nothing to write: no recogniser has thresholds", "give it some")
-    _write_csv(out / "rates.csv", [rate.to_dict() for rate in results.rates])
-    _write_csv(out / "rank_1.csv", [asdict(one) for one in results.rank_one])
-    _write_csv(out / "quality.csv", [asdict(one) for one in results.quality])
-    everything = {
-        "settings": results.settings,
-        "failed": results.failed,
-        "rates": [rate.to_dict() for rate in results.rates],
-        "rank_1": [asdict(one) for one in results.rank_one],
-        "quality": [asdict(one) for one in results.quality],
-    }
-    (out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
-    (out / "results.md").write_text(markdown(results, methods) + "\n")
-
-
-def _write_csv(path: Path, rows: list[dict]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-# ------------------------------------------------------------------------------------------------ Markdown
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
@@ -251,73 +144,75 @@ def _mean_psr(results: Results, method: str, loss: str, goals: list[str], name: 
     return " / ".join(cells) or "-"
 
 
+def _aims(results: Results) -> list[tuple[str, str, str, list[str]]]:
+    """(method, what it was pushed to, loss, goals): the targets of an impersonation together; depths by themselves."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for one in results.quality:
+        aim = IMPERSONATION if one.pushed.startswith(IMPERSONATION) else one.pushed
+        if not one.method.startswith("depth"):
+            found.setdefault((one.method, aim, one.loss), []).append(one.pushed)
+    return [(*key, goals) for key, goals in found.items()]
+
+
 def _identification(results: Results) -> str:
     if not results.rank_one:
         return ""
     names, rows = _names(results), []
     gallery = results.rank_one[0].gallery
-    for key in dict.fromkeys((one.method, one.pushed, one.loss) for one in results.rank_one):
-        if key[0].startswith("depth"):
-            continue
+    for method, aim, loss, goals in _aims(results):
         cells = []
         for name in names:
-            found = [
-                one for one in results.rank_one if (one.method, one.pushed, one.loss, one.recognizer) == (*key, name)
-            ]
-            cells.append(f"{found[0].found:.0f}{' *' if found[0].seen else ''}" if found else "-")
-        rows.append([key[0], key[1] or "-", key[2] or "-", *cells])
+            chosen = [one for one in results.rank_one if (one.method, one.loss, one.recognizer) == (method, loss, name)]
+            found = _average([one.found for one in chosen if one.pushed in goals])
+            cells.append(_shown(found, 0) + (" *" if name in loss.split("+") else ""))
+        rows.append([method, aim or "-", loss or "-", *cells])
     intro = (
         f"Percent of the people whose other photo is the nearest of {gallery} people's to the photo (rank 1): the "
-        "lower, the better hidden. * in the loss."
+        "lower, the better hidden. Impersonation: mean over the targets. * in the loss."
     )
     return "\n\n".join(["## Found in a gallery", intro, table(["method", "goal", "loss", *names], rows)])
 
 
-def _quality(results: Results, methods: dict[str, Method]) -> str:
-    def shown(value: float | None, places: int) -> str:
-        return "-" if value is None else f"{value:.{places}f}"
+QUALITY = {
+    "psnr": 1,
+    "psnr_worst": 1,
+    "ssim": 3,
+    "lpips": 3,
+    "fid": 1,
+    "reconstruction_mse": 4,
+    "found_again": 0,
+    "seconds": 1,
+}
 
-    rows = [
-        [
-            one.method,
-            methods[one.method].about if one.method in methods else "",
-            one.pushed or "-",
-            one.loss or "-",
-            str(one.people),
-            shown(one.psnr, 1),
-            shown(one.psnr_worst, 1),
-            shown(one.ssim, 3),
-            shown(one.lpips, 3),
-            shown(one.fid, 1),
-            shown(one.reconstruction_mse, 4),
-            f"{one.found_again:.0f} %",
-            shown(one.seconds, 1),
-        ]
-        for one in results.quality
-    ]
+
+def _quality(results: Results, methods: dict[str, Method]) -> str:
+    rows = []
+    for method, aim, loss, goals in _aims(results):
+        chosen = [one for one in results.quality if (one.method, one.loss) == (method, loss) and one.pushed in goals]
+        worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
+        values = {name: _average([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
+        about = methods[method].about if method in methods else ""
+        people = str(min(one.people for one in chosen))
+        rows.append([method, about, aim or "-", loss or "-", people, *(_shown(values[n], QUALITY[n]) for n in QUALITY)])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
         "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
         "FID need weights that the user brings (--lpips, --fid); FID of so few photos is far above that of thousands. "
-        "Latent MSE: of the unchanged latent after inversion and back. Seconds: on the machine below, shared, and "
-        "without what an earlier method had prepared for the same photo."
+        "Latent MSE: of the unchanged latent after inversion and back. Face found: percent of the protected photos in "
+        "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
+        "Impersonation: mean over the targets."
     )
-    header = [
-        "method",
-        "",
-        "goal",
-        "loss",
-        "people",
-        "PSNR",
-        "worst",
-        "SSIM",
-        "LPIPS",
-        "FID",
-        "latent MSE",
-        "face found",
-        "s",
-    ]
-    return "\n\n".join(["## Quality", intro, table(header, rows)])
+    header = ["method", "", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
+    return "\n\n".join(["## Quality", intro, table([*header, "face found, %", "s"], rows)])
+
+
+def _average(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _shown(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def _robustness(results: Results) -> str:
@@ -415,4 +310,4 @@ def _failures(results: Results) -> str:
     return "\n".join(["## What failed, and is in no rate", "", *lines])
 
 
-__all__ = ["Quality", "Results", "markdown", "quality_of", "table", "write_results"]
+__all__ = ["markdown", "table"]

@@ -1,0 +1,113 @@
+"""What an evaluation found, in one place, and its files: CSV and JSON with every number, Markdown to read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ...checks import require
+from ..quality import Lpips, frechet_distance, psnr, ssim
+from .data import read_square
+from .rates import RankOne, Rate, Trials
+from .run import Plan, trial_file
+from .trial import Experiment, Job, Lab
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over people. psnr_worst: of the most changed photo. None where it was not measured, and for the photo
+    itself. reconstruction_mse: of the unchanged latent after inversion and back. found_again: percent of the protected
+    photos in which the detector finds the face."""
+
+    method: str
+    pushed: str
+    loss: str
+    people: int
+    psnr: float | None
+    psnr_worst: float | None
+    ssim: float
+    lpips: float | None
+    fid: float | None
+    reconstruction_mse: float | None
+    found_again: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All that a folder of results says. settings: what it was made with, for JSON. failed: trial -> why."""
+
+    settings: dict
+    rates: list[Rate]
+    rank_one: list[RankOne]
+    quality: list[Quality]
+    failed: dict[str, str]
+
+
+def quality_of(
+    lab: Lab, plan: Plan, trials: dict[Experiment, Trials], lpips_weights: Path | None, fid_weights: Path | None
+) -> list[Quality]:
+    """Of every experiment, from the saved photos; LPIPS and FID with the weights that the user brings."""
+    lpips = Lpips(lpips_weights) if lpips_weights else None
+    return [_quality_of(lab, plan, one, lpips, fid_weights) for one in trials.values()]
+
+
+def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_weights: Path | None) -> Quality:
+    experiment, records = trials.experiment, list(trials.records.values())
+    pairs = [pair for pair in plan.pairs if pair.name in trials.records]
+    before = torch.cat([read_square(pair.photo, lab.model.size) for pair in pairs])
+    files = [trial_file(lab.setup, Job(experiment, pair), ".png") for pair in pairs]
+    after = torch.cat([read_square(file, lab.model.size) for file in files])
+    decibels = [value for value in psnr(before, after).tolist() if value != math.inf]
+    return Quality(
+        experiment.method,
+        experiment.goal,
+        "+".join(experiment.seen),
+        len(records),
+        _mean(decibels),
+        min(decibels, default=None),
+        ssim(before, after).mean().item(),
+        lpips(before, after).mean().item() if lpips else None,
+        frechet_distance(before, after, fid_weights) if fid_weights else None,
+        _mean([record["reconstruction_mse"] for record in records]),
+        100 * _mean([float(record["found_again"]) for record in records]),
+        _mean([record["seconds"] for record in records]),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_results(out: Path, results: Results, text: str) -> None:
+    """results.json, rates.csv, rank_1.csv, quality.csv, and the text as results.md."""
+    require(bool(results.rates), "there is nothing to write: no recogniser has thresholds", "give it some")
+    _write_csv(out / "rates.csv", [rate.to_dict() for rate in results.rates])
+    _write_csv(out / "rank_1.csv", [asdict(one) for one in results.rank_one])
+    _write_csv(out / "quality.csv", [asdict(one) for one in results.quality])
+    everything = {
+        "settings": results.settings,
+        "failed": results.failed,
+        "rates": [rate.to_dict() for rate in results.rates],
+        "rank_1": [asdict(one) for one in results.rank_one],
+        "quality": [asdict(one) for one in results.quality],
+    }
+    (out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+    (out / "results.md").write_text(text + "\n")
+
+
+def _write_csv(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
