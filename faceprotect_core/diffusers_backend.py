@@ -146,6 +146,17 @@ def load_diffusers(folder: Path | str, device: torch.device | str = "cpu"):
     return DiffusersDenoiser(unet, prediction_type), DiffusersCodec(vae), context
 
 
+def load_vae(folder: Path | str, device: torch.device | str = "cpu") -> DiffusersCodec:
+    """The vae of a model in diffusers' format alone, in float32; see `load_diffusers`."""
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise ProtectionError(
+            "a model in diffusers' format needs the package diffusers. How to fix: pip install diffusers."
+        ) from error
+    return DiffusersCodec(_load_part(AutoencoderKL, Path(folder), "vae").to(device))
+
+
 def _model_classes() -> dict:
     try:
         from diffusers import AutoencoderKL, UNet2DConditionModel

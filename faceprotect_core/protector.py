@@ -173,17 +173,17 @@ def load_model(name: str = DEMO, device: str = "cpu") -> DiffusionModel:
         files = sorted(WEIGHTS.glob("*.safetensors"))
         for network in (denoiser.unet, codec.vae):
             network.to(device)
-        return DiffusionModel(denoiser, codec, context.to(device), 256, _digest_of_files(files))
+        return DiffusionModel(denoiser, codec, context.to(device), 256, digest_of_files(files))
     from .diffusers_backend import PARTS, load_diffusers
 
     folder = Path(name)
     denoiser, codec, context = load_diffusers(folder, device)
     files = sorted(path for part in PARTS for path in (folder / part).glob("*.safetensors"))
     pixels = denoiser.unet.config.sample_size * 2 ** (len(codec.vae.config.block_out_channels) - 1)
-    return DiffusionModel(denoiser, codec, context, pixels, _digest_of_files(files))
+    return DiffusionModel(denoiser, codec, context, pixels, digest_of_files(files))
 
 
-def _digest_of_files(files: list[Path]) -> str:
+def digest_of_files(files: list[Path]) -> str:
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 

@@ -145,6 +145,25 @@ def test_the_papers_framings(quick, people, tmp_path, framing):
     assert record["settings"]["framing"] == framing and record["psnr"] > 25
 
 
+def test_another_models_autoencoder_is_one_more_purification(quick, people, tmp_path, demo):
+    """Not only the model purifies that the method went through: that one may know its own changes too well."""
+    _, codec, _ = demo
+    codec.vae.save_pretrained(tmp_path / "model/vae")
+    out = tmp_path / "results"
+    arguments = ("--methods", "pgd", "--no-plots", "--identities", "1", "--psnr", "31")
+    assert evaluate(people, out, *arguments, "--purifier", str(tmp_path / "model")) == 0
+    report = (out / "results.md").read_text()
+    assert "| kept after vae | kept after ddim | kept after another vae |" in report
+    with open(out / "rates.csv", newline="") as file:
+        away = {
+            (rate["method"], rate["processing"], rate["far"], rate["strength"]): rate["away"]
+            for rate in csv.DictReader(file)
+        }
+    # Here the other autoencoder is the same one, saved and read again.
+    assert away["pgd", "another vae", "0.01", "own"] == away["pgd", "vae", "0.01", "own"]
+    assert evaluate(people, tmp_path / "other", *arguments, "--purifier", str(people)) == 2
+
+
 def test_two_workers_give_what_one_gives(people, tmp_path):
     try:
         import ray.data  # noqa: F401

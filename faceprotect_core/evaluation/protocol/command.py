@@ -63,6 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     add("--framing", choices=("aligned", "box", "whole image"), default="aligned", help="see facts; the paper: box")
     add("--psnr", type=_decibels, default=[], metavar="DB,...", help="compare all methods at equal PSNR besides")
+    add("--purifier", type=Path, metavar="DIR", help="another diffusers folder: its vae is one more processing")
     add("--identities", type=_positive, metavar="N", help="how many people (all)")
     add("--held-out", action="store_true", help="only every tenth person: those the demo model was not trained on")
     add("--model", default="demo", help="demo, or a folder of Stable Diffusion in diffusers' format (demo)")
@@ -97,6 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         model=_located(arguments.model),
         framing=arguments.framing,
         psnr=tuple(arguments.psnr),
+        purifier=arguments.purifier and arguments.purifier.absolute(),
         device=arguments.device,
     )
     lab = Lab(setup)

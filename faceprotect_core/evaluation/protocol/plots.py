@@ -9,10 +9,16 @@ from ...checks import ProtectionError
 from .rates import OWN, UNPROCESSED, Rate
 from .results import Results
 from .tables import FAR
-from .trial import DODGING, IMPERSONATION
+from .trial import ANOTHER_VAE, DODGING, IMPERSONATION
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 GREY = "#bbbbbb"
+PURIFIED = {
+    UNPROCESSED: "as saved",
+    "vae": "after the autoencoder",
+    "ddim": "after 3 DDIM steps and back",
+    ANOTHER_VAE: "after another autoencoder",
+}
 
 
 def write_plots(out: Path, results: Results) -> list[Path]:
@@ -130,8 +136,11 @@ def _purification(results: Results):
         rates = [rate for rate in rates if rate.loss == loss and rate.pushed == goal]
         methods = list(dict.fromkeys(rate.method for rate in rates))
         away = {(rate.method, rate.processing): rate.away for rate in rates}
-        kinds = {UNPROCESSED: "as saved", "vae": "after the autoencoder", "ddim": "after 3 DDIM steps and back"}
-        series = {label: [away[method, kind] for method in methods] for kind, label in kinds.items()}
+        series = {
+            label: [away[method, kind] for method in methods]
+            for kind, label in PURIFIED.items()
+            if kind in results.settings["processings"]
+        }
         _bars(axes, methods, series, iter(COLOURS))
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{goal}, {name} (white box), all at {strength}")

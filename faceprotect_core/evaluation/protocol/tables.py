@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from .methods import Method
 from .rates import FARS, OWN, UNPROCESSED, Rate
 from .results import Results
-from .trial import DODGING, IMPERSONATION
+from .trial import ANOTHER_VAE, DODGING, IMPERSONATION
 
 FAR = 0.01  # the paper's
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
-SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim")
+SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim", ANOTHER_VAE)
+PURIFICATION = ("vae", "ddim", ANOTHER_VAE)
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
@@ -255,29 +256,40 @@ def _survival(results: Results) -> str:
                     keys = [key for key in _methods_of(results, loss, pushed) if key[1]]
                     rows = [_survival_row(results, key, name, strength) for key in keys]
                     title = f"### {strength}, {pushed}, {_box(results, name, loss)}; in the loss: {loss}"
-                    header = ["method", *SURVIVAL, "kept after vae", "kept after ddim"]
-                    parts.append(f"{title}\n\n" + table(header, [row for row in rows if row]))
+                    header = ["method", *_measured(results, SURVIVAL), *_kept_after(results)]
+                    parts.append(f"{title}\n\n" + table(header, rows))
     if not parts:
         return ""
     intro = (
         "Every change is scaled to the same PSNR on the photo. Mean distance past the threshold at FAR 0.01 in the "
         "recogniser's units, positive is protected. *Kept*: the share of what the change had moved the photo away that "
-        "is still there after the autoencoder, and after three DDIM steps there and back (diffusion purification); "
-        "measured from what the same processing does to the unprotected photo."
+        "is still there after the autoencoder, after three DDIM steps there and back (diffusion purification), and "
+        "after another autoencoder where one was given (--purifier); measured from what the same processing does to "
+        "the unprotected photo."
     )
     return "\n\n".join(["## Does the change survive purification?", intro, *parts])
 
 
+def _measured(results: Results, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in results.settings["processings"]]
+
+
+def _kept_after(results: Results) -> list[str]:
+    return [f"kept after {name}" for name in _measured(results, PURIFICATION)]
+
+
 def _survival_row(results: Results, key: tuple, name: str, strength: str) -> list[str]:
     found = {rate.processing: rate for rate in _processed(results, key, name, strength)}
-    if UNPROCESSED not in found:
-        return []
+    return [key[0], *(f"{found[one].away:+.3f}" for one in _measured(results, SURVIVAL)), *_kept(results, found)]
+
+
+def _kept(results: Results, found: dict[str, Rate]) -> list[str]:
+    """The share of what the change had moved the photo away that is left after each purification."""
 
     def moved(process: str) -> float:
         return found[process].away - found[process].clean_away
 
-    kept = [f"{100 * moved(one) / moved(UNPROCESSED):.0f} %" if one in found else "-" for one in ("vae", "ddim")]
-    return [key[0], *(f"{found[one].away:+.3f}" if one in found else "-" for one in SURVIVAL), *kept]
+    return [f"{100 * moved(one) / moved(UNPROCESSED):.0f} %" for one in _measured(results, PURIFICATION)]
 
 
 def _depths(results: Results) -> str:
@@ -285,21 +297,21 @@ def _depths(results: Results) -> str:
     if not keys:
         return ""
     strength = next(iter(results.settings["strengths"]), OWN)
+    shown = _measured(results, (UNPROCESSED, *PURIFICATION))
     rows = []
     for key in keys:
         for name in key[2].split("+"):
             own = {rate.processing: rate for rate in _processed(results, key, name)}
-            kept = _survival_row(results, key, name, strength)[-2:]
+            kept = _kept(results, {rate.processing: rate for rate in _processed(results, key, name, strength)})
             one = next(one for one in results.quality if (one.method, one.pushed, one.loss) == key)
             looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
-            cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in (UNPROCESSED, "vae", "ddim")]
+            cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in shown]
             rows.append([key[0], str(one.people), *cells, *kept, *looks])
     intro = (
         "Mean distance past the threshold at FAR 0.01 and PSR, white box, as the method leaves the photo and after the "
         f"autoencoder and DDIM; *kept* as above, at {strength}. The people are the first ones of those above."
     )
-    kept = [f"kept after {process}" for process in ("vae", "ddim")]
-    header = ["method", "people", UNPROCESSED, "vae", "ddim", *kept, "PSNR", "SSIM", "latent MSE", "s"]
+    header = ["method", "people", *shown, *_kept_after(results), "PSNR", "SSIM", "latent MSE", "s"]
     return "\n\n".join(["## Depth, with and without learned embeddings", intro, table(header, rows)])
 
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from ...attention import SelfAttentionReference, capture_self_attention
 from ...checks import require
+from ...diffusers_backend import load_vae
 from ...faces import Face, detect_faces, face_mask, find_face, load_detector
 from ...inversion import Trajectory, ddim_invert
 from ...null_text import learn_null_text
 from ...objectives import IdentityObjective
 from ...optimizer import optimize_latent
 from ...photo_file import write_atomically
-from ...protector import digest_of_tensor, load_model
+from ...protector import digest_of_files, digest_of_tensor, load_model
 from ...schedule import DDIMSchedule
 from ...surrogates import FRSurrogate
 from ..quality import psnr, to_psnr
@@ -37,6 +39,7 @@ from .methods import Method, chosen_methods
 
 Framing = Literal["aligned", "box", "whole image"]
 DODGING, OBFUSCATION, IMPERSONATION = "dodging", "obfuscation", "impersonation"
+ANOTHER_VAE = "another vae"
 OWN = "own"  # the change as large as the method makes it
 CHUNK = 16  # photos a pass through a recogniser
 
@@ -47,7 +50,8 @@ class Setup:
 
     base: what "ours" means, see `base_method`. recognizers: built-in names or weights files, seen and unseen.
     framing: what a recogniser sees of a photo: the face aligned as it wants it, the face's box, or all of it. psnr: in
-    dB, to which the changes of all methods are scaled besides, to be compared.
+    dB, to which the changes of all methods are scaled besides, to be compared. purifier: a folder whose vae is one more
+    processing, so that not only the model purifies that the method went through.
     """
 
     out: Path
@@ -58,6 +62,7 @@ class Setup:
     model: str = "demo"
     framing: Framing = "aligned"
     psnr: tuple[float, ...] = ()
+    purifier: Path | None = None
     device: str = "cpu"
 
 
@@ -116,6 +121,9 @@ class Lab:
         self.detector = load_detector(setup.device)
         model = self.model
         self.processings = processings(model.codec, model.denoiser, model.context)
+        if setup.purifier:
+            codec = load_vae(setup.purifier, setup.device)
+            self.processings[ANOTHER_VAE] = partial(vae_round_trip, codec=codec)
         self._subject: _Subject | None = None
         self._targets: dict[str, tuple[Tensor, Face]] = {}
 
@@ -273,6 +281,8 @@ class Lab:
             "strengths": strengths(self.setup, method),
             "processings": list(self.processings),
         }
+        if self.setup.purifier:
+            found["purifier_sha256"] = digest_of_files(sorted((self.setup.purifier / "vae").glob("*.safetensors")))
         if method.attacks:
             found |= {"goal": experiment.goal, "seen": list(experiment.seen)}
             if experiment.goal != DODGING:
