@@ -22,7 +22,9 @@ STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "pr
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 all fine, 1 some photos failed, 2 wrong usage, 130 stopped with Ctrl+C."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(words)
+    options.words = words[1:]
     try:
         return options.run(options)
     except ProtectionError as error:

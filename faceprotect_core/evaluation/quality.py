@@ -15,6 +15,7 @@ anything in them.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -54,8 +55,12 @@ def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def to_psnr(photo: Tensor, changed: Tensor, wanted: float) -> tuple[Tensor, float]:
-    """The change made larger or smaller until the PSNR is as wanted, rounded to 8 bits; and the factor."""
-    scale = 10 ** ((psnr(photo, changed).item() - wanted) / 20)
+    """The change made larger or smaller until the PSNR is as wanted, rounded to 8 bits; and the factor.
+
+    Where that would leave [0, 1] it is clipped, and the PSNR is a little higher than wanted.
+    """
+    before = psnr(photo, changed).item()
+    scale = 1.0 if math.isinf(before) else 10 ** ((before - wanted) / 20)
     return as_saved((photo + scale * (changed - photo)).clamp(0, 1)), scale
 
 

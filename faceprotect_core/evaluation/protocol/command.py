@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from ...checks import ProtectionError, require
+from ...checks import require
 from ...folder_record import sha256_of
 from ...photo import PRESETS
-from ...protector import require_device
-from .data import read_pairs, read_targets
+from ...protector import DEMO, require_device
+from ...surrogates import BUILT_IN_SURROGATES
+from .data import Pair, Target, read_pairs, read_targets
 from .methods import chosen_methods
 from .plots import write_plots
-from .rates import all_rates, rank_one, read_trials
+from .rates import FARS, all_rates, rank_one, read_trials
 from .results import Results, quality_of, write_results
-from .run import plan, references, run
+from .run import Plan, plan, references, run
 from .tables import markdown
 from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
 
@@ -57,15 +58,33 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--setting", choices=("paper", *PRESETS), default="balanced", help='what "ours" is (balanced)')
     add(
         "--methods",
-        type=lambda text: [one.strip() for one in text.split(",")],
+        type=_names,
         default=["main"],
         help="some of main, ablations, depths, depths without embeddings, noise, or single ones (main)",
     )
-    add("--framing", choices=("aligned", "box", "whole image"), default="aligned", help="see facts; the paper: box")
+    add(
+        "--framing",
+        choices=("aligned", "box", "whole image"),
+        default="aligned",
+        help="what recognisers see: the face aligned as each wants it, its box (the paper, impersonation), or all of it "
+        "(the paper, obfuscation)",
+    )
+    add(
+        "--threshold",
+        action="append",
+        default=[],
+        type=_threshold,
+        metavar="NAME=FAR:VALUE",
+        help="your own, e.g. w600k_r50=0.01:0.25; rates need them",
+    )
     add("--psnr", type=_decibels, default=[], metavar="DB,...", help="compare all methods at equal PSNR besides")
     add("--purifier", type=Path, metavar="DIR", help="another diffusers folder: its vae is one more processing")
     add("--identities", type=_positive, metavar="N", help="how many people (all)")
-    add("--held-out", action="store_true", help="only every tenth person: those the demo model was not trained on")
+    add(
+        "--held-out",
+        action="store_true",
+        help="only every tenth person: on CelebA-HQ's pairs those whom the demo model was not trained on",
+    )
     add("--model", default="demo", help="demo, or a folder of Stable Diffusion in diffusers' format (demo)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet weights; adds LPIPS (torchmetrics)")
@@ -80,6 +99,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0 all trials done, 1 some failed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     require_device(arguments.device)
+    _check_files(arguments)
     require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
     require(
         not arguments.out.resolve().is_relative_to(arguments.images.resolve()),
@@ -89,6 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     everybody = read_pairs(*(path and path.absolute() for path in (arguments.images, arguments.pairs)))
     chosen = (everybody[::10] if arguments.held_out else everybody)[: arguments.identities]
     targets = tuple(read_targets(arguments.targets.absolute(), arguments.target_count)) if arguments.targets else ()
+    chosen = _strangers(chosen, targets)
     setup = Setup(
         out=arguments.out.absolute(),
         recognizers=tuple(map(_located, (*arguments.surrogates, *arguments.black_box))),
@@ -99,9 +120,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
         framing=arguments.framing,
         psnr=tuple(arguments.psnr),
         purifier=arguments.purifier and arguments.purifier.absolute(),
+        thresholds=tuple(arguments.threshold),
         device=arguments.device,
     )
     lab = Lab(setup)
+    _check_thresholds(lab)
     seen = list(lab.recognizers)[: len(arguments.surrogates)]
     methods = chosen_methods(setup.base, arguments.methods)
     names = [target.name for target in setup.targets]
@@ -109,12 +132,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
     failed = {} if arguments.tables else run(lab, what, ray=_ray(arguments), on_job=_report)
     trials = read_trials(lab, what)
     compared = references(lab, everybody)
+    reasons = {
+        f"{job.experiment.method}, {job.experiment.goal or 'no attack'}, {job.pair.name}": reason
+        for job, reason in failed.items()
+    }
     results = Results(
         settings_of(lab, arguments, len(chosen)),
         all_rates(lab, trials, compared),
         rank_one(lab, trials, compared),
         quality_of(lab, what, trials, arguments.lpips, arguments.fid),
-        {f"{job.experiment.folder}/{job.pair.name}": reason for job, reason in failed.items()},
+        reasons | _not_run(what, trials, failed) | _no_face(compared, chosen),
     )
     write_results(arguments.out, results, markdown(results, methods))
     plots = [] if arguments.no_plots else write_plots(arguments.out, results)
@@ -126,7 +153,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
     """What the results were made with: every choice and every weight, so that somebody else can repeat them."""
-    setup = lab.setup
+    setup, methods = lab.setup, chosen_methods(lab.setup.base, arguments.methods)
+    files = {name: getattr(arguments, name) for name in ("synthetic", "lpips", "fid")}
     return {
         "faceprotect": _version(),
         "torch": torch.__version__,
@@ -134,13 +162,18 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, {setup.device}",
         "people": people,
         "goals": arguments.goals,
+        "command": arguments.words,
         "setting": setup.base,
-        "methods": {name: method.settings for name, method in chosen_methods(setup.base, arguments.methods).items()},
+        "comparable": [
+            name for name, one in methods.items() if one.attacks and one.settings.get("output") != "published"
+        ],
+        "methods": {name: method.settings for name, method in methods.items()},
         "model": Path(setup.model).name,
         "model_sha256": lab.model.sha256,
         "framing": setup.framing,
         "strengths": [f"{value:g} dB" for value in setup.psnr],
         "processings": list(lab.processings),
+        "files": {name: sha256_of(path) for name, path in files.items() if path},
         "targets": {target.name: [sha256_of(target.photo), sha256_of(target.test)] for target in setup.targets},
         "recognizers": {
             name: {
@@ -166,7 +199,7 @@ def _version() -> str:
 
 def _located(name: str) -> str:
     """A built-in name as it is, a path as a whole one: Ray's workers may have another working directory."""
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    return name if name in (DEMO, *BUILT_IN_SURROGATES) or not Path(name).exists() else str(Path(name).absolute())
 
 
 def _synthetic(arguments: argparse.Namespace) -> Path | None:
@@ -189,6 +222,65 @@ def _report(number: int, count: int, job: Job, record: dict) -> None:
     )
 
 
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Before hours of work, and not after them."""
+    for name in ("synthetic", "lpips", "fid"):
+        path = getattr(arguments, name)
+        require(path is None or path.is_file(), f"there is no file {str(path)!r} (--{name})", "check the name")
+    require(bool(arguments.surrogates), "there is no surrogate", "name one, such as dlib_resnet")
+
+
+def _check_thresholds(lab: Lab) -> None:
+    unknown = [name for name, one in lab.recognizers.items() if not set(FARS) & set(one.thresholds)]
+    require(
+        len(unknown) < len(lab.recognizers),
+        f"no threshold is known for {', '.join(unknown)}, and rates are counted at one",
+        "give some (--threshold NAME=FAR:VALUE); evaluation.recognition measures them on your own pairs",
+    )
+    if unknown:
+        log.warning("no threshold is known for %s: there will be no rates of it", ", ".join(unknown))
+
+
+def _strangers(pairs: list[Pair], targets: tuple[Target, ...]) -> list[Pair]:
+    """Without those who are a target themselves: they would be taken for it anyway."""
+    known = {sha256_of(path) for target in targets for path in (target.photo, target.test)}
+    found = [
+        pair for pair in pairs if not known & {sha256_of(path) for path in (pair.photo, pair.other) if path is not None}
+    ]
+    if len(found) < len(pairs):
+        log.info("%d people are left out: they are targets themselves", len(pairs) - len(found))
+    return found
+
+
+def _not_run(what: Plan, trials: dict, failed: dict[Job, str]) -> dict[str, str]:
+    """With --tables: what is planned and not there."""
+    found = {}
+    for experiment in what.experiments:
+        done = trials[experiment].records if experiment in trials else {}
+        missing = [one.name for one in what.pairs if one.name not in done and Job(experiment, one) not in failed]
+        if missing:
+            name = f"{experiment.method}, {experiment.goal or 'no attack'}, loss {'+'.join(experiment.seen) or '-'}"
+            found[name] = f"not run for {len(missing)} of {len(what.pairs)} people"
+    return found
+
+
+def _no_face(compared: dict, pairs: list[Pair]) -> dict[str, str]:
+    """People whose second photo has no face: they are in no rate."""
+    known = next(iter(compared.values()))["other"]
+    return {pair.name: "no face in the second photo" for pair in pairs if pair.other and pair.name not in known}
+
+
+def _threshold(text: str) -> tuple[str, float, float]:
+    try:
+        name, numbers = text.rsplit("=", 1)
+        far, value = map(float, numbers.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FAR:VALUE") from None
+    if far not in FARS:
+        raise argparse.ArgumentTypeError(f"the false accept rate {far:g} is none of {', '.join(map(str, FARS))}")
+    return name, far, value
+
+
 def _names(text: str) -> list[str]:
     return [one.strip() for one in text.split(",") if one.strip()]
 
@@ -204,6 +296,3 @@ def _decibels(text: str) -> list[float]:
     if not all(10 <= value <= 60 for value in values):
         raise argparse.ArgumentTypeError(f"{text} is not between 10 and 60 dB")
     return values
-
-
-__all__ = ["DESCRIPTION", "ProtectionError", "add_arguments", "evaluate"]

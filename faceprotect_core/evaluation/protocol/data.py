@@ -86,6 +86,12 @@ def _from_one_folder(images: Path) -> list[Pair]:
             return _from_two_folders(images / one, images / other)
     photos = _photos(images)
     names = [name.removesuffix("_a") for name in photos if name.endswith("_a")]
+    others = [name for name in photos if not name.endswith(("_a", "_b"))]
+    require(
+        not names or not others,
+        f"{images.name!r} has photos named <name>_a and others, the first is {others[:1]}",
+        "name all of them <name>_a and <name>_b, or none",
+    )
     if names:
         return [Pair(name, photos[f"{name}_a"], photos.get(f"{name}_b")) for name in names]
     return [Pair(name, path) for name, path in photos.items()]
@@ -94,7 +100,13 @@ def _from_one_folder(images: Path) -> list[Pair]:
 def _from_two_folders(images: Path, others: Path) -> list[Pair]:
     """By name; the paper's train_1.png belongs to test_1.png."""
     second = {_number(stem): path for stem, path in _photos(others).items()}
-    found = [Pair(_number(stem), path, second.get(_number(stem))) for stem, path in _photos(images).items()]
+    first = _photos(images)
+    found = [Pair(_number(stem), path, second.get(_number(stem))) for stem, path in first.items()]
+    require(
+        len({pair.name for pair in found}) == len(found),
+        f"two photos of {images.name!r} have the same name but for train_",
+        "rename one of them",
+    )
     alone = [pair.photo.name for pair in found if pair.other is None]
     require(
         not alone,
@@ -106,10 +118,13 @@ def _from_two_folders(images: Path, others: Path) -> list[Pair]:
 
 def _from_table(images: Path, table: Path) -> list[Pair]:
     require(table.is_file(), f"there is no folder and no table {table.name!r}", "name a folder, or a CSV file")
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ProtectionError(f"the table {table.name!r} is not UTF-8. How to fix: save it as CSV in UTF-8.") from error
     require(
-        all({"photo", "other"} <= set(row) for row in rows),
+        all(row.get("photo") and row.get("other") for row in rows),
         f"the table {table.name!r} lacks the columns photo and other",
         "give it a first line photo,other and a pair of file names on each of the others",
     )
@@ -122,7 +137,8 @@ def _from_table(images: Path, table: Path) -> list[Pair]:
                 f"the table {table.name!r} names {name!r}, which is not in {images.name!r}",
                 "give names of files, relative to the folder of images",
             )
-        name = "_".join(Path(row["photo"]).with_suffix("").parts)
+        path = (images / row["photo"]).resolve().relative_to(images.resolve())
+        name = "_".join(path.with_suffix("").parts)
         found.append(Pair(name, images / row["photo"], images / row["other"]))
     names = [pair.name for pair in found]
     require(len(set(names)) == len(names), f"two photos of {table.name!r} have the same name", "rename one of them")
@@ -185,4 +201,4 @@ def _number(stem: str) -> str:
 
 def _in_order(name: str) -> tuple:
     """12 comes after 2."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)], name
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)], name

@@ -66,7 +66,7 @@ def method_groups(base: str) -> dict[str, dict[str, Method]]:
         "ablations": _ablations(ours),
         "depths": {f"depth {depth}": _changed(ours, f"{depth} of 20 DDIM steps", depth=depth) for depth in DEPTHS},
         "depths without embeddings": {
-            f"depth {depth}, no embeddings": _changed(
+            f"depth {depth} without embeddings": _changed(
                 ours, f"{depth} of 20 DDIM steps, nothing learned", depth=depth, null_text_iterations=0
             )
             for depth in DEPTHS
@@ -101,8 +101,8 @@ def _without_attack(ours: Method) -> dict[str, Method]:
     return {
         "clean": Method("unchanged", about="the photo itself"),
         "vae": Method("vae", about="encoded and decoded"),
-        "vae, ddim": _changed(plain, "inverted and denoised, nothing learned", null_text_iterations=0),
-        "vae, ddim, embeddings": _changed(plain, "inverted and denoised with learned embeddings"),
+        "ddim": _changed(plain, "inverted and denoised, nothing learned", null_text_iterations=0),
+        "ddim with embeddings": _changed(plain, "inverted and denoised with learned embeddings"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from ...checks import ProtectionError
@@ -54,6 +55,12 @@ def _attacks(results: Results, **wanted) -> list[Rate]:
     ]
 
 
+def _styles() -> Iterator[dict]:
+    """More lines than colours: the second time round they are dashed."""
+    for line in cycle(("-", "--", ":")):
+        yield from ({"color": colour, "linestyle": line, "marker": "o"} for colour in COLOURS)
+
+
 def _first_loss(results: Results) -> str | None:
     return next((rate.loss for rate in _attacks(results)), None)
 
@@ -85,10 +92,12 @@ def _psr(results: Results):
         for name in names:
             box = "white box" if name in loss.split("+") else "black box"
             series[f"{name} ({box})"] = [_value(found, method, name) for method in methods]
-        _bars(axes, methods, series, iter((GREY, *COLOURS) if len(names) == 1 else COLOURS))
-        for name, colour in zip(names, COLOURS, strict=False):
+        _bars(axes, methods, series, cycle((GREY, *COLOURS) if len(names) == 1 else COLOURS))
+        for name, colour in zip(names, cycle(COLOURS), strict=False):
             axes.axhline(_value(found, methods[0], name, "clean"), color=colour, linewidth=1, linestyle=":")
-        axes.set(ylim=(0, 105), ylabel="PSR at FAR 0.01, %", title=f"{goal}; dotted: the unprotected photo")
+        axes.set(
+            ylim=(0, 105), ylabel="PSR at FAR 0.01, %", title=f"{goal} against {loss}; dotted: the unprotected photo"
+        )
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -104,18 +113,18 @@ def _processing(results: Results):
     loss = _first_loss(results)
     if loss is None:
         return None
-    name, goal = loss.split("+")[0], _attacks(results)[0].pushed
+    name, goal = _attacks(results)[0].recognizer, _attacks(results)[0].pushed
     rates = [r for r in _attacks(results, recognizer=name) if r.loss == loss and r.pushed == goal]
     processes = results.settings["processings"]
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    for method, colour in zip(dict.fromkeys(rate.method for rate in rates), COLOURS, strict=False):
+    for method, style in zip(dict.fromkeys(rate.method for rate in rates), _styles(), strict=False):
         found = {rate.processing: rate.away for rate in rates if rate.method == method}
-        axes.plot(processes, [found[process] for process in processes], "o-", color=colour, label=method, markersize=4)
+        axes.plot(processes, [found[p] for p in processes], label=method, markersize=4, **style)
     clean = {rate.processing: rate.clean_away for rate in rates}
     axes.plot(processes, [clean[process] for process in processes], "o--", color=GREY, label="clean", markersize=4)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{goal}, {name} (white box): above 0 is protected")
+    axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{goal} against {loss}; {name}: above 0 is protected")
     axes.tick_params(axis="x", rotation=45)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -129,11 +138,12 @@ def _purification(results: Results):
     loss, strengths = _first_loss(results), results.settings["strengths"]
     if loss is None or not strengths:
         return None
-    name, goal = loss.split("+")[0], _attacks(results)[0].pushed
+    name, goal = _attacks(results)[0].recognizer, _attacks(results)[0].pushed
     figure = Figure(figsize=(9, 3.2 * len(strengths)), layout="constrained")
     for axes, strength in zip(figure.subplots(len(strengths), 1, squeeze=False)[:, 0], strengths, strict=True):
         rates = _attacks(results, recognizer=name, strength=strength)
         rates = [rate for rate in rates if rate.loss == loss and rate.pushed == goal]
+        rates = [rate for rate in rates if rate.method in results.settings["comparable"]]
         methods = list(dict.fromkeys(rate.method for rate in rates))
         away = {(rate.method, rate.processing): rate.away for rate in rates}
         series = {
@@ -141,9 +151,9 @@ def _purification(results: Results):
             for kind, label in PURIFIED.items()
             if kind in results.settings["processings"]
         }
-        _bars(axes, methods, series, iter(COLOURS))
+        _bars(axes, methods, series, cycle(COLOURS))
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{goal}, {name} (white box), all at {strength}")
+        axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{goal} against {loss}; {name}, all at {strength}")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -155,14 +165,16 @@ def _depth(results: Results):
     rates = [r for r in _rows(results, processing=UNPROCESSED) if r.method.startswith("depth") and r.seen]
     if not rates:
         return None
+    one = (rates[0].pushed, rates[0].loss, rates[0].recognizer)
+    rates = [rate for rate in rates if (rate.pushed, rate.loss, rate.recognizer) == one]
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     quality = {(one.method, one.pushed, one.loss): one for one in results.quality}
-    for label, colour in (("learned embeddings", COLOURS[0]), ("no embeddings", COLOURS[2])):
-        chosen = [r for r in rates if ("no embeddings" in r.method) == (label == "no embeddings")]
+    for label, colour in (("learned embeddings", COLOURS[0]), ("without embeddings", COLOURS[2])):
+        chosen = [r for r in rates if ("without embeddings" in r.method) == (label == "without embeddings")]
         if not chosen:
             continue
-        depths = [int(rate.method.split()[1].rstrip(",")) for rate in chosen]
+        depths = [int(rate.method.split()[1]) for rate in chosen]
         looks = [quality[rate.method, rate.pushed, rate.loss] for rate in chosen]
         for axes, values in zip(
             panels,

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...checks import require
 from ...surrogates import FRSurrogate
-from .run import Plan, trial_file
-from .trial import DODGING, IMPERSONATION, OBFUSCATION, OWN, UNPROCESSED, Experiment, Job, Lab
+from .run import Plan, is_done, trial_file
+from .trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Job, Lab
 
 FARS = (0.1, 0.01, 0.001)
 CLEAN = "clean"
@@ -25,7 +26,8 @@ class Rate:
     goal: "dodging" (also of obfuscation): no longer taken for the person, compared with another photo of them;
         "impersonation ...": taken for the target, compared with another photo of the target. pushed: which goal the
         optimiser had. seen: whether the recogniser was in the loss.
-    people: measured; protected: of them. psr: their share in percent (the paper's protection success rate).
+    people: measured; knew: those of them whose unprotected photo, so processed, was not protected already, and hidden:
+        of those; where few are known, the rate says little. protected: of the people. psr: their share in percent (the paper's protection success rate).
     clean: the same share for the unprotected photos under the same processing. away: mean distance past the threshold
         at that rate in the metric's units, positive is protected; clean_away: of the unprotected photos.
     """
@@ -42,6 +44,8 @@ class Rate:
     threshold: float
     people: int
     protected: int
+    knew: int
+    hidden: int
     psr: float
     clean: float
     away: float
@@ -81,17 +85,26 @@ class Trials:
 
 
 def read_trials(lab: Lab, plan: Plan) -> dict[Experiment, Trials]:
-    """What lies in the folder of results; an experiment without any trial is left out."""
+    """What lies in the folder of results; an experiment without any trial is left out.
+
+    Raises:
+        ProtectionError: a trial was run with other settings, or the unprotected photos were not measured.
+    """
     found = {}
     for experiment in plan.experiments:
         jobs = {pair.name: Job(experiment, pair) for pair in plan.pairs}
-        jobs = {name: job for name, job in jobs.items() if trial_file(lab.setup, job, ".json").exists()}
+        jobs = {name: job for name, job in jobs.items() if is_done(lab, job)}
         if not jobs:
             continue
         records = {name: json.loads(trial_file(lab.setup, job, ".json").read_text()) for name, job in jobs.items()}
         tensors = {name: load_file(trial_file(lab.setup, job, ".safetensors")) for name, job in jobs.items()}
         embeddings = {one: {name: found[one] for name, found in tensors.items()} for one in lab.recognizers}
         found[experiment] = Trials(experiment, records, embeddings)
+    require(
+        Experiment(CLEAN) in found,
+        f"no photo was measured in {lab.setup.out.name!r}",
+        "use photos with one upright face each, and see what is said above about each of them",
+    )
     return found
 
 
@@ -136,7 +149,8 @@ def _rates_of(lab: Lab, trials: Trials, clean: Trials, goal: str, name: str, ref
         away, clean_away = (_past(recognizer, goal, values, threshold) for values in (scores, before))
         for s, strength in enumerate(settings["strengths"]):
             for p, processing in enumerate(settings["processings"]):
-                protected = int((away[:, s, p] > 0).sum())
+                after, known = away[:, s, p] > 0, clean_away[:, p] <= 0
+                protected = int(after.sum())
                 yield Rate(
                     method=experiment.method,
                     pushed=experiment.goal,
@@ -150,6 +164,8 @@ def _rates_of(lab: Lab, trials: Trials, clean: Trials, goal: str, name: str, ref
                     threshold=threshold,
                     people=len(people),
                     protected=protected,
+                    knew=int(known.sum()),
+                    hidden=int((after & known).sum()),
                     psr=100 * protected / len(people),
                     clean=100 * (clean_away[:, p] > 0).float().mean().item(),
                     away=away[:, s, p].mean().item(),
@@ -208,11 +224,8 @@ def _found_first(recognizer: FRSurrogate, embeddings: dict, gallery: dict[str, T
     for person in people:
         for place in embeddings[person][0, 0]:
             values = recognizer.similarity(place[None].expand_as(others), others)
-            best = values.argmax() if recognizer.metric == "cosine" else values.argmin()
-            if names[best] == person:
+            best = values.max() if recognizer.metric == "cosine" else values.min()
+            if values[names.index(person)] == best:
                 hits += 1
                 break
     return 100 * hits / len(people)
-
-
-__all__ = ["CLEAN", "FARS", "OWN", "UNPROCESSED", "Rate", "RankOne", "Trials", "all_rates", "rank_one", "read_trials"]

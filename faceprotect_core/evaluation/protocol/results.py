@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ...checks import require
-from ..quality import Lpips, frechet_distance, psnr, ssim
+from ..quality import AT_ONCE, Lpips, frechet_distance, psnr, ssim
+from ..robustness import as_saved
 from .data import read_square
 from .rates import RankOne, Rate, Trials
 from .run import Plan, trial_file
@@ -61,10 +61,11 @@ def quality_of(
 def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_weights: Path | None) -> Quality:
     experiment, records = trials.experiment, list(trials.records.values())
     pairs = [pair for pair in plan.pairs if pair.name in trials.records]
-    before = torch.cat([read_square(pair.photo, lab.model.size) for pair in pairs])
+    before = as_saved(torch.cat([read_square(pair.photo, lab.model.size) for pair in pairs]))
     files = [trial_file(lab.setup, Job(experiment, pair), ".png") for pair in pairs]
     after = torch.cat([read_square(file, lab.model.size) for file in files])
-    decibels = [value for value in psnr(before, after).tolist() if value != math.inf]
+    both = list(zip(before.split(AT_ONCE), after.split(AT_ONCE), strict=True))
+    decibels = [value for pair in both for value in psnr(*pair).tolist() if value != math.inf]
     return Quality(
         experiment.method,
         experiment.goal,
@@ -72,8 +73,8 @@ def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_w
         len(records),
         _mean(decibels),
         min(decibels, default=None),
-        ssim(before, after).mean().item(),
-        lpips(before, after).mean().item() if lpips else None,
+        torch.cat([ssim(*pair) for pair in both]).mean().item(),
+        torch.cat([lpips(*pair) for pair in both]).mean().item() if lpips else None,
         frechet_distance(before, after, fid_weights) if fid_weights else None,
         _mean([record["reconstruction_mse"] for record in records]),
         100 * _mean([float(record["found_again"]) for record in records]),
@@ -91,7 +92,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def write_results(out: Path, results: Results, text: str) -> None:
     """results.json, rates.csv, rank_1.csv, quality.csv, and the text as results.md."""
-    require(bool(results.rates), "there is nothing to write: no recogniser has thresholds", "give it some")
     _write_csv(out / "rates.csv", [rate.to_dict() for rate in results.rates])
     _write_csv(out / "rank_1.csv", [asdict(one) for one in results.rank_one])
     _write_csv(out / "quality.csv", [asdict(one) for one in results.quality])

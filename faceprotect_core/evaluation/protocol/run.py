@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ...checks import ProtectionError, require
+from ...checks import require
 from ...parallel import RayOptions, run_jobs
-from ...photo_file import write_atomically
+from ...photo_file import read_photo, write_atomically
 from .data import Pair
 from .methods import Method
 from .trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Job, Lab, Setup, load_lab
@@ -41,8 +41,8 @@ def plan(
 ) -> Plan:
     """Every method under every goal and with every set of recognisers in the loss.
 
-    goals: "dodging", "obfuscation", "impersonation" (once for each target); ablations are run for the first one only.
-    seen: names of recognisers; leave_one_out leaves out each of them in turn. Photos without a partner are only good
+    goals: "dodging", "obfuscation", "impersonation" (once for each target); ablations are run for the first one
+    only. seen: names of recognisers; leave_one_out leaves out each of them in turn. Photos without a partner are only good
     for impersonation.
     """
     known = (DODGING, OBFUSCATION, IMPERSONATION)
@@ -73,7 +73,7 @@ def plan(
         for members in sets
         for goal in all_goals
         for name, method in methods.items()
-        if method.attacks and (goal == all_goals[0] or not method.ablation)
+        if method.attacks and (not method.ablation or goal.startswith(goals[0]))
     ]
     return Plan(tuple(experiments), tuple(pairs))
 
@@ -98,7 +98,12 @@ def run(
             log.warning("%s, %s: %s", job.pair.name, job.experiment.folder, failed[job])
             continue
         require(
-            outcome["settings"] == lab.settings(job.experiment),
+            trial_file(lab.setup, job, ".json").exists(),
+            f"what a worker measured of {job.pair.name} is not in the folder of results",
+            "use a folder that all machines share, under the same path",
+        )
+        require(
+            outcome["settings"] == lab.settings(job),
             "a worker has other settings or weights than this process",
             "install the same version of FaceProtect, and the same model and recognisers, on all machines",
         )
@@ -112,11 +117,15 @@ def trial_file(setup: Setup, job: Job, suffix: str) -> Path:
 
 
 def is_done(lab: Lab, job: Job) -> bool:
-    path = trial_file(lab.setup, job, ".json")
-    if not path.exists():
+    """Whether all files of a trial are there and whole. With other settings it is an error."""
+    try:
+        settings = json.loads(trial_file(lab.setup, job, ".json").read_text())["settings"]
+        with safe_open(trial_file(lab.setup, job, ".safetensors"), "pt"):
+            pass
+        read_photo(trial_file(lab.setup, job, ".png"))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return False
-    settings = json.loads(path.read_text())["settings"]
-    wanted = lab.settings(job.experiment)
+    wanted = lab.settings(job)
     differing = sorted(name for name in {*settings, *wanted} if settings.get(name) != wanted.get(name))
     require(
         not differing,
@@ -140,7 +149,7 @@ def references(lab: Lab, pairs: Sequence[Pair]) -> dict[str, dict]:
         try:
             for name, embedding in lab.embed_photo(*photos[key]).items():
                 known[name][names[key]] = embedding[0].cpu()
-        except ProtectionError as error:
+        except ValueError as error:
             log.warning("%s is left out: %s", photos[key][0].name, error)
         if number % 50 == 0:
             log.info("photos to compare with: %d of %d", number, len(new))
@@ -168,11 +177,11 @@ def _write_references(lab: Lab, name: str, found: dict) -> None:
 
 
 def _read_references(lab: Lab, name: str) -> dict:
-    path = _references_file(lab, name)
-    if not path.exists():
+    try:
+        with safe_open(_references_file(lab, name), "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()} if file.metadata() == _seen_as(lab, name) else {}
+    except (OSError, SafetensorError):
         return {}
-    with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()} if file.metadata() == _seen_as(lab, name) else {}
 
 
 def _references_file(lab: Lab, name: str) -> Path:

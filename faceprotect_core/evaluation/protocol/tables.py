@@ -10,13 +10,20 @@ from .results import Results
 from .trial import ANOTHER_VAE, DODGING, IMPERSONATION
 
 FAR = 0.01  # the paper's
+KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unprotected photos
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
 SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim", ANOTHER_VAE)
 PURIFICATION = ("vae", "ddim", ANOTHER_VAE)
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
-    parts = [_recognizers(results), _success(results), _impersonation(results), _identification(results)]
+    parts = [
+        _made_with(results),
+        _recognizers(results),
+        _success(results),
+        _impersonation(results),
+        _identification(results),
+    ]
     parts += [
         _quality(results, methods),
         _robustness(results),
@@ -30,6 +37,19 @@ def markdown(results: Results, methods: dict[str, Method]) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _made_with(results: Results) -> str:
+    s = results.settings
+    lines = [
+        f"FaceProtect {s['faceprotect']}, torch {s['torch']}, Python {s['python']}, {s['machine']}; {s['people']} people.",
+        f"Model {s['model']}, weights (sha256) {s['model_sha256'][:12]}; faces {s['framing']}; *ours* is {s['setting']}"
+        + (" without its margin" if s["setting"] != "paper" else "")
+        + ".",
+        f"Command: `evaluate {' '.join(s['command'])}`",
+        "Every choice and every number with all digits: results.json, rates.csv, rank_1.csv, quality.csv.",
+    ]
+    return "## Made with\n\n" + "\n\n".join(lines)
 
 
 def _recognizers(results: Results) -> str:
@@ -77,8 +97,9 @@ def _pick(results: Results, key: tuple, **wanted) -> list[Rate]:
 
 
 def _psr(rates: list[Rate]) -> str:
-    """The rates at falling FARs."""
-    return " / ".join(f"{rate.psr:.0f}" for rate in rates) or "-"
+    """The rates at falling FARs; - for one whose threshold is not known."""
+    found = {rate.far: f"{rate.psr:.0f}" for rate in rates}
+    return " / ".join(found.get(far, "-") for far in FARS) if found else "-"
 
 
 def _success(results: Results) -> str:
@@ -99,7 +120,8 @@ def _success(results: Results) -> str:
     intro = (
         "PSR in percent at FAR 0.1 / 0.01 / 0.001: of the people, those whom the recogniser no longer takes for the "
         "same person as on another photo, which the optimiser never sees. *clean* is the unprotected photo: what a "
-        "recogniser misses anyway. White box: the recogniser was in the loss, and says nothing about others."
+        "recogniser misses anyway: where that is most people already, a black box says nothing. White box: the recogniser "
+        "was in the loss, and says nothing about others."
     )
     return "\n\n".join(["## Protected from recognition", intro, *parts])
 
@@ -119,8 +141,14 @@ def _impersonation(results: Results) -> str:
         for method in dict.fromkeys(key[0] for goal in goals for key in _methods_of(results, loss, goal)):
             cells = [_mean_psr(results, method, loss, goals, name) for name in names]
             dodged = [_mean_psr(results, method, loss, goals, name, DODGING) for name in names]
-            rows.append([method, *cells, *dodged])
-        header = ["method", *(_box(results, name, loss) for name in names), *(f"{name}: not matched" for name in names)]
+            people = [rate.people for rate in results.rates if rate.method == method and rate.pushed in ("", *goals)]
+            rows.append([method, str(min(people, default=0)), *cells, *dodged])
+        header = [
+            "method",
+            "people",
+            *(_box(results, name, loss) for name in names),
+            *(f"{name}: not matched" for name in names),
+        ]
         parts.append(f"### {len(goals)} targets, in the loss: {loss}\n\n" + table(header, rows))
     if not parts:
         return ""
@@ -223,18 +251,34 @@ def _robustness(results: Results) -> str:
         for pushed in _pushed(results, loss, impersonation=False):
             for name in _names(results):
                 keys, processes = _methods_of(results, loss, pushed), results.settings["processings"]
-                rows = [[key[0], *_row(results, key, processes, lambda r: f"{r.psr:.0f}", name)] for key in keys]
+                if _clean(results, name) > KNOWS_TOO_FEW:
+                    continue
+                rows = [[*_who(results, key, name), *_row(results, key, processes, name)] for key in keys]
                 title = f"### {pushed.capitalize()}, {_box(results, name, loss)}; in the loss: {loss}"
-                parts.append(f"{title}\n\n" + table(["method", *processes], rows))
+                parts.append(f"{title}\n\n" + table(["method", "people", *processes], rows))
     if not parts:
         return ""
-    intro = f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does."
+    intro = (
+        f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does. Recognisers that "
+        f"miss more than {KNOWS_TOO_FEW} % of the people on the unprotected photos are left out here, not in rates.csv."
+    )
     return "\n\n".join(["## After processing", intro, *parts])
 
 
-def _row(results: Results, key: tuple, processes, cell, name: str, **wanted) -> list[str]:
-    found = {rate.processing: rate for rate in _processed(results, key, name, **wanted)}
-    return [cell(found[process]) if process in found else "-" for process in processes]
+def _row(results: Results, key: tuple, processes: Sequence[str], name: str) -> list[str]:
+    found = {rate.processing: rate for rate in _processed(results, key, name)}
+    return [f"{found[process].psr:.0f}" if process in found else "-" for process in processes]
+
+
+def _who(results: Results, key: tuple, name: str) -> list[str]:
+    """The method, and how many people were measured."""
+    return [key[0], str(next((rate.people for rate in _processed(results, key, name)), 0))]
+
+
+def _clean(results: Results, name: str) -> float:
+    """Percent of the people whom a recogniser misses anyway."""
+    rates = [rate for rate in results.rates if (rate.recognizer, rate.far, rate.goal) == (name, FAR, DODGING)]
+    return next((rate.clean for rate in rates if rate.processing == UNPROCESSED), 100.0)
 
 
 def _processed(results: Results, key: tuple, name: str, strength: str = OWN) -> list[Rate]:
@@ -254,20 +298,22 @@ def _survival(results: Results) -> str:
             for pushed in _pushed(results, loss, impersonation=False):
                 for name in loss.split("+"):
                     keys = [key for key in _methods_of(results, loss, pushed) if key[1]]
-                    rows = [_survival_row(results, key, name, strength) for key in keys]
+                    keys = [key for key in keys if key[0] in results.settings["comparable"]]
+                    rows = [row for key in keys if (row := _survival_row(results, key, name, strength))]
                     title = f"### {strength}, {pushed}, {_box(results, name, loss)}; in the loss: {loss}"
-                    header = ["method", *_measured(results, SURVIVAL), *_kept_after(results)]
+                    header = ["method", "people", *_measured(results, SURVIVAL), *_kept_after(results)]
                     parts.append(f"{title}\n\n" + table(header, rows))
-    if not parts:
-        return ""
-    intro = (
-        "Every change is scaled to the same PSNR on the photo. Mean distance past the threshold at FAR 0.01 in the "
-        "recogniser's units, positive is protected. *Kept*: the share of what the change had moved the photo away that "
-        "is still there after the autoencoder, after three DDIM steps there and back (diffusion purification), and "
-        "after another autoencoder where one was given (--purifier); measured from what the same processing does to "
-        "the unprotected photo."
-    )
-    return "\n\n".join(["## Does the change survive purification?", intro, *parts])
+    return "\n\n".join(["## Does the change survive purification?", SURVIVAL_INTRO, *parts]) if parts else ""
+
+
+SURVIVAL_INTRO = """\
+Every change is scaled to the same PSNR on the photo (not attacked again at that size; clipping can leave it a few tenths
+of a dB higher). Mean distance past the threshold at FAR 0.01 in the recogniser's units, positive is protected. *Kept*:
+the share of what the change had moved the photo away that is still there after the autoencoder (vae), and after three
+DDIM steps there and back (ddim, diffusion purification), measured from what the same processing does to the unprotected
+photos of the same people. These two belong to the very model that the latent methods went through, which may favour
+them; *another vae* (--purifier) does not. Methods that return the decoded latent are left out: most of their change is
+the autoencoder's own blur, and scaling it to a PSNR says nothing."""
 
 
 def _measured(results: Results, names: Sequence[str]) -> list[str]:
@@ -280,7 +326,10 @@ def _kept_after(results: Results) -> list[str]:
 
 def _survival_row(results: Results, key: tuple, name: str, strength: str) -> list[str]:
     found = {rate.processing: rate for rate in _processed(results, key, name, strength)}
-    return [key[0], *(f"{found[one].away:+.3f}" for one in _measured(results, SURVIVAL)), *_kept(results, found)]
+    if not found:
+        return []
+    cells = [f"{found[one].away:+.3f}" for one in _measured(results, SURVIVAL)]
+    return [*_who(results, key, name), *cells, *_kept(results, found)]
 
 
 def _kept(results: Results, found: dict[str, Rate]) -> list[str]:
@@ -289,6 +338,8 @@ def _kept(results: Results, found: dict[str, Rate]) -> list[str]:
     def moved(process: str) -> float:
         return found[process].away - found[process].clean_away
 
+    if not found or moved(UNPROCESSED) <= 0:
+        return ["-"] * len(_kept_after(results))
     return [f"{100 * moved(one) / moved(UNPROCESSED):.0f} %" for one in _measured(results, PURIFICATION)]
 
 
@@ -302,11 +353,15 @@ def _depths(results: Results) -> str:
     for key in keys:
         for name in key[2].split("+"):
             own = {rate.processing: rate for rate in _processed(results, key, name)}
+            if not own:
+                continue
             kept = _kept(results, {rate.processing: rate for rate in _processed(results, key, name, strength)})
             one = next(one for one in results.quality if (one.method, one.pushed, one.loss) == key)
             looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
             cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in shown]
             rows.append([key[0], str(one.people), *cells, *kept, *looks])
+    if not rows:
+        return ""
     intro = (
         "Mean distance past the threshold at FAR 0.01 and PSR, white box, as the method leaves the photo and after the "
         f"autoencoder and DDIM; *kept* as above, at {strength}. The people are the first ones of those above."
@@ -320,6 +375,3 @@ def _failures(results: Results) -> str:
         return ""
     lines = [f"- {name}: {reason}" for name, reason in results.failed.items()]
     return "\n".join(["## What failed, and is in no rate", "", *lines])
-
-
-__all__ = ["markdown", "table"]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,8 @@ from torch import Tensor
 from ...attention import SelfAttentionReference, capture_self_attention
 from ...checks import require
 from ...diffusers_backend import load_vae
-from ...faces import Face, detect_faces, face_mask, find_face, load_detector
+from ...faces import Face, face_mask, find_again, find_face, load_detector
+from ...folder_record import sha256_of
 from ...inversion import Trajectory, ddim_invert
 from ...null_text import learn_null_text
 from ...objectives import IdentityObjective
@@ -32,7 +33,7 @@ from ...protector import digest_of_files, digest_of_tensor, load_model
 from ...schedule import DDIMSchedule
 from ...surrogates import FRSurrogate
 from ..quality import psnr, to_psnr
-from ..robustness import UNPROCESSED, as_saved, processings, vae_round_trip
+from ..robustness import as_saved, processings, vae_round_trip
 from ..small_recognizers import load_recognizer
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods
@@ -41,6 +42,7 @@ Framing = Literal["aligned", "box", "whole image"]
 DODGING, OBFUSCATION, IMPERSONATION = "dodging", "obfuscation", "impersonation"
 ANOTHER_VAE = "another vae"
 OWN = "own"  # the change as large as the method makes it
+LONGEST_NAME = 120  # characters of a folder
 CHUNK = 16  # photos a pass through a recogniser
 
 
@@ -51,7 +53,8 @@ class Setup:
     base: what "ours" means, see `base_method`. recognizers: built-in names or weights files, seen and unseen.
     framing: what a recogniser sees of a photo: the face aligned as it wants it, the face's box, or all of it. psnr: in
     dB, to which the changes of all methods are scaled besides, to be compared. purifier: a folder whose vae is one more
-    processing, so that not only the model purifies that the method went through.
+    processing, so that not only the model purifies that the method went through. thresholds: (recogniser, FAR,
+    threshold) of the user's own.
     """
 
     out: Path
@@ -63,6 +66,7 @@ class Setup:
     framing: Framing = "aligned"
     psnr: tuple[float, ...] = ()
     purifier: Path | None = None
+    thresholds: tuple[tuple[str, float, float], ...] = ()
     device: str = "cpu"
 
 
@@ -77,9 +81,10 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """A name for its files."""
-        parts = [self.goal, self.method, "+".join(self.seen)]
-        return "__".join("".join(c if c.isalnum() or c in "+-." else "_" for c in part) for part in parts if part)
+        """A name for its files: to be read, and with a hash, because other names may read the same."""
+        parts = [part for part in (self.goal, self.method, "+".join(self.seen)) if part]
+        plain = "__".join("".join(c if c.isalnum() or c in "+-." else "_" for c in part) for part in parts)
+        return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,16 @@ class Lab:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.model = load_model(setup.model, setup.device)
-        loaded = [load_recognizer(name).to(setup.device) for name in setup.recognizers]
+        loaded = [_with_thresholds(load_recognizer(name), setup).to(setup.device) for name in setup.recognizers]
         self.recognizers: dict[str, FRSurrogate] = {one.name: one for one in loaded}
         require(
             len(self.recognizers) == len(loaded),
             f"two recognisers have the same name: {', '.join(one.name for one in loaded)}",
             "rename one of the files",
         )
+        prints = {one.fingerprint: one.name for one in loaded}
+        twins = [one.name for one in loaded if prints[one.fingerprint] != one.name]
+        require(not twins, f"{twins[:1]} is the same network as another recogniser", "give each network once")
         joined = [name for name in self.recognizers if "+" in name]
         require(not joined, f"the recogniser {joined[:1]} has a + in its name", "rename the file")
         self.detector = load_detector(setup.device)
@@ -134,14 +142,14 @@ class Lab:
         start = time.perf_counter()
         changed, reconstruction = self._changed(subject, experiment, method)
         seconds = time.perf_counter() - start
-        found = detect_faces(changed[0], self.detector)
-        places = [subject.face, *found[:1]]
+        again = find_again(changed[0], subject.face, self.detector)
+        places = [subject.face] if again is None else [subject.face, again]
         scaled = {OWN: changed}
         for name, wanted in zip(strengths(self.setup, method)[1:], self.setup.psnr, strict=False):
             scaled[name], _ = to_psnr(subject.photo, changed, wanted)
         record = {
-            "settings": self.settings(experiment),
-            "found_again": bool(found),
+            "settings": self.settings(job),
+            "found_again": again is not None,
             "seconds": round(seconds, 2),
             "reconstruction_mse": reconstruction,
             "psnr": psnr(subject.photo, changed).item() if method.kind != "unchanged" else None,
@@ -183,6 +191,11 @@ class Lab:
 
     def _subject_of(self, pair: Pair) -> _Subject:
         if self._subject is None or self._subject.pair != pair:
+            require(
+                pair.other is None or sha256_of(pair.photo) != sha256_of(pair.other),
+                f"the two photos of {pair.name} are the same file, and protection is measured on another one",
+                "give two different photos of the person",
+            )
             photo = read_square(pair.photo, self.model.size).to(self.setup.device)
             self._subject = _Subject(pair, photo, find_face(photo[0], self.detector))
         return self._subject
@@ -270,10 +283,11 @@ class Lab:
 
     # -------------------------------------------------------------------------------------------- what is written
 
-    def settings(self, experiment: Experiment) -> dict:
+    def settings(self, job: Job) -> dict:
         """All that decides the outcome of a trial, for JSON: a trial with other settings is another trial."""
-        method = self._method(experiment)
+        experiment, method = job.experiment, self._method(job.experiment)
         found = {
+            "photo_sha256": sha256_of(job.pair.photo),
             "method": method.settings | {"kind": method.kind, "masked": method.masked},
             "model_sha256": self.model.sha256,
             "framing": self.setup.framing,
@@ -306,8 +320,12 @@ def cut_box(images: Tensor, face: Face) -> Tensor:
     return images[:, :, max(y0, 0) : y1, max(x0, 0) : x1]
 
 
-def sha256_of_settings(settings: dict) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _with_thresholds(recognizer: FRSurrogate, setup: Setup) -> FRSurrogate:
+    """With the user's own thresholds, where they gave some."""
+    own = {far: value for name, far, value in setup.thresholds if name == recognizer.name}
+    if not own:
+        return recognizer
+    return replace(recognizer, thresholds={**recognizer.thresholds, **own}, thresholds_source="the user's own")
 
 
 def load_lab(setup: Setup) -> Callable[[Job], dict]:
@@ -334,6 +352,3 @@ def _save_png(image: Tensor, path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
     write_atomically(path, file.getvalue())
-
-
-__all__ = ["UNPROCESSED", "Experiment", "Job", "Lab", "Setup", "load_lab"]
