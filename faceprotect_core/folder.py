@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .checks import require
 from .folder_photo import Job, OnTaskStep, Protector, Work, settings_of
 from .folder_plan import Options, Task, plan
 from .folder_record import Record, sha256_of
@@ -56,6 +57,7 @@ def protect_folder(
     Raises:
         ProtectionError: the folders cannot be used, see `plan`; the record is damaged; Ray or its workers are missing.
     """
+    require(ray is None or load is not None, "with Ray there is no load", "pass what makes a protector in each worker")
     in_dir, out_dir, options = Path(in_dir), Path(out_dir), options or Options()
     record = Record.read(out_dir)
     tasks = plan(in_dir, out_dir, options, record)

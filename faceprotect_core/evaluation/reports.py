@@ -9,6 +9,7 @@ from .comparison import THRESHOLDS, Comparison, FaceComparison, listed
 
 UNCHANGED = "NOT PROTECTED: nothing was changed, the two photos are equal in every pixel."
 UNPROCESSED = "unprocessed"
+OTHERS_UNCHECKED = "The other faces of the photo were not checked."
 MOST_FACES = 3  # that a verdict describes; the worst come first
 
 
@@ -17,12 +18,14 @@ class Verification:
     """What the recognisers say about a protected photo.
 
     faces: from left to right. against_other: whether they were compared with another photo of the person, else with the
-    original itself. unchanged: every pixel is as it was.
+    original itself. unchanged: every pixel is as it was. unchecked: other faces of the original, which were not looked
+    at.
     """
 
     faces: tuple[FaceComparison, ...]
     against_other: bool
     unchanged: bool = False
+    unchecked: int = 0
 
     @property
     def protected(self) -> bool | None:
@@ -37,7 +40,8 @@ class Verification:
         if self.unchanged:
             return UNCHANGED
         if len(self.faces) == 1:
-            return self.faces[0].verdict
+            others = f" {OTHERS_UNCHECKED}" if self.unchecked else ""
+            return self.faces[0].verdict + others
         shown = self.worst_first()[:MOST_FACES]
         said = [f"Face {face.number}: {face.finding}" for face in shown]
         more = len(self.faces) - len(shown)
@@ -72,6 +76,7 @@ class Verification:
             "protected": self.protected,
             "against": "another photo" if self.against_other else "the original",
             "unchanged": self.unchanged,
+            "unchecked_faces": self.unchecked,
             "faces": [face.to_dict() for face in self.faces],
         }
 

@@ -64,7 +64,7 @@ def verify_photo(
         for face in case.faces:
             rows, columns, inside = window_around(face.face, original)
             compared.append(_compare(case, face, inside, case.protected[:, rows, columns]))
-    return Verification(tuple(compared), other is not None, _unchanged(case))
+    return Verification(tuple(compared), other is not None, _unchanged(case), case.unchecked)
 
 
 def verify_robustness(
@@ -102,7 +102,7 @@ def verify_robustness(
                 processed[name].append(_compare(case, face, inside, changed, alone))
                 if on_step:
                     on_step({"step": step, "steps": len(case.faces) * len(named)})
-    verification = Verification(tuple(plain), other is not None, _unchanged(case))
+    verification = Verification(tuple(plain), other is not None, _unchanged(case), case.unchecked)
     return RobustnessReport(verification, {name: tuple(faces) for name, faces in processed.items()})
 
 
@@ -124,6 +124,7 @@ class _Case:
     faces: tuple[_Subject, ...]
     seen: tuple[bool | None, ...]
     detector: FaceDetector
+    unchecked: int
 
 
 @torch.no_grad()
@@ -136,8 +137,8 @@ def _case(original, protected, recognizers, other, faces, seen, detector) -> _Ca
     _require_different(recognizers, subjects[0].embeddings)
     if other is not None:
         subjects = [_most_alike(subjects, recognizers, _embed_other(other, recognizers, detector))]
-    known = _seen(original, subjects[0], recognizers, seen)
-    return _Case(original, as_saved(protected), tuple(recognizers), tuple(subjects), known, detector)
+    known, unchecked = _seen(original, subjects[0], recognizers, seen), len(found) - len(subjects)
+    return _Case(original, as_saved(protected), tuple(recognizers), tuple(subjects), known, detector, unchecked)
 
 
 def _subject(number: int, face: Face, original: Tensor, recognizers) -> _Subject:

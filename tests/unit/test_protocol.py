@@ -48,9 +48,12 @@ def evaluate(people: Path, out: Path, *arguments: str) -> int:
 
 
 def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do(quick, people, tmp_path, caplog):
-    out = tmp_path / "results"
+    out, targets = tmp_path / "results", tmp_path / "targets"
+    targets.mkdir()
+    for letter in "ab":  # the other person is the target
+        targets.joinpath(f"eve_{letter}.png").write_bytes(people.joinpath(f"2_{letter}.png").read_bytes())
     arguments = ("--methods", "ours,pgd,depth 2", "--psnr", "31", "--goals", "dodging,impersonation")
-    arguments += ("--targets", str(people), "--target-count", "1", "--identities", "1")
+    arguments += ("--targets", str(targets), "--target-count", "1", "--identities", "1")
     assert evaluate(people, out, *arguments) == 0
     assert all((out / name).stat().st_size > 0 for name in (*FILES, "psr.png", "processing.png", "purification.png"))
     written = {name: (out / name).read_bytes() for name in FILES}
@@ -64,7 +67,7 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
     with open(out / "rates.csv", newline="") as file:
         rates = list(csv.DictReader(file))
     keys = {(rate["method"], rate["goal"], rate["strength"]) for rate in rates}
-    assert {("clean", "dodging", "own"), ("ours", "dodging", "31 dB"), ("ours", "impersonation 1", "own")} <= keys
+    assert {("clean", "dodging", "own"), ("ours", "dodging", "31 dB"), ("ours", "impersonation eve", "own")} <= keys
     assert {rate["processing"] for rate in rates} == set(PROCESSED)
     assert {rate["far"] for rate in rates} == {"0.1", "0.01", "0.001"}
     assert all(0 <= float(rate["psr"]) <= 100 and 0 <= float(rate["clean"]) <= 100 for rate in rates)
@@ -99,6 +102,47 @@ def test_a_trial_is_the_methods_own_call(lab, people, demo):
     assert not torch.equal(saved, photo)
 
 
+def test_what_is_damaged_or_missing_is_run_again_and_another_photo_of_that_name_is_an_error(lab, people, tmp_path):
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for path in people.iterdir():
+        folder.joinpath(path.name).write_bytes(path.read_bytes())
+    what = jobs(folder, "pgd")
+    run(lab, what)
+    first, second, third = (Job(one, what.pairs[0]) for one in what.experiments[:3])
+    trial_file(lab.setup, first, ".png").unlink()
+    for job, suffix in ((second, ".json"), (third, ".safetensors")):
+        file = trial_file(lab.setup, job, suffix)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = []
+    run(lab, what, on_job=lambda number, count, job, record: done.append(job))
+    assert done == [first, second, third]
+    folder.joinpath("1_a.png").write_bytes(folder.joinpath("2_a.png").read_bytes())
+    with pytest.raises(ProtectionError, match="other settings \\(photo_sha256\\)"):
+        run(lab, what)
+    folder.joinpath("1_b.png").write_bytes(folder.joinpath("1_a.png").read_bytes())
+    failed = run(Lab(Setup(tmp_path / "new", ("dlib_resnet",), base="fast")), what)
+    assert all("are the same file" in reason for reason in failed.values()) and len(failed) == 5
+
+
+def test_tables_of_what_is_there_say_what_is_missing(quick, people, tmp_path):
+    out = tmp_path / "results"
+    arguments = ("--methods", "pgd", "--no-plots")
+    assert evaluate(people, out, *arguments, "--identities", "1") == 0
+    assert evaluate(people, out, *arguments, "--tables") == 0
+    failed = json.loads((out / "results.json").read_text())["failed"]
+    assert failed["pgd, dodging, loss dlib_resnet"] == "not run for 1 of 2 people"
+    assert evaluate(people, out, *arguments, "--tables", "--framing", "box") == 2
+    assert evaluate(people, tmp_path / "empty", *arguments, "--tables") == 2
+
+
+def test_a_target_is_not_among_the_people_who_impersonate(quick, people, tmp_path):
+    out = tmp_path / "results"
+    arguments = ("--goals", "impersonation", "--targets", str(people), "--target-count", "1", "--no-plots")
+    assert evaluate(people, out, "--methods", "pgd", *arguments) == 0
+    assert {path.stem for path in out.glob("trials/*/*.png")} == {"2"}
+
+
 def test_the_same_trial_again_gives_the_same_files(lab, people):
     what = jobs(people, "tip_im")
     run(lab, what)
@@ -131,6 +175,7 @@ def test_a_photo_without_a_face_is_reported_and_the_others_go_on(quick, people, 
     assert {path.stem for path in out.rglob("*.png")} == {"2"}
     failed = json.loads((out / "results.json").read_text())["failed"]
     assert len(failed) == 5 and all("no face" in reason for reason in failed.values())
+    assert "pgd, dodging, 1" in failed
     with open(out / "rates.csv", newline="") as file:
         assert {rate["people"] for rate in csv.DictReader(file)} == {"1"}
 
@@ -141,7 +186,8 @@ def test_the_papers_framings(quick, people, tmp_path, framing):
     out = tmp_path / "results"
     arguments = ("--framing", framing, "--goals", "obfuscation", "--methods", "pgd", "--no-plots", "--identities", "1")
     assert evaluate(people, out, *arguments) == 0
-    record = json.loads((out / "trials/obfuscation__pgd__dlib_resnet/1.json").read_text())
+    (path,) = out.glob("trials/obfuscation__pgd__dlib_resnet-*/1.json")
+    record = json.loads(path.read_text())
     assert record["settings"]["framing"] == framing and record["psnr"] > 25
 
 
@@ -197,7 +243,9 @@ def test_lpips_and_fid_come_from_the_users_files(quick, people, tmp_path, monkey
     monkeypatch.setattr(results, "Lpips", FakeLpips)
     monkeypatch.setattr(results, "frechet_distance", fid)
     out = tmp_path / "results"
-    files = ("--lpips", "alex.pth", "--fid", "inception.pth")
+    files = ("--lpips", str(tmp_path / "alex.pth"), "--fid", str(tmp_path / "inception.pth"))
+    for name in ("alex.pth", "inception.pth"):
+        (tmp_path / name).touch()
     assert evaluate(people, out, "--methods", "pgd", "--no-plots", "--identities", "1", *files) == 0
     assert seen == ["alex.pth"] + 5 * ["inception.pth"]
     with open(out / "quality.csv", newline="") as file:
@@ -210,6 +258,10 @@ def test_lpips_and_fid_come_from_the_users_files(quick, people, tmp_path, monkey
 def test_wrong_usage_says_how_to_fix_it(people, tmp_path, capsys):
     assert evaluate(people, tmp_path, "--workers", "2") == 2
     assert "--workers needs --ray" in capsys.readouterr().err
+    assert evaluate(people, tmp_path, "--fid", "nowhere.pth") == 2
+    assert "no file 'nowhere.pth' (--fid)" in capsys.readouterr().err
+    assert evaluate(people, people / "results") == 2
+    assert "would land among the photos" in capsys.readouterr().err
     assert evaluate(people, tmp_path, "--goals", "impersonation") == 2
     assert "needs targets" in capsys.readouterr().err
     assert evaluate(people, tmp_path, "--methods", "fawkes") == 2

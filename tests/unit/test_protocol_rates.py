@@ -58,6 +58,7 @@ def test_dodging_counts_whom_the_recogniser_takes_no_longer_for_the_same_person(
     assert rate.away == pytest.approx(away.mean().item(), abs=1e-6)
     assert rate.clean_away == pytest.approx(0.5 - torch.tensor(10.0).deg2rad().cos().item(), abs=1e-6)
     assert rate.seen and rate.loss == "net" and rate.threshold == 0.5
+    assert (rate.knew, rate.hidden) == (2, 1)
 
 
 def test_of_two_places_of_the_face_the_one_counts_that_protects_less():
@@ -138,7 +139,7 @@ def test_each_ablation_differs_from_ours_in_what_it_is_named_after(base):
 
 def test_the_unprotected_photo_and_the_reconstructions_are_always_there():
     found = chosen_methods("balanced", ["pgd"])
-    assert list(found) == ["clean", "vae", "vae, ddim", "vae, ddim, embeddings", "pgd"]
+    assert list(found) == ["clean", "vae", "ddim", "ddim with embeddings", "pgd"]
     assert [name for name, method in found.items() if method.attacks] == ["pgd"]
     with pytest.raises(ProtectionError, match="no method 'fawkes'"):
         chosen_methods("balanced", ["fawkes"])
@@ -150,7 +151,7 @@ def test_the_plan_crosses_goals_methods_and_losses_and_runs_ablations_for_the_fi
     methods = chosen_methods("balanced", ["main", "no structure"])
     pairs = [Pair("ann", Path("ann_a.jpg"), Path("ann_b.jpg"))]
     made = plan(methods, [DODGING, IMPERSONATION], ["eve", "zoe"], ["x", "y"], pairs).experiments
-    assert [one.method for one in made if not one.goal] == ["clean", "vae", "vae, ddim", "vae, ddim, embeddings"]
+    assert [one.method for one in made if not one.goal] == ["clean", "vae", "ddim", "ddim with embeddings"]
     attacks = [one for one in made if one.goal]
     assert {one.seen for one in attacks} == {("x", "y")}
     assert [(one.goal, one.method) for one in attacks] == [

@@ -169,8 +169,8 @@ def test_of_several_faces_the_one_that_resembles_it_is_checked(photo, darker, de
     (face,) = found.faces
     assert face.number == 1 and face.face.box_xyxy[0] > 320
 
-
-# Faces
+    # Faces
+    assert found.verdict.endswith("The other faces of the photo were not checked.") and found.unchecked == 1
 
 
 def test_the_worst_face_comes_first(photo, darker, detector):

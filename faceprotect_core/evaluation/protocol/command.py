@@ -66,8 +66,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--framing",
         choices=("aligned", "box", "whole image"),
         default="aligned",
-        help="what recognisers see: the face aligned as each wants it, its box (the paper, impersonation), or all of it "
-        "(the paper, obfuscation)",
+        help="what recognisers see: the face aligned as each wants it, its box (the paper, impersonation), or "
+        "all of it (the paper, obfuscation)",
     )
     add(
         "--threshold",

@@ -7,10 +7,11 @@ from itertools import cycle
 from pathlib import Path
 
 from ...checks import ProtectionError
-from .rates import OWN, UNPROCESSED, Rate
+from ..robustness import UNPROCESSED
+from .rates import Rate
 from .results import Results
 from .tables import FAR
-from .trial import ANOTHER_VAE, DODGING, IMPERSONATION
+from .trial import ANOTHER_VAE, DODGING, IMPERSONATION, OWN
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 GREY = "#bbbbbb"
@@ -70,7 +71,8 @@ def _bars(axes, groups: list[str], series: dict[str, list[float]], colours: Iter
     for index, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=False)):
         places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
         axes.bar(places, values, width * 0.92, label=name, color=colour)
-    axes.set_xticks(range(len(groups)), groups)
+    crowded = {"rotation": 25, "ha": "right"} if len(groups) > 6 else {}
+    axes.set_xticks(range(len(groups)), groups, **crowded)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -26,8 +26,8 @@ class Rate:
     goal: "dodging" (also of obfuscation): no longer taken for the person, compared with another photo of them;
         "impersonation ...": taken for the target, compared with another photo of the target. pushed: which goal the
         optimiser had. seen: whether the recogniser was in the loss.
-    people: measured; knew: those of them whose unprotected photo, so processed, was not protected already, and hidden:
-        of those; where few are known, the rate says little. protected: of the people. psr: their share in percent (the paper's protection success rate).
+    people: measured; protected: of them. knew: those of them whose unprotected photo, so processed, was not protected
+        already; hidden: of those. psr: protected of people in percent (the paper's protection success rate).
     clean: the same share for the unprotected photos under the same processing. away: mean distance past the threshold
         at that rate in the metric's units, positive is protected; clean_away: of the unprotected photos.
     """

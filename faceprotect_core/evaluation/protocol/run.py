@@ -42,8 +42,8 @@ def plan(
     """Every method under every goal and with every set of recognisers in the loss.
 
     goals: "dodging", "obfuscation", "impersonation" (once for each target); ablations are run for the first one
-    only. seen: names of recognisers; leave_one_out leaves out each of them in turn. Photos without a partner are only good
-    for impersonation.
+    only. seen: names of recognisers; leave_one_out leaves out each of them in turn. Photos without a partner are
+    only good for impersonation.
     """
     known = (DODGING, OBFUSCATION, IMPERSONATION)
     for goal in goals:

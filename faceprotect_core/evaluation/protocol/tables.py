@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..robustness import UNPROCESSED
 from .methods import Method
-from .rates import FARS, OWN, UNPROCESSED, Rate
+from .rates import FARS, Rate
 from .results import Results
-from .trial import ANOTHER_VAE, DODGING, IMPERSONATION
+from .trial import ANOTHER_VAE, DODGING, IMPERSONATION, OWN
 
 FAR = 0.01  # the paper's
 KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unprotected photos
@@ -42,7 +43,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _made_with(results: Results) -> str:
     s = results.settings
     lines = [
-        f"FaceProtect {s['faceprotect']}, torch {s['torch']}, Python {s['python']}, {s['machine']}; {s['people']} people.",
+        f"FaceProtect {s['faceprotect']}, torch {s['torch']}, Python {s['python']}, {s['machine']}; "
+        f"{s['people']} people.",
         f"Model {s['model']}, weights (sha256) {s['model_sha256'][:12]}; faces {s['framing']}; *ours* is {s['setting']}"
         + (" without its margin" if s["setting"] != "paper" else "")
         + ".",
@@ -120,8 +122,8 @@ def _success(results: Results) -> str:
     intro = (
         "PSR in percent at FAR 0.1 / 0.01 / 0.001: of the people, those whom the recogniser no longer takes for the "
         "same person as on another photo, which the optimiser never sees. *clean* is the unprotected photo: what a "
-        "recogniser misses anyway: where that is most people already, a black box says nothing. White box: the recogniser "
-        "was in the loss, and says nothing about others."
+        "recogniser misses anyway: where that is most people already, a black box says nothing. White box: the "
+        "recogniser was in the loss, and says nothing about others."
     )
     return "\n\n".join(["## Protected from recognition", intro, *parts])
 
@@ -259,8 +261,9 @@ def _robustness(results: Results) -> str:
     if not parts:
         return ""
     intro = (
-        f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does. Recognisers that "
-        f"miss more than {KNOWS_TOO_FEW} % of the people on the unprotected photos are left out here, not in rates.csv."
+        f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does. Recognisers "
+        f"that miss more than {KNOWS_TOO_FEW} % of the people on the unprotected photos are left out here, not in "
+        "rates.csv."
     )
     return "\n\n".join(["## After processing", intro, *parts])
 
@@ -307,13 +310,13 @@ def _survival(results: Results) -> str:
 
 
 SURVIVAL_INTRO = """\
-Every change is scaled to the same PSNR on the photo (not attacked again at that size; clipping can leave it a few tenths
-of a dB higher). Mean distance past the threshold at FAR 0.01 in the recogniser's units, positive is protected. *Kept*:
-the share of what the change had moved the photo away that is still there after the autoencoder (vae), and after three
-DDIM steps there and back (ddim, diffusion purification), measured from what the same processing does to the unprotected
-photos of the same people. These two belong to the very model that the latent methods went through, which may favour
-them; *another vae* (--purifier) does not. Methods that return the decoded latent are left out: most of their change is
-the autoencoder's own blur, and scaling it to a PSNR says nothing."""
+Every change is scaled to the same PSNR on the photo (not attacked again at that size; clipping can leave it a few
+tenths of a dB higher). Mean distance past the threshold at FAR 0.01 in the recogniser's units, positive is protected.
+*Kept*: the share of what the change had moved the photo away that is still there after the autoencoder (vae), and
+after three DDIM steps there and back (ddim, diffusion purification), measured from what the same processing does to the
+unprotected photos of the same people. These two belong to the very model that the latent methods went through, which
+may favour them; *another vae* (--purifier) does not. Methods that return the decoded latent are left out: most of their
+change is the autoencoder's own blur, and scaling it to a PSNR says nothing."""
 
 
 def _measured(results: Results, names: Sequence[str]) -> list[str]:
