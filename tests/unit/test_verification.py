@@ -168,9 +168,10 @@ def test_of_several_faces_the_one_that_resembles_it_is_checked(photo, darker, de
     found = verify_photo(two, as_saved(two * 0.9), [mood()], other=photo, seen=[], detector=detector)
     (face,) = found.faces
     assert face.number == 1 and face.face.box_xyxy[0] > 320
-
-    # Faces
     assert found.verdict.endswith("The other faces of the photo were not checked.") and found.unchecked == 1
+
+
+# Faces
 
 
 def test_the_worst_face_comes_first(photo, darker, detector):
@@ -260,7 +261,7 @@ def test_the_table_and_the_json_hold_the_numbers(verify):
     assert heads.count("|") == rows[0].replace("\\|", "").count("|") == 11
     assert "| unseen | no longer matches |" in rows[0] and rows[1].count("unknown") == 3
     read = json.loads(json.dumps(found.to_dict()))
-    assert list(read) == ["verdict", "protected", "against", "unchanged", "faces"]
+    assert list(read) == ["verdict", "protected", "against", "unchanged", "unchecked_faces", "faces"]
     assert read["faces"][0]["recognisers"][0]["matches_after"] == dict.fromkeys(
         ["FAR 0.01", "FAR 0.001", "default"], False
     )
