@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from ..robustness import UNPROCESSED
@@ -48,7 +49,7 @@ def _made_with(results: Results) -> str:
         f"Model {s['model']}, weights (sha256) {s['model_sha256'][:12]}; faces {s['framing']}; *ours* is {s['setting']}"
         + (" without its margin" if s["setting"] != "paper" else "")
         + ".",
-        f"Command: `evaluate {' '.join(s['command'])}`",
+        f"Command: `evaluate {shlex.join(s['command'])}`",
         "Every choice and every number with all digits: results.json, rates.csv, rank_1.csv, quality.csv.",
     ]
     return "## Made with\n\n" + "\n\n".join(lines)
