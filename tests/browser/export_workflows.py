@@ -29,14 +29,13 @@ from workflow_graphs import (
     PHOTO_FOLDER,
     PORTRAIT,
     SD2_BASE,
-    SURROGATE_FILES,
-    SURROGATE_FOLDER,
     TARGET,
     WORKFLOWS,
     Block,
     Node,
     Workflow,
 )
+from workflow_notes import SURROGATE_FILES, SURROGATE_FOLDER
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44

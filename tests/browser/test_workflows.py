@@ -10,7 +10,7 @@ import pytest
 from comfyui import PACK
 from demo import portrait, whole_photo
 from frontend import Frontend
-from workflow_graphs import SURROGATE_FILES, SURROGATE_FOLDER
+from workflow_notes import SURROGATE_FILES, SURROGATE_FOLDER
 
 FOLDER = PACK / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -1,0 +1,250 @@
+"""What the "Read me first" note of each workflow says; workflow_graphs.py puts them on the canvas."""
+
+from faceprotect_core.demo.settings import DEMO
+
+# Three of the four recognisers of the paper; the fourth, mobile_face, is the black box.
+SURROGATE_FILES = ("irse50.pth", "ir152.pth", "facenet.pth")
+SURROGATE_FOLDER = "face_recognition"
+
+DEMO_NOTE = f"""# Protect a photo, without any download
+
+This changes the face in your photo so that a face recogniser no longer says "the same person", while people still
+see you. Press **Run**.
+
+**What to pick**
+- *Your photo*: one face, upright and well lit, that fills about half of the picture. The centre is cut to \
+256 x 256, because the built-in model works at that size.
+- Nothing else: the model and the recogniser are part of this pack.
+
+**How long**: about a minute on two idle CPU cores.
+
+**What happens, from left to right**
+1. The photo becomes a latent of the small built-in diffusion model.
+2. *DDIM Inversion* walks it {DEMO.depth} steps towards noise; the *Null-Text Embedding Learner* learns how to come \
+back without losing detail; *Self-Attention Capture* remembers the structure.
+3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge), {DEMO.margin:g} past the threshold.
+4. The *Adversarial Latent Optimizer* searches for the change and adds it to the untouched photo, on the face only. \
+At the end the node says whether the recogniser still matches.
+
+**What to change**
+- **margin** (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
+- **iterations** (Optimizer): more, when the node still says "matches the photo".
+- **mask_scale** (Detect Faces): how much of the face may change.
+
+**Limits, please read**
+- The optimizer sees the recogniser that it fools. That another recogniser is fooled too does not follow: check it.
+- No promise against a system that is trained on protected photos, and none for photos of you that are already out.
+- ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
+- The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
+"""
+
+LIMITS_NOTE = """**Limits, please read**
+- The recogniser in the loop is the one that is fooled. That another one is fooled too does not follow: check it.
+- No promise against a system that is trained on protected photos, and none for photos of you that are already out.
+- Hair, clothes, place and company stay what they are.
+- The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
+"""
+
+ENSEMBLE_NOTE = f"""# Several recognisers at once
+
+A photo that one recogniser no longer matches may still match in another. Here the photo is protected against four \
+of different kinds together, so that there is a better chance with a fifth.
+
+**What you need**: {", ".join(f"**{file}**" for file in SURROGATE_FILES)} in **models/{SURROGATE_FOLDER}**. They are \
+those of the AMT-GAN release, which the protection papers use, with **mobile_face.pth** left out as the black box: \
+the one to check with. This pack does not come with them. Any of these files does as well:
+- the recogniser of an InsightFace pack (buffalo_l's **w600k_r50.onnx**, antelopev2's or AuraFace's \
+**glintr100.onnx**), found where InsightFace keeps it; needs `pip install onnx`;
+- facexlib's **recognition_arcface_ir_se50.pth**, found where facexlib keeps it;
+- facenet-pytorch's **20180402-114759-vggface2.pt**;
+- as .safetensors, .pth, .pt or .onnx. The network is told from the file's tensors, not from its name.
+
+Have none of them? Choose *dlib_resnet* in one loader, and delete the others. Check the licence of each file: most are \
+for research only.
+
+**What is different from the demo** (FR Surrogate Loss)
+- **reduction** *mean*: the four together count as much as one does in the demo, to change the photo about as little.
+- **stop_at_margin**: a recogniser that is {DEMO.margin:g} past its threshold is left alone, and the others go on. A \
+file without a known threshold needs one: **threshold** in Load FR Surrogate.
+
+**What to try**: **lagging** 10 (the recogniser that is furthest from its threshold counts more), **views** 2 (each \
+also sees the photo shifted and blurred, resized, compressed or noisy), **momentum** 0.9 in the Optimizer. Papers \
+report gains. In our measurement with small recognisers (docs/transfer.md) only momentum gained, a little, and it \
+changes the face visibly: they are off.
+
+**How long**: about a minute on two idle CPU cores; the three files add about 0.4 s to each iteration.
+
+**Did it work?** The node says so for the four that were optimised against. That is no evidence about others: show the \
+photo to one that was not among them.
+
+**Limits, please read**
+- No promise about a recogniser that was not asked, and none against a system that is trained on protected photos.
+- ComfyUI writes the workflow into saved images. *Save Protected Image* does not.
+- The built-in diffusion model is for research only, and small: Stable Diffusion does it better.
+"""
+
+PHOTO_NOTE = f"""# Protect a photo
+
+Changes the faces in your photo so that a face recogniser no longer says "the same person", while people still see \
+you. Press **Run**.
+
+**What to pick**
+- *Your photo*: any size, one or several faces. Everything but the faces stays exactly as it is.
+- Nothing else: the model and the recogniser are part of this pack, nothing is downloaded.
+
+**How long**: about half a minute for each face on two CPU cores with the preset *balanced*. The node says how much \
+is left, and you can cancel at any time.
+
+**Did it work?** The report says so: each face is found again in the finished photo and compared with the original. \
+When a face could not be protected far enough, the node stops with an error: it never hands you an unprotected photo.
+
+**What to change** (on Protect Photo)
+- **preset**: *fast* for a try, *strong* for more distance and a more visible change.
+- **which**: only the *largest* face, or *numbered* ones, counted from the left from 0.
+- **mask**: no face found? Draw over it (right click on the photo, Open in Mask Editor), and connect MASK.
+
+**Save Protected Image** writes neither this workflow nor any other metadata into the file. ComfyUI's own Save Image \
+does.
+
+{LIMITS_NOTE}"""
+
+WHOLE_NOTE = f"""# A whole photo, block by block
+
+The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \
+model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right the same in one \
+node, **Protect Photo** with the preset *balanced*: the same call, the same result.
+
+**What to pick**
+- *Your photo*: any size, one or several faces.
+
+**How long**: about a minute for each face on two CPU cores, half of it for each way. To save one, select the blocks \
+or the node and press Ctrl+B (bypass).
+
+**What to change**
+- **Detect Faces**: *min_face* for small faces, *threshold* for faces that are hard to see.
+- **Crop Face**: *size* (512 with Stable Diffusion), *which*, *crop_scale*.
+- **FR Surrogate Loss**: *margin*. **Optimizer**: *iterations*.
+- **Paste Face Back**: *strength*: how much of the change.
+- Or connect boxes, MediaPipe's landmarks, or a mask drawn by hand to **Crop Face**.
+
+{LIMITS_NOTE}"""
+
+VERIFY_NOTE = f"""# Does it work?
+
+Protects your photo, and then asks: who still recognises you, and is it still so after JPEG, blurring, a screenshot, \
+or a diffusion model that tries to clean it?
+
+**Read the verdict on the two nodes, and their pictures.**
+- *NOT PROTECTED*: a recogniser still matches.
+- *Protected*: none does, and at least one of them is evidence.
+- *No evidence*: none matches, but all of them were fooled on purpose. **That is what you get here at first**: this \
+pack has one recogniser, and Protect Photo used it.
+
+**To get evidence**: put another recogniser's file into **models/{SURROGATE_FOLDER}** (for example an InsightFace \
+pack's, or **mobile_face.pth**), add **Load FR Surrogate**, and connect it to **recognizers** of both nodes, and *not* \
+to Protect Photo.
+
+**The honest test**: connect another photo of yourself to **other**. A face search compares with those, not with the \
+very photo that you protected.
+
+**How it knows**: **seen** tells the nodes which recognisers the optimizer saw. With the blocks, connect the objective \
+of FR Surrogate Loss instead.
+
+**How to read the pictures**: bars beyond the lines, in pale green, are strangers to the recogniser; hatched ones it \
+was optimised against. In the table green is past the threshold, red matches; the small number is what the processing \
+does to the untouched photo.
+
+**How long**: about a minute on two CPU cores.
+
+{LIMITS_NOTE}"""
+
+BASELINE_NOTE = f"""# Noise on the pixels, to compare
+
+Other tools add noise to the pixels. Here **Pixel-Space Attack** does that on the same photo against the same \
+recogniser as the latent method, and both go through the same **Verify Robustness**: JPEG, filters, and in the last \
+two rows of the table the VAE and the diffusion model that would clean it.
+
+**What to look at**
+- The number after *vae* and *ddim*, against *unprocessed*: how much of the protection is left.
+- How visible either is: connect Preview Image to both, and look at the skin.
+
+**What to change**
+- **method**, **epsilon** (Pixel-Space Attack): the published settings are behind 0. For a fair comparison the two \
+changes should be about as visible.
+- **preset** (Protect Photo).
+- Another VAE or checkpoint than the one that protected is the harder test.
+
+Both were optimised against the recogniser that is asked here: it shows what purification does, and is no evidence \
+about other recognisers. See the workflow **verify**.
+
+**How long**: about a minute and a half on two CPU cores.
+
+{LIMITS_NOTE}"""
+
+FOLDER_NOTE = f"""# A folder of photos
+
+Every photo of a folder through **Protect Photo**, one after the other.
+
+**What to pick**
+- Put the photos into a folder of ComfyUI's **input** folder, reload the page, and choose it in *Your photos*.
+
+**What happens to a photo that fails** (no face, or not protected far enough): it is left out, never passed through, \
+and the report says which and why. The others go on.
+
+**How long**: about a quarter of a minute for each face on two CPU cores with the preset *fast*.
+
+**For large folders** use the command line. It goes on where it stopped, keeps the files' names, turns photos upright \
+by their EXIF data (core's folder loader does not), and keeps colour profiles:
+
+`python -m faceprotect_core protect IN_DIR OUT_DIR`
+
+{LIMITS_NOTE}"""
+
+PAPER_NOTE = """**What to pick**
+- *Checkpoint*: the paper uses Stable Diffusion 2 base (**512-base-ema.safetensors**, in **models/checkpoints**). \
+Stable Diffusion 1.5 works too.
+- *Photo*: one face that fills about half of the picture, cut to 256 x 256 as in the paper.
+{pick}
+- *Load FR Surrogate*: the paper sums over three recognisers. Connect more to FR Surrogate Loss: a free socket \
+appears each time. The built-in one is a start.
+
+**How long**: the paper needs about 15 s for an image on an RTX 4090. On a CPU with Stable Diffusion: many minutes.
+
+**The paper's settings**: depth 3 of 20 steps, pairing "published", 20 null-text iterations at 0.1, 35 iterations at \
+0.01, weight 0.003, framing "box", output "published".
+
+**What to change**
+- **depth** (DDIM Inversion): more protects more, changes more, takes longer.
+- **output** (Optimizer): "detail" adds only the change to the untouched photo, without the autoencoder's blur; \
+connect the 256 x 256 photo to **image**.
+- **pairing**: "exact" reconstructs the photo better than the published "one level off".
+- **framing**: "aligned" shows each recogniser the face as it is meant to see it.
+
+**Limits, please read**
+{limit}
+- The optimizer sees the recognisers that it fools. Check the result against others.
+- No promise against a system that is trained on protected photos.
+- ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
+"""
+
+IMPERSONATION_NOTE = """# The paper: impersonation
+
+"Enhancing Facial Privacy Protection via Weakening Diffusion Purification" (CVPR 2025, arXiv 2503.10350), block by \
+block. The photo is changed until a face recogniser takes it for the **target**, while people still see you.
+
+""" + PAPER_NOTE.format(
+    pick="- *Target*: another person's face, or a synthetic one, filling the picture.",
+    limit="- Impersonation is not dodging: a photo that matches the target may still match you. Use \
+**paper_obfuscation** or the demo (dodge) when you want not to be found.",
+)
+
+OBFUSCATION_NOTE = """# The paper: obfuscation
+
+"Enhancing Facial Privacy Protection via Weakening Diffusion Purification" (CVPR 2025, arXiv 2503.10350), block by \
+block. The photo is pulled towards a **target** and pushed away from **itself** at the same time, so that a face \
+recogniser no longer matches it with you.
+
+""" + PAPER_NOTE.format(
+    pick="- *Target*: a synthetic face, as in the paper (so that nobody real is impersonated), filling the picture.",
+    limit="- Pushed away from this photo is not yet pushed away from every photo of you: check against another one.",
+)
