@@ -5,13 +5,15 @@ Needs the package diffusers, which the caller has imported to build the models; 
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .checks import ProtectionError, require, require_image
+from .memory import blocks_of, recomputed
 from .model import SelfAttention
 from .schedule import scaled_linear_alphas_cumprod
 
@@ -25,9 +27,16 @@ class DiffusersDenoiser:
 
     prediction_type: "epsilon" or "v_prediction" (then alphas_cumprod, [T], converts to epsilon).
     The model may be bfloat16; latents, losses and the returned noise keep the latent's dtype.
+    low_memory: the blocks are computed again in the backward pass; the result is the same.
     """
 
-    def __init__(self, unet: nn.Module, prediction_type: str = "epsilon", alphas_cumprod: Tensor | None = None):
+    def __init__(
+        self,
+        unet: nn.Module,
+        prediction_type: str = "epsilon",
+        alphas_cumprod: Tensor | None = None,
+        low_memory: bool = False,
+    ):
         require(
             prediction_type in ("epsilon", "v_prediction"),
             f"DiffusersDenoiser: prediction_type {prediction_type!r} is not supported",
@@ -36,13 +45,15 @@ class DiffusersDenoiser:
         self.unet = unet
         self.prediction_type = prediction_type
         self.alphas_cumprod = scaled_linear_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
+        self.low_memory = low_memory
         self._self_attentions = {name: m for name, m in unet.named_modules() if name.endswith(".attn1")}
 
     def __call__(
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
         dtype = self.unet.dtype
-        with self._computed_by(self_attention):
+        attention = partial(self._computed_by, self_attention)
+        with attention(), recomputed(blocks_of(self.unet), attention) if self.low_memory else nullcontext():
             output = self.unet(latent.to(dtype), timestep, encoder_hidden_states=context.to(dtype)).sample
         output = output.to(latent.dtype)
         if self.prediction_type == "epsilon":
@@ -86,10 +97,11 @@ class DiffusersCodec:
 
     posterior_seed: None encodes to the posterior's mode; a number samples the posterior with that seed (the release
     samples with a fixed seed).
+    low_memory: decoding computes its blocks again in the backward pass; the result is the same.
     """
 
-    def __init__(self, vae: nn.Module, posterior_seed: int | None = None):
-        self.vae, self.posterior_seed = vae, posterior_seed
+    def __init__(self, vae: nn.Module, posterior_seed: int | None = None, low_memory: bool = False):
+        self.vae, self.posterior_seed, self.low_memory = vae, posterior_seed, low_memory
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -113,7 +125,8 @@ class DiffusersCodec:
         return latent.to(image.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
-        image = self.vae.decode((latent / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        with recomputed(blocks_of(self.vae.decoder)) if self.low_memory else nullcontext():
+            image = self.vae.decode((latent / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return image.to(latent.dtype) / 2.0 + 0.5
 
 

@@ -1,0 +1,46 @@
+"""Less memory for a little more time: what a block of a network computed is computed again in the backward pass."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+# The blocks of Stable Diffusion's U-Net and autoencoder, in diffusers and in ComfyUI.
+BLOCKS = {"ResnetBlock2D", "ResBlock", "ResnetBlock", "BasicTransformerBlock", "AttnBlock"}
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The residual and attention blocks, none inside another."""
+    return [module for module in network.modules() if type(module).__name__ in BLOCKS]
+
+
+@contextmanager
+def recomputed(
+    blocks: Iterable[nn.Module], around: Callable[[], AbstractContextManager] = nullcontext
+) -> Iterator[None]:
+    """Within it, a block's forward pass keeps the block's inputs alone for the backward pass (gradient checkpointing).
+
+    The results are the same. The backward pass may come later, when the blocks are as they were before.
+    around: what must be in force while a block is computed again.
+    """
+    replaced = []
+    try:
+        for block in blocks:
+            replaced.append((block, block.__dict__.get("forward")))
+            block.forward = _keeping_inputs_alone(block.forward, around)
+        yield
+    finally:
+        for block, forward in replaced:
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _keeping_inputs_alone(forward: Callable, around: Callable[[], AbstractContextManager]) -> Callable:
+    def call(*args, **kwargs):
+        contexts = {"context_fn": lambda: (nullcontext(), around())}
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **contexts, **kwargs)
+
+    return call
