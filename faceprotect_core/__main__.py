@@ -79,6 +79,7 @@ def _add_protect(commands) -> None:
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
+    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once, if memory allows (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
     add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 
@@ -116,7 +117,7 @@ def _protect(arguments: argparse.Namespace) -> int:
     names = ("format", "quality", "keep_metadata", "overwrite")
     options = Options(**{name: getattr(arguments, name) for name in names})
     plan(arguments.in_dir, arguments.out_dir, options, Record.read(arguments.out_dir))  # before the model is loaded
-    names = ("model", "preset", "goal", "target", "min_face", "threshold", "device")
+    names = ("model", "preset", "goal", "target", "min_face", "threshold", "device", "batch")
     choice = Choice(which=arguments.faces, **{name: getattr(arguments, name) for name in names})
     reporter = Reporter(sys.stdout, arguments.goal)
     done = protect_folder(

@@ -74,7 +74,7 @@ class StructureLoss:
 class _ComparedAttention(torch.autograd.Function):
     """Attention, and the mean squared difference [B] of its maps from the reference's, without ever holding a map.
 
-    Some rows (queries) of the maps are computed at a time, and once more in the backward pass: what is kept are queries,
+    Some rows (queries) of the maps are computed at a time, and again in the backward pass: what is kept are queries,
     keys and values. At 4096 tokens a held map of 8 heads would be 0.5 GB a layer and step.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
@@ -20,6 +21,7 @@ from .faces import (
     load_detector,
     paste_faces,
 )
+from .faces.crop import cropped_images, cropped_masks
 from .inversion import OnStep, Pairing
 from .judge import FaceVerdict, Goal, judge_photo
 from .model import Denoiser, ImageCodec
@@ -99,9 +101,10 @@ def protect_photo(
     crops: Sequence[FaceCrop] | None = None,
     schedule: DDIMSchedule | None = None,
     detector: FaceDetector | None = None,
+    faces_per_batch: int = 1,
     on_step: OnStep | None = None,
 ) -> PhotoResult:
-    """Protect the faces of one photo, one after the other; the other pixels stay bit-equal.
+    """Protect the faces of one photo; the other pixels stay bit-equal.
 
     Args:
         context: the empty prompt's embedding [1, tokens, dim].
@@ -112,16 +115,19 @@ def protect_photo(
         faces: the faces to protect, in the photo's pixels; None protects all that are detected.
         keep: faces of the photo that must stay as they are.
         crops: from `crop_face`, instead of `faces`.
-        on_step: receives the events of `protect`, with "face" (from 1) and "faces" added.
+        faces_per_batch: at most this many crops of one size go through the model together. Each face comes out as it
+            does alone, up to rounding, which the optimiser amplifies.
+        on_step: receives the events of `protect`, with "face" (from 1; of a batch the last) and "faces" (how many
+            there are) added, and "at_once" (how many are in this batch).
 
     Returns:
         The photo with its verdicts; look at `.protected`. A face that was not protected enough is NOT left out of the
         image: who calls this decides what to do with it.
 
     Raises:
-        ProtectionError: no face, a NaN, a goal without a target.
+        ProtectionError: no face, a NaN in any of them, a goal without a target.
     """
-    _check(photo, goal, target)
+    _check(photo, goal, target, faces_per_batch)
     detector = detector or load_detector(photo.device)
     crops = tuple(crops if crops is not None else _cut(photo, settings.size, faces, keep, detector))
     require(
@@ -130,11 +136,8 @@ def protect_photo(
         "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
     )
     aim = _aim(goal, surrogates, settings, schedule, target, detector)
-    changed = []
-    for number, crop in enumerate(crops, start=1):
-        step = _numbered(on_step, number, len(crops))
-        changed.append(_protect_crop(denoiser, codec, context, crop, aim, step))
-    image, mask = paste_faces(photo, crops, torch.stack(changed))
+    changed = _protect_crops(denoiser, codec, context, crops, aim, faces_per_batch, on_step)
+    image, mask = _paste(photo, crops, changed)
     photo_faces = [crop.photo_face for crop in crops]
     verdicts = judge_photo(photo, image, photo_faces, surrogates, settings, goal, aim.target, detector=detector)
     return PhotoResult(image, mask, crops, verdicts)
@@ -170,15 +173,33 @@ def _aim(goal, surrogates, settings, schedule, target: Tensor | None, detector: 
     return _Aim(goal, surrogates, settings, schedule, target, faces[0])
 
 
-def _protect_crop(denoiser, codec, context, crop: FaceCrop, aim: _Aim, on_step: OnStep | None) -> Tensor:
-    """[3, size, size]: the crop as `protect` returns it, the blocks' own call."""
-    image, settings = crop.image[None], aim.settings
+def _protect_crops(denoiser, codec, context, crops, aim: _Aim, at_once: int, on_step: OnStep | None) -> list[Tensor]:
+    """[3, size, size] for each crop, in their order."""
+    changed: dict[int, Tensor] = {}
+    for batch in _batches(crops, at_once):
+        step = _numbered(on_step, len(changed) + len(batch), len(crops), len(batch))
+        images = _protect_batch(denoiser, codec, context, [crops[index] for index in batch], aim, step)
+        changed |= zip(batch, images, strict=True)
+    return [changed[index] for index in range(len(crops))]
+
+
+def _batches(crops: Sequence[FaceCrop], at_once: int) -> list[list[int]]:
+    """The indices of the crops, those of one size together, at most `at_once`; one at a time they keep their order."""
+    by_size = defaultdict(list)
+    for index, crop in enumerate(crops):
+        by_size[crop.size].append(index)
+    return sorted(same[start : start + at_once] for same in by_size.values() for start in range(0, len(same), at_once))
+
+
+def _protect_batch(denoiser, codec, context, crops: list[FaceCrop], aim: _Aim, on_step: OnStep | None) -> Tensor:
+    """[B, 3, size, size]: the crops as `protect` returns them, the blocks' own call."""
+    image, faces, settings = cropped_images(crops), [crop.face for crop in crops], aim.settings
     objective = IdentityObjective(
         aim.surrogates,
         target=aim.target,
         source=None if aim.goal == "impersonate" else image,
-        face=crop.face,
-        source_face=crop.face,
+        face=faces,
+        source_face=faces,
         target_face=aim.target_face,
         margin=settings.margin,
     )
@@ -190,18 +211,27 @@ def _protect_crop(denoiser, codec, context, crop: FaceCrop, aim: _Aim, on_step: 
         objective,
         schedule=aim.schedule,
         output="detail",
-        mask=crop.mask[None],
+        mask=cropped_masks(crops),
         on_step=on_step,
         **settings.method,
     )
-    return result.image[0]
+    return result.image
 
 
-def _numbered(on_step: OnStep | None, face: int, faces: int) -> OnStep | None:
-    return on_step and (lambda event: on_step(event | {"face": face, "faces": faces}))
+def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:
+    return on_step and (lambda event: on_step(event | {"face": face, "faces": faces, "at_once": at_once}))
 
 
-def _check(photo: Tensor, goal: str, target: Tensor | None) -> None:
+def _paste(photo: Tensor, crops: Sequence[FaceCrop], changed: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """As `paste_faces`, for crops that may differ in size."""
+    image, mask = photo, photo.new_zeros(1, *photo.shape[-2:])
+    for crop, one in zip(crops, changed, strict=True):
+        image, where = paste_faces(image, [crop], one[None])
+        mask = torch.maximum(mask, where)
+    return image, mask
+
+
+def _check(photo: Tensor, goal: str, target: Tensor | None, faces_per_batch: int) -> None:
     require(
         photo.ndim == 3, f"protect_photo takes one photo [3, H, W], got {list(photo.shape)}", "pass them one by one"
     )
@@ -212,3 +242,4 @@ def _check(photo: Tensor, goal: str, target: Tensor | None) -> None:
         f"the goal {goal!r} needs a face to look like, and there is no target",
         "pass a target photo with one face, or use the goal 'dodge'",
     )
+    require(faces_per_batch >= 1, f"faces_per_batch is {faces_per_batch}", "use 1, for one after the other, or more")

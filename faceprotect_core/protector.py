@@ -25,7 +25,11 @@ BUILT_IN_SURROGATE = "dlib_resnet"
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user chooses. which: see `choose_faces`. min_face: pixels; threshold: of the detector's score."""
+    """What the user chooses.
+
+    which: see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces of a photo
+    at once; how they come out does not hang on it, and so it is not one of the `settings` of a PhotoProtector.
+    """
 
     model: str = DEMO
     preset: str = "balanced"
@@ -35,6 +39,7 @@ class Choice:
     min_face: float = 80.0
     threshold: float = 0.0
     device: str = "cpu"
+    batch: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,7 @@ class PhotoProtector:
             target=self.target,
             crops=crop_selection(photo, selection, self.photo_settings.size),
             detector=self.detector,
+            faces_per_batch=self.choice.batch,
             on_step=on_step,
         )
         return replace(result, image=result.image.cpu(), mask=result.mask.cpu())
