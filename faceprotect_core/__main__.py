@@ -79,7 +79,7 @@ def _add_protect(commands) -> None:
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
-    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once, if memory allows (1)")
+    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once, for a GPU (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
     add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 
@@ -153,8 +153,7 @@ class Reporter:
     def step(self, task, event: dict) -> None:
         stage = STAGE_NAMES.get(event["stage"])
         if stage and self.stream.isatty():
-            face = f"face {event['face']} of {event['faces']}, " if event.get("faces", 1) > 1 else ""
-            self._show(f"{task.name}  {face}{stage} {event['step']} of {event['steps']}")
+            self._show(f"{task.name}  {_faces_of(event)}{stage} {event['step']} of {event['steps']}")
 
     def _show(self, text: str) -> None:
         _write(self.stream, "\r" + " " * len(self.live) + "\r" + text)
@@ -182,6 +181,14 @@ class Reporter:
         if count["failed"]:
             _write(self.stream, "Nothing was written for the photos that failed.\n")
         _write(self.stream, "The recogniser was seen by the optimizer: no evidence about others.\n")
+
+
+def _faces_of(event: dict) -> str:
+    """Which faces of a photo with several are being protected."""
+    last, count, at_once = (event.get(name, 1) for name in ("face", "faces", "at_once"))
+    if count == 1:
+        return ""
+    return f"face {last} of {count}, " if at_once == 1 else f"faces {last - at_once + 1} to {last} of {count}, "
 
 
 def _closest(faces: list[dict], goal: str) -> str:

@@ -92,8 +92,8 @@ class _ComparedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, output_gradient: Tensor, difference_gradient: Tensor):
-        dtypes = [tensor.dtype for tensor in ctx.saved_tensors]
-        query, key, value = (tensor.to(difference_gradient.dtype) for tensor in ctx.saved_tensors)
+        saved = ctx.saved_tensors  # read once: a recomputed block gives them out once
+        query, key, value = (tensor.to(difference_gradient.dtype) for tensor in saved)
         output_gradient = output_gradient.to(value.dtype)
         weight = (2.0 / _map_size(query, key) * difference_gradient)[:, None, None, None]
         scale = query.shape[-1] ** -0.5
@@ -107,7 +107,7 @@ class _ComparedAttention(torch.autograd.Function):
             of_query[:, :, rows] = of_scores @ key
             of_key += of_scores.transpose(-2, -1) @ query[:, :, rows]
         gradients = (of_query, of_key, of_value)
-        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True)), None
+        return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, saved, strict=True)), None
 
 
 def _unchanged(reference: tuple[Tensor, Tensor], rows: slice) -> Tensor:

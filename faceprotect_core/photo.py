@@ -115,8 +115,9 @@ def protect_photo(
         faces: the faces to protect, in the photo's pixels; None protects all that are detected.
         keep: faces of the photo that must stay as they are.
         crops: from `crop_face`, instead of `faces`.
-        faces_per_batch: at most this many crops of one size go through the model together. Each face comes out as it
-            does alone, up to rounding, which the optimiser amplifies.
+        faces_per_batch: at most this many crops of one size go through the model together; on two CPU cores 1 is the
+            fastest. Each face comes out as it does alone, up to rounding, which the optimiser amplifies: most of all to
+            dodge, where it decides the first step, as with another number of threads.
         on_step: receives the events of `protect`, with "face" (from 1; of a batch the last) and "faces" (how many
             there are) added, and "at_once" (how many are in this batch).
 
