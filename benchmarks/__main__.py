@@ -1,59 +1,108 @@
 """python -m benchmarks: the ways one after another in one process, a table, the numbers in JSON and a plot."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from .measure import measure
-from .models import UNETS, build
-from .ways import WAYS, Way
+from .measure import Measurement, measure
+from .models import MODELS, SURROGATES, Setup, build
+from .report import PUBLISHED, computed, plot, table
+from .ways import WAYS, Prepared, prepare
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    rows = [row for size in arguments.size for row in compare(arguments, size)]
-    text = f"{machine(arguments.device)}\n\n{table(rows)}"
-    print(text)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        sizes = "-".join(map(str, arguments.size))
-        path = arguments.out / f"{arguments.model}-{sizes}-{arguments.device}"
-        path.with_suffix(".json").write_text(json.dumps({"machine": machine(arguments.device), "rows": rows}, indent=1))
-        path.with_suffix(".md").write_text(text + "\n")
-        plot(rows, path.with_suffix(".png"))
+def main(arguments: list[str] | None = None) -> None:
+    chosen = _parser().parse_args(arguments)
+    if chosen.table:
+        runs = [json.loads(path.read_text()) for path in sorted(chosen.table.glob("*.json"))]
+        runs.sort(key=lambda run: (run["model"], run["size"]))
+        if not runs:
+            raise SystemExit(f"{chosen.table} has no results. How to fix: name the folder that was --out.")
+        _print(runs)
+        plot(runs, chosen.table / "plot.png")
+        return
+    setup = build(MODELS[chosen.model], chosen.size[0], chosen.device, surrogates=chosen.surrogates)
+    runs = [compare(chosen, setup.of_size(size), size) for size in chosen.size]
+    _print(runs)
+    if chosen.out:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        for run in runs:
+            name = f"{run['model']}-{run['size']}-{run['device']}"
+            _unused(chosen.out, name).write_text(json.dumps(run, indent=1) + "\n")
+        plot(runs, chosen.out / "plot.png")
 
 
-def compare(arguments, size: int) -> list[dict]:
-    """A row for every way, at one size; the first way is what the others are compared with."""
-    setup = build(arguments.model, size, arguments.device)
-    work = {"null_text_iterations": arguments.null_text_iterations, "iterations": arguments.iterations}
-    rows, first = [], None
-    for name in arguments.ways:
-        way = Way(name, setup)
-        if arguments.warm_up:
-            way.run(1, 1)
-        measured = []
-        for _ in range(arguments.repeat):
-            way.reset()
-            measured.append(measure(lambda way=way: way.run(**work), arguments.device))
-        image = measured[-1].image
-        first = image if first is None else first
-        row = {"model": arguments.model, "size": size, "way": name, **work}
-        row["seconds"] = median(one.seconds for one in measured)
-        row["memory"] = measured[0].memory
-        row |= {"forward": way.denoiser.forward, "backward": way.denoiser.backward, "decoded": way.codec.decoded}
-        row["difference"] = (image - first).abs().max().item()
-        rows.append(row)
-        print(f"{size} px, {name}: {row['seconds']:.1f} s", flush=True)
-    return rows
+def compare(chosen: argparse.Namespace, setup: Setup, size: int) -> dict:
+    """All ways at one size, interleaved where they are repeated."""
+    prepared = {name: prepare(WAYS[name], setup) for name in chosen.ways}
+    measured: dict[str, list[Measurement]] = {name: [] for name in chosen.ways}
+    failed = set()
+    for repetition in range(chosen.repeat):
+        for name, way in prepared.items():
+            if name not in failed and not _measure(chosen, way, measured[name], warm_up=repetition == 0):
+                failed.add(name)
+            seconds = "out of memory" if name in failed else f"{measured[name][-1].seconds:.2f} s"
+            print(f"{chosen.model}, {size} px, {name}: {seconds}", flush=True)
+    released = measured.get("release") or [None]
+    return {
+        "model": chosen.model,
+        "size": size,
+        "device": chosen.device,
+        "machine": machine(chosen.device),
+        "null_text_iterations": chosen.null_text_iterations,
+        "iterations": chosen.iterations,
+        "surrogates": [surrogate.name for surrogate in setup.surrogates],
+        "rows": [_row(name, prepared[name], measured[name], released[0], name in failed) for name in chosen.ways],
+    }
+
+
+def _measure(chosen: argparse.Namespace, way: Prepared, measured: list[Measurement], warm_up: bool) -> bool:
+    """Appends a measurement; False where the GPU has not enough memory."""
+    try:
+        if warm_up and chosen.warm_up:
+            way(1, 1)
+        counts = chosen.null_text_iterations, chosen.iterations
+        measured.append(measure(lambda on_step: way(*counts, on_step), way.unet, way.vae, chosen.device))
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _row(name: str, way: Prepared, measured: list[Measurement], released: Measurement | None, failed: bool) -> dict:
+    row = {"way": name, "dtype": str(way.unet.dtype).removeprefix("torch."), "weights": _bytes(way)}
+    if failed:
+        return row | {"error": "out of memory"}
+    one = measured[0]
+    names = ("null_text_seconds", "latent_seconds", "rest_seconds")
+    row |= {"seconds": [each.seconds for each in measured]}
+    row |= {key: median(getattr(each, key) for each in measured) for key in names}
+    peaks = [each.peak for each in measured]
+    row |= {"peak": None if None in peaks else median(peaks), "unet": asdict(one.unet), "decodes": one.decodes}
+    if released is not None:
+        difference = (one.result.image - released.result.image).double()
+        row["largest_difference"] = difference.abs().max().item()
+        row["rms_difference"] = difference.square().mean().sqrt().item()
+    return row
+
+
+def _bytes(way: Prepared) -> int:
+    """Of the weights of U-Net, autoencoder and surrogates."""
+    networks = way.unet, way.vae, *(surrogate.module for surrogate in way.setup.surrogates)
+    return sum(weight.numel() * weight.element_size() for network in networks for weight in network.parameters())
 
 
 def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
+    if device == "cuda":
+        convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+        name = f"{torch.cuda.get_device_name()}, convolutions of float32 networks in {convolutions}"
+    else:
+        name = f"{_cpu()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     return f"{name}, torch {torch.__version__}"
 
 
@@ -61,62 +110,57 @@ def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        lines = []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown. "times faster" and the difference are against the first way of the same size."""
-    lines = [
-        "| model | px | null-text / latent iterations | way | s | times faster | peak memory, GB "
-        "| U-Net passes forward / backward | decoded | largest difference |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        first = next(other for other in rows if other["size"] == row["size"])
-        memory = "?" if row["memory"] is None else f"{row['memory'] / 1e9:.2f}"
-        cells = [row["model"], row["size"], f"{row['null_text_iterations']} / {row['iterations']}", row["way"]]
-        cells += [f"{row['seconds']:.1f}", f"{first['seconds'] / row['seconds']:.2f}", memory]
-        cells += [f"{row['forward']} / {row['backward']}", row["decoded"], f"{row['difference']:.1e}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+def _print(runs: list[dict]) -> None:
+    for name in dict.fromkeys(run["machine"] for run in runs):
+        print(f"\n{name}")
+    print(f"\n{table(runs)}")
+    for run in runs:
+        if (run["null_text_iterations"], run["iterations"]) != PUBLISHED:
+            print(computed(run))
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 0.6 + 0.5 * len(rows)))
-    names = [f"{row['way']}, {row['size']} px" for row in rows]
-    values = [row["seconds"] for row in rows], [(row["memory"] or 0) / 1e9 for row in rows]
-    for axis, numbers, label in zip(axes, values, ("seconds", "GB above the weights, at the peak"), strict=True):
-        axis.bar_label(axis.barh(names, numbers), fmt="%.2f", padding=2)
-        axis.set_xlabel(label)
-        axis.invert_yaxis()
-        axis.margins(x=0.15)
-    axes[1].set_yticklabels([])
-    first = rows[0]
-    title = f"{first['model']}: {first['null_text_iterations']} null-text and {first['iterations']} latent iterations"
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def _unused(folder: Path, name: str) -> Path:
+    """A file that is not there yet: an earlier run's numbers stay."""
+    path, number = folder / f"{name}.json", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.json", number + 1
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--model", choices=list(UNETS), default="reduced", help="whose shapes the networks have")
-    parser.add_argument("--size", type=int, nargs="+", default=[256], help="side of the photo in pixels")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--null-text-iterations", type=int, default=20, help="for each of the 3 steps; 20 in the paper")
-    parser.add_argument("--iterations", type=int, default=35, help="of the latent; 35 in the paper")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=["release", "exact"])
-    parser.add_argument("--repeat", type=int, default=1, help="runs of each way; the median of the seconds is shown")
-    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="no short run before each way")
-    parser.add_argument("--out", type=Path, help="a folder for the table, the numbers (JSON) and the plot")
+    add = parser.add_argument
+    add("--model", choices=list(MODELS), default="reduced", help="whose shapes the networks have (reduced)")
+    add("--size", type=_size, nargs="+", default=[256], help="width and height of the photo in pixels (256)")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--null-text-iterations", type=_positive, default=20, help="for each of the 3 steps (20, the paper's)")
+    add("--iterations", type=_positive, default=35, help="of the latent (35, the paper's)")
+    add("--ways", nargs="+", choices=list(WAYS), default=["release", "exact"])
+    add("--surrogates", nargs="+", choices=list(SURROGATES), help="in the loss, instead of the model's own")
+    add("--repeat", type=_positive, default=1, help="runs of each way, interleaved; medians are shown (1)")
+    add("--no-warm-up", dest="warm_up", action="store_false", help="no short run of each way before it is measured")
+    add("--out", type=Path, help="folder for the numbers (JSON, a file for each size) and plot.png")
+    add("--table", type=Path, metavar="FOLDER", help="runs nothing: table and plot of all the JSON files there")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _size(text: str) -> int:
+    size = _positive(text)
+    if size % 64:
+        raise argparse.ArgumentTypeError(f"{size} is not a multiple of 64, which U-Net and autoencoder halve to")
+    return size
 
 
 if __name__ == "__main__":

@@ -1,30 +1,20 @@
-"""The work of the published release, written from its description alone: what it computes and throws away is computed
-here too, and the result is the core's."""
+"""The work of the published release, written from a description of what it computes: what it computes and throws away
+is computed here too, with plain autograd throughout, and the result is the core's."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from faceprotect_core import IdentityObjective, ddim_invert, learn_null_text
-from faceprotect_core.attention import attention_maps
-from faceprotect_core.inversion import Trajectory
+from faceprotect_core import DDIMSchedule, IdentityObjective, ProtectionResult
+from faceprotect_core.inversion import OnStep
 from faceprotect_core.model import Denoiser, ImageCodec
-from faceprotect_core.schedule import DDIMSchedule
 
 INVERSION_STEPS, DEPTH = 19, 3
-
-
-@dataclass
-class HeldMaps:
-    """Self-attention whose maps are all held: those of the unchanged and of the changed image, of a batch of four."""
-
-    differences: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        maps = attention_maps(query, key)
-        self.differences.append((maps[1] - maps[0].detach()).square().mean())
-        return maps @ value
+IDENTITY_WEIGHT = 0.003
 
 
 def protect_as_released(
@@ -34,35 +24,123 @@ def protect_as_released(
     context: Tensor,
     objective: IdentityObjective,
     schedule: DDIMSchedule,
-    null_text_iterations: int,
+    null_text_iterations: int = 20,
+    iterations: int = 35,
+    on_step: OnStep | None = None,
+) -> ProtectionResult:
+    """One photo [1, 3, H, W] in [0, 1]; its result has no history.
+
+    on_step: called as by `protect`, with {"stage", "step", "steps"} alone.
+    """
+    report = on_step or (lambda event: None)
+    latents = _invert(denoiser, codec.encode(image), context, schedule, report)
+    sampling = _Sampling(denoiser, schedule, latents[: DEPTH + 1])
+    embeddings = _learn_null_text(sampling, context, null_text_iterations, report)
+    return _attack(sampling, codec, embeddings, objective, iterations, report)
+
+
+@torch.no_grad()
+def _invert(denoiser: Denoiser, latent: Tensor, context: Tensor, schedule: DDIMSchedule, report: OnStep):
+    """The latents of all noise levels, of which the first DEPTH + 1 are used."""
+    latents = [latent]
+    for index in range(INVERSION_STEPS):
+        timestep, next_timestep = schedule.level(index), schedule.level(index + 1)
+        noise = denoiser(latents[-1], timestep, context)
+        latents.append(schedule.transfer(latents[-1], noise, timestep, next_timestep))
+        report({"stage": "inversion", "step": index + 1, "steps": INVERSION_STEPS})
+    return latents
+
+
+@dataclass
+class _Sampling:
+    """The way back, each step one noise level below the latent it starts from. latents: the cleanest first."""
+
+    denoiser: Denoiser
+    schedule: DDIMSchedule
+    latents: list[Tensor]
+
+    def timesteps(self, step: int) -> tuple[int, int]:
+        level = DEPTH - 1 - step
+        return self.schedule.level(level), self.schedule.level(level - 1) if level else -1
+
+    def step(self, latent: Tensor, step: int, embedding: Tensor) -> Tensor:
+        timestep, next_timestep = self.timesteps(step)
+        return self.schedule.transfer(latent, self.denoiser(latent, timestep, embedding), timestep, next_timestep)
+
+    def step_of_pair(self, pair: Tensor, step: int, embedding: Tensor, maps: _HeldMaps | None) -> Tensor:
+        """[unchanged, changed] -> the same one step on, from a batch of four whose second half is discarded."""
+        timestep, next_timestep = self.timesteps(step)
+        noise = self.denoiser(torch.cat([pair, pair]), timestep, embedding.expand(4, -1, -1), maps)
+        return self.schedule.transfer(pair, noise.chunk(2)[0], timestep, next_timestep)
+
+
+def _learn_null_text(sampling: _Sampling, context: Tensor, iterations: int, report: OnStep) -> list[Tensor]:
+    """One AdamW and one embedding for all steps."""
+    embedding = context.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([embedding], lr=0.1)
+    latent, embeddings = sampling.latents[DEPTH], []
+    for step in range(DEPTH):
+        target = sampling.latents[DEPTH - 1 - step]
+        for iteration in range(iterations):
+            optimizer.zero_grad()
+            F.mse_loss(sampling.step(latent, step, embedding), target).backward()
+            optimizer.step()
+            report({"stage": "null_text", "step": step * iterations + iteration + 1, "steps": DEPTH * iterations})
+        embeddings.append(embedding.detach().clone())
+        with torch.no_grad():  # after the last step too, where nothing needs it
+            latent = sampling.step(latent, step, embeddings[-1])
+    return embeddings
+
+
+@dataclass
+class _HeldMaps:
+    """Self-attention whose maps [4, heads, tokens, tokens] are held until the loss is computed."""
+
+    maps: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        shape = query.shape
+        query, key = query.flatten(0, 1), key.flatten(0, 1)
+        nothing = query.new_empty(1, 1, 1)
+        scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=shape[-1] ** -0.5)
+        maps = scores.softmax(-1).unflatten(0, shape[:2])
+        self.maps.append(maps)
+        return maps @ value
+
+    def structure(self) -> Tensor:
+        """The changed image's maps against the unchanged one's: a layer's mean, summed over layers and steps."""
+        return torch.stack([F.mse_loss(changed, unchanged) for unchanged, changed, _, _ in self.maps]).sum()
+
+
+def _attack(
+    sampling: _Sampling,
+    codec: ImageCodec,
+    embeddings: list[Tensor],
+    objective: IdentityObjective,
     iterations: int,
-) -> Tensor:
-    """[1, 3, H, W] in [0, 1] -> the protected image [1, 3, H, W], clamped to [0, 1]."""
-    inverted = ddim_invert(denoiser, codec.encode(image), context, schedule, INVERSION_STEPS)
-    trajectory = Trajectory(inverted.latents[: DEPTH + 1], schedule, "published")
-    embeddings = learn_null_text(denoiser, trajectory, context, null_text_iterations)
-    unchanged = trajectory.latents[-1]
-    with torch.no_grad():  # once more after the last embedding, for nothing
-        trajectory.denoise_step(denoiser, unchanged, DEPTH - 1, embeddings[-1])
+    report: OnStep,
+) -> ProtectionResult:
+    unchanged = sampling.latents[DEPTH]
     latent = unchanged.clone().requires_grad_()
     optimizer = torch.optim.AdamW([latent], lr=0.01)
-    for _ in range(iterations):
-        images, structure = _both(denoiser, codec, trajectory, embeddings, torch.cat([unchanged, latent]))
-        loss = 0.003 * objective(images[1:]).sum() + structure
-        (latent.grad,) = torch.autograd.grad(loss, latent)
+    for iteration in range(iterations):
+        maps = _HeldMaps()
+        images = codec.decode(_denoise_pair(sampling, unchanged, latent, embeddings, maps))
+        loss = IDENTITY_WEIGHT * objective(images[1:]).sum() + maps.structure()
+        optimizer.zero_grad()
+        loss.backward()
         optimizer.step()
+        report({"stage": "protection", "step": iteration + 1, "steps": iterations})
     with torch.no_grad():
-        images, _ = _both(denoiser, codec, trajectory, embeddings, torch.cat([unchanged, latent]))
-    return images[1:].clamp(0.0, 1.0)
+        decoded_latent = _denoise_pair(sampling, unchanged, latent, embeddings, None)[1:]
+        image = codec.decode(decoded_latent)
+    return ProtectionResult(image.clamp(0.0, 1.0), latent.detach(), decoded_latent, {})
 
 
-def _both(denoiser, codec, trajectory: Trajectory, embeddings: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """The unchanged and the changed latent [2, C, h, w] -> both images, and the structure loss."""
-    structure = 0.0
-    for step, (timestep, next_timestep) in enumerate(trajectory.steps):
-        maps = HeldMaps()
-        context = embeddings[step].expand(4, -1, -1)
-        noise = denoiser(torch.cat([latents, latents]), timestep, context, maps)[:2]
-        latents = trajectory.schedule.transfer(latents, noise, timestep, next_timestep)
-        structure = structure + sum(maps.differences)
-    return codec.decode(latents), structure
+def _denoise_pair(
+    sampling: _Sampling, unchanged: Tensor, latent: Tensor, embeddings: list[Tensor], maps: _HeldMaps | None
+) -> Tensor:
+    pair = torch.cat([unchanged, latent])
+    for step in range(DEPTH):
+        pair = sampling.step_of_pair(pair, step, embeddings[step], maps)
+    return pair

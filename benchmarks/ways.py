@@ -1,48 +1,73 @@
-"""The ways that are compared: each prepares the networks, and says how the method runs on them."""
+"""The ways that are compared: each says how the networks are prepared, which options the adapters have, and how the
+method runs on them. All have the published settings."""
+
+from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+from torch import nn
 
-from faceprotect_core import protect
+from faceprotect_core import ProtectionResult, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
+from faceprotect_core.inversion import OnStep
+from faceprotect_core.model import Denoiser, ImageCodec
 
-from .measure import CountingCodec, CountingDenoiser
 from .models import Setup
 from .release import protect_as_released
 
-# Way -> the number format of U-Net and autoencoder, and the adapters' options. Latents, losses, surrogates and
-# optimiser have the format of the image in all of them.
+
+@dataclass(frozen=True)
+class Way:
+    """prepare: changes U-Net and autoencoder in place, which are copies then; None leaves them as they are.
+
+    denoiser, codec: options of DiffusersDenoiser and DiffusersCodec. released: the release's formulation, not the core.
+    """
+
+    prepare: Callable[[nn.Module], nn.Module] | None = None
+    denoiser: dict = field(default_factory=dict)
+    codec: dict = field(default_factory=dict)
+    released: bool = False
+
+
+def bfloat16(network: nn.Module) -> nn.Module:
+    return network.bfloat16()
+
+
+LOW_MEMORY = {"denoiser": {"low_memory": True}, "codec": {"low_memory": True}}
+# Latents, losses, surrogates and optimiser are in the number format of the photo in all of them.
 WAYS = {
-    "release": (None, {}),
-    "exact": (None, {}),
-    "small": (None, {"low_memory": True}),
-    "bfloat16": (torch.bfloat16, {}),
-    "bfloat16 small": (torch.bfloat16, {"low_memory": True}),
+    "release": Way(released=True),
+    "exact": Way(),
+    "small": Way(**LOW_MEMORY),
+    "bfloat16": Way(bfloat16),
+    "bfloat16 small": Way(bfloat16, **LOW_MEMORY),
 }
 
 
-class Way:
-    """One way on one setup; `run` may be called repeatedly, the counts are of all calls since `reset`."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A way on its networks; call it as often as you like."""
 
-    def __init__(self, name: str, setup: Setup):
-        dtype, options = WAYS[name]
-        unet, vae = setup.unet, setup.vae
-        if dtype is not None:
-            unet, vae = (copy.deepcopy(network).to(dtype) for network in (unet, vae))
-        self.name, self.setup = name, setup
-        self.networks = DiffusersDenoiser(unet, **options), DiffusersCodec(vae, **options)
-        self.reset()
+    way: Way
+    setup: Setup
+    unet: nn.Module
+    vae: nn.Module
+    denoiser: Denoiser
+    codec: ImageCodec
 
-    def reset(self) -> None:
-        self.denoiser, self.codec = CountingDenoiser(self.networks[0]), CountingCodec(self.networks[1])
-
-    def run(self, null_text_iterations: int, iterations: int) -> Tensor:
-        """The published settings -> the protected image [1, 3, H, W] in [0, 1]."""
+    def __call__(self, null_text_iterations: int, iterations: int, on_step: OnStep | None = None) -> ProtectionResult:
         setup = self.setup
-        arguments = (self.denoiser, self.codec, setup.image, setup.context, setup.objective)
-        if self.name == "release":
-            return protect_as_released(*arguments, setup.schedule, null_text_iterations, iterations)
-        settings = {"null_text_iterations": null_text_iterations, "iterations": iterations}
-        return protect(*arguments, schedule=setup.schedule, **settings).image
+        arguments = self.denoiser, self.codec, setup.image, setup.context, setup.objective
+        settings = {"schedule": setup.schedule, "null_text_iterations": null_text_iterations, "iterations": iterations}
+        run = protect_as_released if self.way.released else protect
+        return run(*arguments, **settings, on_step=on_step)
+
+
+def prepare(way: Way, setup: Setup) -> Prepared:
+    unet, vae = setup.unet, setup.vae
+    if way.prepare:
+        unet, vae = (way.prepare(copy.deepcopy(network)) for network in (unet, vae))
+    denoiser, codec = DiffusersDenoiser(unet, **way.denoiser), DiffusersCodec(vae, **way.codec)
+    return Prepared(way, setup, unet, vae, denoiser, codec)
