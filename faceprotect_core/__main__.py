@@ -79,7 +79,7 @@ def _add_protect(commands) -> None:
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
-    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once, for a GPU (1)")
+    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once; slower on two CPU cores (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
     add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 

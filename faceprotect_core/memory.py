@@ -1,4 +1,4 @@
-"""Less memory for a little more time: what a block of a network computed is computed again in the backward pass."""
+"""Less memory for more time: what a block of a network computed is computed again in the backward pass."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# The blocks of Stable Diffusion's U-Net and autoencoder, in diffusers and in ComfyUI.
-BLOCKS = {"ResnetBlock2D", "ResBlock", "ResnetBlock", "BasicTransformerBlock", "AttnBlock"}
+# The blocks of Stable Diffusion's U-Net and autoencoder in diffusers.
+BLOCKS = {"ResnetBlock2D", "BasicTransformerBlock"}
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:

@@ -28,7 +28,7 @@ class Choice:
     """What the user chooses.
 
     which: see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces of a photo
-    at once; how they come out does not hang on it, and so it is not one of the `settings` of a PhotoProtector.
+    at once; it changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
     """
 
     model: str = DEMO
