@@ -14,6 +14,7 @@ from .model import Denoiser, ImageCodec
 
 Output = Literal["published", "detail"]
 Objective = Callable[[Tensor], Tensor]
+WHERE = "Adversarial Latent Optimizer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,55 +67,76 @@ def optimize_latent(
     on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
     Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
     """
-    require_embeddings(trajectory, embeddings, "Adversarial Latent Optimizer")
+    require_embeddings(trajectory, embeddings, WHERE)
     _check(output, image, mask, iterations, lr, momentum)
-    require(
-        not early_stop or hasattr(objective, "reached"),
-        f"Adversarial Latent Optimizer: early_stop needs an objective that can be reached, got {type(objective)}",
-        "switch early_stop off, or give the objective a method reached(image) -> [B] of bool",
-    )
     photo = image if output == "detail" else None
     run = _Run(denoiser, codec, trajectory, embeddings, structure, photo, mask)
-    unchanged = run.unchanged_image() if fidelity_weight else None
+    fidelity = _Fidelity(fidelity_weight, run)
     latent = trajectory.latents[-1].detach().clone().requires_grad_()
-    optimizer = torch.optim.AdamW([latent], lr=lr)
-    direction, stopped = _Momentum(momentum), torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
-    history: dict[str, list[list[float]]] = {"identity": [], "structure": []}
+    stop = _EarlyStop(objective if early_stop else None, latent)
+    descend, history = _Descent(latent, lr, momentum, stop), _History(iterations, on_step)
     for iteration in range(iterations):
         changed, _, structure_loss = run(latent)
-        if early_stop:
-            stopped |= objective.reached(changed)
-            if stopped.all():
-                break
+        if stop(changed):
+            break
         identity_loss = _at(objective, iteration)(changed)
-        loss = objective_weight * identity_loss + structure_loss
-        if fidelity_weight:
-            loss = loss + fidelity_weight * (changed - unchanged).square().flatten(1).mean(1)
-        _check_loss(loss, iteration)
-        (gradient,) = torch.autograd.grad(loss.sum(), latent)
-        latent.grad = direction(gradient)
-        _step(optimizer, latent, stopped)
-        history["identity"].append(identity_loss.tolist())
-        history["structure"].append(structure_loss.tolist())
-        if on_step:
-            event = {"stage": "protection", "step": iteration + 1, "steps": iterations}
-            on_step(event | {name: history[name][-1] for name in history} | {"image": changed.detach()})
+        loss = objective_weight * identity_loss + structure_loss + fidelity(changed)
+        descend(_finite(loss, iteration))
+        history.add(changed, identity=identity_loss, structure=structure_loss)
     with torch.no_grad():
         changed, decoded_latent, _ = run(latent)
     require_finite(changed, "the protected image", "run the model in float32 or bfloat16, or lower lr")
-    return ProtectionResult(changed.clamp(0.0, 1.0), latent.detach(), decoded_latent, history)
+    return ProtectionResult(changed.clamp(0.0, 1.0), latent.detach(), decoded_latent, history.losses)
 
 
 def _at(objective: Objective, iteration: int) -> Objective:
     return objective.at(iteration) if hasattr(objective, "at") else objective
 
 
-@torch.no_grad()
-def _step(optimizer: torch.optim.Optimizer, latent: Tensor, stopped: Tensor) -> None:
-    """A step of the optimiser that leaves the stopped images [B] as they are."""
-    before = latent[stopped].clone()
-    optimizer.step()
-    latent[stopped] = before
+class _Fidelity:
+    """weight * mean squared change of the image [B]; 0.0 for a weight of 0."""
+
+    def __init__(self, weight: float, run: "_Run"):
+        self.weight, self.unchanged = weight, run.unchanged_image() if weight else None
+
+    def __call__(self, changed: Tensor) -> Tensor | float:
+        return self.weight * (changed - self.unchanged).square().flatten(1).mean(1) if self.weight else 0.0
+
+
+class _EarlyStop:
+    """Remembers which images [B] have reached the objective; None: none ever does."""
+
+    def __init__(self, objective: Objective | None, latent: Tensor):
+        require(
+            objective is None or hasattr(objective, "reached"),
+            f"{WHERE}: early_stop needs an objective that can be reached, got {type(objective)}",
+            "switch early_stop off, or give the objective a method reached(image) -> [B] of bool",
+        )
+        self.objective, self.stopped = objective, torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
+
+    def __call__(self, changed: Tensor) -> bool:
+        """Whether all images have."""
+        if self.objective is None:
+            return False
+        self.stopped |= self.objective.reached(changed)
+        return bool(self.stopped.all())
+
+
+class _Descent:
+    """A step of AdamW down a loss [B]; the images that have stopped stay as they are."""
+
+    def __init__(self, latent: Tensor, lr: float, momentum: float, stop: _EarlyStop):
+        self.latent, self.optimizer = latent, torch.optim.AdamW([latent], lr=lr)
+        self.direction, self.stop = _Momentum(momentum), stop
+
+    def __call__(self, loss: Tensor) -> None:
+        (gradient,) = torch.autograd.grad(loss.sum(), self.latent)
+        self.latent.grad = self.direction(gradient)
+        stopped = self.stop.stopped
+        with torch.no_grad():
+            before = self.latent[stopped].clone()
+            self.optimizer.step()
+            self.latent[stopped] = before
 
 
 SMALLEST_GRADIENT = 1e-8  # AdamW's eps: what is smaller is rounding, as at the start of dodging, where it is 0
@@ -135,6 +157,22 @@ class _Momentum:
         size = gradient.abs().flatten(1).mean(1).clamp_min(SMALLEST_GRADIENT)
         self.velocity = self.factor * self.velocity + gradient / size[:, None, None, None]
         return self.velocity
+
+
+class _History:
+    """The losses of every iteration, each reported as it comes."""
+
+    def __init__(self, iterations: int, on_step: OnStep | None):
+        self.iterations, self.on_step = iterations, on_step
+        self.losses: dict[str, list[list[float]]] = {"identity": [], "structure": []}
+
+    def add(self, changed: Tensor, **losses: Tensor) -> None:
+        now = {name: loss.tolist() for name, loss in losses.items()}
+        for name, values in now.items():
+            self.losses[name].append(values)
+        if self.on_step:
+            event = {"stage": "protection", "step": len(self.losses["identity"]), "steps": self.iterations}
+            self.on_step(event | now | {"image": changed.detach()})
 
 
 class _Run:
@@ -176,47 +214,47 @@ class _Run:
 
 
 def _check(output: str, image: Tensor | None, mask: Tensor | None, iterations: int, lr: float, momentum: float) -> None:
-    where = "Adversarial Latent Optimizer"
     require(
         output in ("published", "detail"),
-        f'{where}: output must be "published" or "detail", got {output!r}',
+        f'{WHERE}: output must be "published" or "detail", got {output!r}',
         'use "published" to repeat the paper, "detail" to keep the photo\'s own pixels',
     )
     require(
         output == "published" or image is not None,
-        f'{where}: output "detail" needs the photo it adds the change to, and no image is connected',
+        f'{WHERE}: output "detail" needs the photo it adds the change to, and no image is connected',
         "connect the photo to the input image",
     )
     require(
         output == "detail" or mask is None,
-        f'{where}: a mask works with output "detail" only, got {output!r}',
+        f'{WHERE}: a mask works with output "detail" only, got {output!r}',
         'choose output "detail", or disconnect the mask',
     )
     require(
         iterations >= 0 and lr > 0,
-        f"{where}: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
+        f"{WHERE}: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
         "use 35 iterations with a learning rate of 0.01, the paper's values",
     )
     require(
         0 <= momentum < 1,
-        f"{where}: momentum must be at least 0 and less than 1, got {momentum}",
+        f"{WHERE}: momentum must be at least 0 and less than 1, got {momentum}",
         "use 0 for the paper's plain gradient, or 0.9",
     )
     if output == "detail":
-        require_image(image, where)
+        require_image(image, WHERE)
 
 
 def _require_same_size(photo: Tensor, decoded: Tensor) -> None:
     require(
         photo.shape == decoded.shape,
-        f"Adversarial Latent Optimizer: the photo is {list(photo.shape)}, the decoded latent {list(decoded.shape)}",
+        f"{WHERE}: the photo is {list(photo.shape)}, the decoded latent {list(decoded.shape)}",
         "encode the very photo that is connected here (its height and width must be multiples of 8)",
     )
 
 
-def _check_loss(loss: Tensor, iteration: int) -> None:
+def _finite(loss: Tensor, iteration: int) -> Tensor:
     require_finite(
         loss,
-        f"Adversarial Latent Optimizer: the loss of iteration {iteration}",
+        f"{WHERE}: the loss of iteration {iteration}",
         "run the model in float32 or bfloat16 (float16 overflows here), or lower lr",
     )
+    return loss
