@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from .checks import require, require_image
@@ -138,7 +137,7 @@ def protect_photo(
     )
     aim = _aim(goal, surrogates, settings, schedule, target, detector)
     changed = _protect_crops(denoiser, codec, context, crops, aim, faces_per_batch, on_step)
-    image, mask = _paste(photo, crops, changed)
+    image, mask = paste_faces(photo, crops, changed)
     photo_faces = [crop.photo_face for crop in crops]
     verdicts = judge_photo(photo, image, photo_faces, surrogates, settings, goal, aim.target, detector=detector)
     return PhotoResult(image, mask, crops, verdicts)
@@ -221,15 +220,6 @@ def _protect_batch(denoiser, codec, context, crops: list[FaceCrop], aim: _Aim, o
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:
     return on_step and (lambda event: on_step(event | {"face": face, "faces": faces, "at_once": at_once}))
-
-
-def _paste(photo: Tensor, crops: Sequence[FaceCrop], changed: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """As `paste_faces`, for crops that may differ in size."""
-    image, mask = photo, photo.new_zeros(1, *photo.shape[-2:])
-    for crop, one in zip(crops, changed, strict=True):
-        image, where = paste_faces(image, [crop], one[None])
-        mask = torch.maximum(mask, where)
-    return image, mask
 
 
 def _check(photo: Tensor, goal: str, target: Tensor | None, faces_per_batch: int) -> None:

@@ -22,14 +22,15 @@ SAMPLES_AT_ONCE = 2_000_000  # bounds memory: a stripe of the photo's rows at a 
 
 
 def paste_faces(
-    photo: Tensor, crops: Sequence[FaceCrop], changed: Tensor, strength: float = 1.0
+    photo: Tensor, crops: Sequence[FaceCrop], changed: Tensor | Sequence[Tensor], strength: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Add the changes of one or several crops to the photo they were cut from.
 
     Args:
         photo: [3, H, W] in [0, 1], the untouched photo.
         crops: from `crop_face`, all of this photo.
-        changed: [N, 3, size, size], the crops after protection, in the same order.
+        changed: the crops after protection, in the same order: [N, 3, size, size], or [3, size, size] each, where
+            their sizes differ.
         strength: 1 adds the whole change, 0 none: then every pixel is bit-equal to the photo's.
 
     Returns:
@@ -88,7 +89,7 @@ def _stripes(crop: FaceCrop) -> list[tuple[slice, slice]]:
     return [(slice(row, min(row + step, last)), columns) for row in range(first, last, step) if columns.stop > 0]
 
 
-def _check(photo: Tensor, crops: Sequence[FaceCrop], changed: Tensor, strength: float) -> None:
+def _check(photo: Tensor, crops: Sequence[FaceCrop], changed: Tensor | Sequence[Tensor], strength: float) -> None:
     where = "Paste Face Back"
     require(
         len(crops) == len(changed),
@@ -109,4 +110,4 @@ def _check(photo: Tensor, crops: Sequence[FaceCrop], changed: Tensor, strength: 
             f"{one.shape[-2]}",
             "bring it back to the size of Crop Face",
         )
-    require_finite(changed, f"{where}: the protected crop", "look at the blocks before this one; lower their rates")
+        require_finite(one, f"{where}: the protected crop", "look at the blocks before this one; lower their rates")
