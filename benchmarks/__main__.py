@@ -1,4 +1,5 @@
-"""python -m benchmarks: the ways one after another in one process, a table, the numbers in JSON and a plot."""
+"""python -m benchmarks: the ways one after another in one process, a table, the numbers in JSON and a plot; or what
+each way holds, counted without a computation."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from statistics import median
 
 import torch
 
+from .count import count, shape_only
 from .measure import Measurement, measure
 from .models import MODELS, SURROGATES, Setup, build
-from .report import PUBLISHED, computed, plot, table
+from .report import PUBLISHED, computed, count_table, plot, table
 from .ways import WAYS, Prepared, prepare
 
 
@@ -27,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
         _print(runs)
         plot(runs, chosen.table / "plot.png")
         return
+    if chosen.count:
+        _count(chosen)
+        return
     setup = build(MODELS[chosen.model], chosen.size[0], chosen.device, surrogates=chosen.surrogates)
     runs = [compare(chosen, setup.of_size(size), size) for size in chosen.size]
     _print(runs)
@@ -36,6 +41,15 @@ def main(arguments: list[str] | None = None) -> None:
             name = f"{run['model']}-{run['size']}-{run['device']}"
             _unused(chosen.out, name).write_text(json.dumps(run, indent=1) + "\n")
         plot(runs, chosen.out / "plot.png")
+
+
+def _count(chosen: argparse.Namespace) -> None:
+    names = [name for name in chosen.ways if WAYS[name].countable]
+    counts = []
+    for size in chosen.size:
+        setup = shape_only(MODELS[chosen.model], size, chosen.surrogates)
+        counts += [(size, name, count(setup, WAYS[name], chosen.device)) for name in names]
+    print(count_table(chosen.model, counts))
 
 
 def compare(chosen: argparse.Namespace, setup: Setup, size: int) -> dict:
@@ -75,7 +89,8 @@ def _measure(chosen: argparse.Namespace, way: Prepared, measured: list[Measureme
 
 
 def _row(name: str, way: Prepared, measured: list[Measurement], released: Measurement | None, failed: bool) -> dict:
-    row = {"way": name, "dtype": str(way.unet.dtype).removeprefix("torch."), "weights": _bytes(way)}
+    weights = sum(weight.nbytes for weight in way.weights())
+    row = {"way": name, "dtype": str(way.unet.dtype).removeprefix("torch."), "weights": weights}
     if failed:
         return row | {"error": "out of memory"}
     one = measured[0]
@@ -89,12 +104,6 @@ def _row(name: str, way: Prepared, measured: list[Measurement], released: Measur
         row["largest_difference"] = difference.abs().max().item()
         row["rms_difference"] = difference.square().mean().sqrt().item()
     return row
-
-
-def _bytes(way: Prepared) -> int:
-    """Of the weights of U-Net, autoencoder and surrogates."""
-    networks = way.unet, way.vae, *(surrogate.module for surrogate in way.setup.surrogates)
-    return sum(weight.numel() * weight.element_size() for network in networks for weight in network.parameters())
 
 
 def machine(device: str) -> str:
@@ -144,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--surrogates", nargs="+", choices=list(SURROGATES), help="in the loss, instead of the model's own")
     add("--repeat", type=_positive, default=1, help="runs of each way, interleaved; medians are shown (1)")
     add("--no-warm-up", dest="warm_up", action="store_false", help="no short run of each way before it is measured")
+    add("--count", action="store_true", help="runs nothing: bytes that one iteration holds, as on the device")
     add("--out", type=Path, help="folder for the numbers (JSON, a file for each size) and plot.png")
     add("--table", type=Path, metavar="FOLDER", help="runs nothing: table and plot of all the JSON files there")
     return parser

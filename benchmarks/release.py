@@ -34,7 +34,7 @@ def protect_as_released(
     """
     report = on_step or (lambda event: None)
     latents = _invert(denoiser, codec.encode(image), context, schedule, report)
-    sampling = _Sampling(denoiser, schedule, latents[: DEPTH + 1])
+    sampling = Sampling(denoiser, schedule, latents[: DEPTH + 1])
     embeddings = _learn_null_text(sampling, context, null_text_iterations, report)
     return _attack(sampling, codec, embeddings, objective, iterations, report)
 
@@ -52,7 +52,7 @@ def _invert(denoiser: Denoiser, latent: Tensor, context: Tensor, schedule: DDIMS
 
 
 @dataclass
-class _Sampling:
+class Sampling:
     """The way back, each step one noise level below the latent it starts from. latents: the cleanest first."""
 
     denoiser: Denoiser
@@ -74,7 +74,7 @@ class _Sampling:
         return self.schedule.transfer(pair, noise.chunk(2)[0], timestep, next_timestep)
 
 
-def _learn_null_text(sampling: _Sampling, context: Tensor, iterations: int, report: OnStep) -> list[Tensor]:
+def _learn_null_text(sampling: Sampling, context: Tensor, iterations: int, report: OnStep) -> list[Tensor]:
     """One AdamW and one embedding for all steps."""
     embedding = context.clone().requires_grad_()
     optimizer = torch.optim.AdamW([embedding], lr=0.1)
@@ -113,7 +113,7 @@ class _HeldMaps:
 
 
 def _attack(
-    sampling: _Sampling,
+    sampling: Sampling,
     codec: ImageCodec,
     embeddings: list[Tensor],
     objective: IdentityObjective,
@@ -124,9 +124,7 @@ def _attack(
     latent = unchanged.clone().requires_grad_()
     optimizer = torch.optim.AdamW([latent], lr=0.01)
     for iteration in range(iterations):
-        maps = _HeldMaps()
-        images = codec.decode(_denoise_pair(sampling, unchanged, latent, embeddings, maps))
-        loss = IDENTITY_WEIGHT * objective(images[1:]).sum() + maps.structure()
+        loss = latent_loss(sampling, codec, unchanged, latent, embeddings, objective)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -137,8 +135,22 @@ def _attack(
     return ProtectionResult(image.clamp(0.0, 1.0), latent.detach(), decoded_latent, {})
 
 
+def latent_loss(
+    sampling: Sampling,
+    codec: ImageCodec,
+    unchanged: Tensor,
+    latent: Tensor,
+    embeddings: list[Tensor],
+    objective: IdentityObjective,
+) -> Tensor:
+    """Of one iteration."""
+    maps = _HeldMaps()
+    images = codec.decode(_denoise_pair(sampling, unchanged, latent, embeddings, maps))
+    return IDENTITY_WEIGHT * objective(images[1:]).sum() + maps.structure()
+
+
 def _denoise_pair(
-    sampling: _Sampling, unchanged: Tensor, latent: Tensor, embeddings: list[Tensor], maps: _HeldMaps | None
+    sampling: Sampling, unchanged: Tensor, latent: Tensor, embeddings: list[Tensor], maps: _HeldMaps | None
 ) -> Tensor:
     pair = torch.cat([unchanged, latent])
     for step in range(DEPTH):

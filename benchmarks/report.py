@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from faceprotect_core.checks import ProtectionError
+
+from .count import Count
 
 DEPTH = 3
 PUBLISHED = (20, 35)  # null-text iterations for each step, latent iterations
@@ -26,14 +29,41 @@ HEADER = (
     "largest difference",
     "PSNR, dB",
 )
+COUNT_HEADER = (
+    "model",
+    "px",
+    "way",
+    "U-Net in",
+    "weights, GB",
+    "null-text: held, GB",
+    "at the peak",
+    "latent: held, GB",
+    "at the peak",
+    "weights and peak, GB",
+)
 NONE = "-"
 
 
 def table(runs: list[dict]) -> str:
     """Peak memory is above the weights and the process. Times faster, difference and PSNR are against the release."""
-    lines = [HEADER, ["---"] * len(HEADER)]
-    lines += [_cells(run, row) for run in runs for row in run["rows"]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown(HEADER, [_cells(run, row) for run in runs for row in run["rows"]])
+
+
+def count_table(model: str, counts: list[tuple[int, str, Count]]) -> str:
+    """counts: (size, way, what it holds)."""
+    lines = []
+    for size, way, one in counts:
+        stages = (one.null_text.held, one.null_text.peak, one.latent.held, one.latent.peak)
+        lines.append([model, str(size), way, one.dtype, *map(_gb, (one.weights, *stages, one.weights + one.peak))])
+    return _markdown(COUNT_HEADER, lines)
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
+
+
+def _gb(number: int) -> str:
+    return f"{number / 1e9:.2f}"
 
 
 def _cells(run: dict, row: dict) -> list[str]:
@@ -44,7 +74,7 @@ def _cells(run: dict, row: dict) -> list[str]:
     seconds = median(row["seconds"])
     released = _released(run)
     cells = [f"{seconds:.2f}", f"{median(released['seconds']) / seconds:.2f}" if released else NONE]
-    cells += [NONE if row["peak"] is None else f"{row['peak'] / 1e9:.2f}", f"{row['weights'] / 1e9:.2f}"]
+    cells += [NONE if row["peak"] is None else _gb(row["peak"]), _gb(row["weights"])]
     cells += [f"{row['unet']['forward']} / {row['unet']['backward']}", str(row["decodes"])]
     if "rms_difference" not in row:
         return [*start, *cells, NONE, NONE]

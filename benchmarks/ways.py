@@ -7,12 +7,17 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
 
 from faceprotect_core import ProtectionResult, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
+from faceprotect_core.gradient_codec import StraightThroughCodec
 from faceprotect_core.inversion import OnStep
+from faceprotect_core.memory import blocks_of
 from faceprotect_core.model import Denoiser, ImageCodec
+from faceprotect_core.tiling import TiledCodec
 
 from .models import Setup
 from .release import protect_as_released
@@ -22,17 +27,36 @@ from .release import protect_as_released
 class Way:
     """prepare: changes U-Net and autoencoder in place, which are copies then; None leaves them as they are.
 
-    denoiser, codec: options of DiffusersDenoiser and DiffusersCodec. released: the release's formulation, not the core.
+    denoiser, codec: options of DiffusersDenoiser and DiffusersCodec. tile: pixels of a tile of the decoder.
+    tiny: the gradient goes through a decoder of TAESD's shape. released: the release's formulation, not the core.
+    countable: `--count` can run it on the meta device.
     """
 
     prepare: Callable[[nn.Module], nn.Module] | None = None
     denoiser: dict = field(default_factory=dict)
     codec: dict = field(default_factory=dict)
+    tile: int | None = None
+    tiny: bool = False
     released: bool = False
+    countable: bool = True
 
 
 def bfloat16(network: nn.Module) -> nn.Module:
     return network.bfloat16()
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    return network.bfloat16().to(memory_format=torch.channels_last)
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The residual blocks and the feed-forward parts of the transformers: what is between the attentions, which change
+    from one call to the next. Compiling takes minutes, which are in the warm-up."""
+    # A graph for every shape and with and without a gradient; torch's 8 would leave most as they are.
+    torch._dynamo.config.recompile_limit = 128
+    for block in blocks_of(network):
+        getattr(block, "ff", block).compile()
+    return network
 
 
 LOW_MEMORY = {"denoiser": {"low_memory": True}, "codec": {"low_memory": True}}
@@ -43,12 +67,20 @@ WAYS = {
     "small": Way(**LOW_MEMORY),
     "bfloat16": Way(bfloat16),
     "bfloat16 small": Way(bfloat16, **LOW_MEMORY),
+    "channels last": Way(channels_last),
+    "compiled": Way(compiled, countable=False),
+    "tiled": Way(tile=256),
+    "small tiled": Way(**LOW_MEMORY, tile=256),
+    "bfloat16 small tiled": Way(bfloat16, **LOW_MEMORY, tile=256),
+    "tiny decoder": Way(tiny=True),
+    "small tiny decoder": Way(**LOW_MEMORY, tiny=True),
+    "bfloat16 small tiny decoder": Way(bfloat16, **LOW_MEMORY, tiny=True),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A way on its networks; call it as often as you like."""
+    """A way on its networks; call it as often as you like. tiny: the decoder for the gradient, where there is one."""
 
     way: Way
     setup: Setup
@@ -56,6 +88,13 @@ class Prepared:
     vae: nn.Module
     denoiser: Denoiser
     codec: ImageCodec
+    tiny: nn.Module | None
+
+    def weights(self) -> list[Tensor]:
+        """Of all networks: parameters and buffers."""
+        networks = [self.unet, self.vae, *(surrogate.module for surrogate in self.setup.surrogates)]
+        networks += [self.tiny] if self.tiny else []
+        return [weight for network in networks for weight in (*network.parameters(), *network.buffers())]
 
     def __call__(self, null_text_iterations: int, iterations: int, on_step: OnStep | None = None) -> ProtectionResult:
         setup = self.setup
@@ -70,4 +109,17 @@ def prepare(way: Way, setup: Setup) -> Prepared:
     if way.prepare:
         unet, vae = (way.prepare(copy.deepcopy(network)) for network in (unet, vae))
     denoiser, codec = DiffusersDenoiser(unet, **way.denoiser), DiffusersCodec(vae, **way.codec)
-    return Prepared(way, setup, unet, vae, denoiser, codec)
+    if way.tile:
+        codec = TiledCodec(codec, way.tile)
+    tiny = _tiny_like(vae) if way.tiny else None
+    if tiny:
+        codec = StraightThroughCodec(codec, DiffusersCodec(tiny))
+    return Prepared(way, setup, unet, vae, denoiser, codec, tiny)
+
+
+def _tiny_like(vae: nn.Module) -> nn.Module:
+    """Random weights in TAESD's shape, the same at every call."""
+    with torch.random.fork_rng(devices=[]), torch.device(vae.device if vae.device.type == "meta" else "cpu"):
+        torch.manual_seed(0)
+        tiny = AutoencoderTiny()
+    return nn.Module.to(tiny, vae.device, vae.dtype).eval().requires_grad_(False)

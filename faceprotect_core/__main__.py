@@ -14,7 +14,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from .checks import ProtectionError, require
+from .cost import Cost, Meter, duration
 
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
@@ -119,7 +122,7 @@ def _protect(arguments: argparse.Namespace) -> int:
     plan(arguments.in_dir, arguments.out_dir, options, Record.read(arguments.out_dir))  # before the model is loaded
     names = ("model", "preset", "goal", "target", "min_face", "threshold", "device", "batch")
     choice = Choice(which=arguments.faces, **{name: getattr(arguments, name) for name in names})
-    reporter = Reporter(sys.stdout, arguments.goal)
+    reporter = Reporter(sys.stdout, arguments.goal, arguments.device)
     done = protect_folder(
         arguments.in_dir,
         arguments.out_dir,
@@ -145,12 +148,16 @@ def _ray(arguments: argparse.Namespace, choice) -> dict:
 
 
 class Reporter:
-    """Says what happens, a line per photo; on a terminal also what is being done right now."""
+    """Says what happens, a line per photo; on a terminal also what is being done right now. What a photo costs is said
+    before the first and after it."""
 
-    def __init__(self, stream, goal: str = "dodge"):
+    def __init__(self, stream, goal: str = "dodge", device: str = "cpu"):
         self.stream, self.goal, self.live = stream, goal, ""
+        self.device, self.predicted, self.meter = torch.device(device), None, None
 
     def step(self, task, event: dict) -> None:
+        if event["stage"] == "cost":
+            self._predict(task.name, event["faces"], event["cost"])
         stage = STAGE_NAMES.get(event["stage"])
         if stage and self.stream.isatty():
             self._show(f"{task.name}  {_faces_of(event)}{stage} {event['step']} of {event['steps']}")
@@ -159,11 +166,19 @@ class Reporter:
         _write(self.stream, "\r" + " " * len(self.live) + "\r" + text)
         self.live = text
 
+    def _predict(self, name: str, faces: int, cost: Cost) -> None:
+        if self.predicted is None:
+            _write(self.stream, f"{name}  {faces} face{'s' * (faces != 1)}, about {cost}\n")
+            self.predicted, self.meter = cost, Meter(self.device)
+
     def photo(self, done) -> None:
         if self.live:
             self._show("")
-        left = f"; about {_duration(done.seconds_left)} left" if done.seconds_left else ""
+        left = f"; about {duration(done.seconds_left)} left" if done.seconds_left else ""
         _write(self.stream, f"{done.number} of {done.count}  {done.task.name}  {self._outcome(done)}{left}\n")
+        if self.meter:
+            _write(self.stream, f"Predicted {self.predicted}; {self.meter}.\n")
+            self.meter = None
 
     def _outcome(self, done) -> str:
         if done.status == "failed":
@@ -202,12 +217,6 @@ def _closest(faces: list[dict], goal: str) -> str:
     word, side = ("similarity", "above") if score["metric"] == "cosine" else ("distance", "below")
     word += " to the target" if goal == "impersonate" else ""
     return f"{word} {score['after']:.2f} (same person {side} {score['threshold']:.2f})"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _write(stream, text: str) -> None:

@@ -6,8 +6,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# The blocks of Stable Diffusion's U-Net and autoencoder in diffusers.
-BLOCKS = {"ResnetBlock2D", "BasicTransformerBlock"}
+# The blocks of Stable Diffusion's U-Net and autoencoder, by the names of their classes.
+BLOCKS = {
+    *("ResnetBlock2D", "BasicTransformerBlock"),  # in diffusers
+    *("ResBlock", "BasicTransformerBlock", "ResnetBlock", "AttnBlock"),  # in ComfyUI
+    "Block",  # TAESD, in ComfyUI
+}
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
@@ -22,7 +26,9 @@ def recomputed(
     """Within it, a block's forward pass keeps the block's inputs alone for the backward pass (gradient checkpointing).
 
     The results are the same. The backward pass may come later, when the blocks are as they were before.
-    around: what must be in force while a block is computed again.
+    Dictionaries among a block's arguments are copied when it is called: who calls it may go on writing into them, as
+    ComfyUI does, and the block is computed again with what they held.
+    around: what must be in force while a block is computed again; called with every block.
     """
     replaced = []
     try:
@@ -40,7 +46,13 @@ def recomputed(
 
 def _keeping_inputs_alone(forward: Callable, around: Callable[[], AbstractContextManager]) -> Callable:
     def call(*args, **kwargs):
+        args = [_as_it_is(argument) for argument in args]
+        kwargs = {name: _as_it_is(argument) for name, argument in kwargs.items()}
         contexts = {"context_fn": lambda: (nullcontext(), around())}
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **contexts, **kwargs)
 
     return call
+
+
+def _as_it_is(argument):
+    return dict(argument) if isinstance(argument, dict) else argument

@@ -10,6 +10,7 @@ from typing import get_args
 from torch import Tensor
 
 from .checks import require, require_image
+from .cost import Cost, CostPredictor, predict_cost
 from .faces import (
     Face,
     FaceCrop,
@@ -101,6 +102,7 @@ def protect_photo(
     schedule: DDIMSchedule | None = None,
     detector: FaceDetector | None = None,
     faces_per_batch: int = 1,
+    predictor: CostPredictor | None = None,
     on_step: OnStep | None = None,
 ) -> PhotoResult:
     """Protect the faces of one photo; the other pixels stay bit-equal.
@@ -117,6 +119,8 @@ def protect_photo(
         faces_per_batch: at most this many crops of one size go through the model together; on two CPU cores 1 is the
             fastest. Each face comes out as it does alone, up to rounding, which the optimiser amplifies: most of all to
             dodge, where it decides the first step, as with another number of threads.
+        predictor: the same for all photos of a run. With it, on_step first gets {"stage": "cost", "cost": the Cost of
+            the faces, "faces": how many there are}.
         on_step: receives the events of `protect`, with "face" (from 1; of a batch the last) and "faces" (how many
             there are) added, and "at_once" (how many are in this batch).
 
@@ -136,6 +140,9 @@ def protect_photo(
         "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
     )
     aim = _aim(goal, surrogates, settings, schedule, target, detector)
+    if predictor and on_step:
+        cost = _predict(predictor, denoiser, codec, context, crops, aim, faces_per_batch)
+        on_step({"stage": "cost", "cost": cost, "faces": len(crops)})
     changed = _protect_crops(denoiser, codec, context, crops, aim, faces_per_batch, on_step)
     image, mask = paste_faces(photo, crops, changed)
     photo_faces = [crop.photo_face for crop in crops]
@@ -191,31 +198,47 @@ def _batches(crops: Sequence[FaceCrop], at_once: int) -> list[list[int]]:
     return sorted(same[start : start + at_once] for same in by_size.values() for start in range(0, len(same), at_once))
 
 
+def _predict(predictor: CostPredictor, denoiser, codec, context, crops, aim: _Aim, at_once: int) -> Cost:
+    """Of all faces of the photo."""
+    batches = [[crops[index] for index in batch] for batch in _batches(crops, at_once)]
+
+    def of_the_first() -> Cost:
+        names = ("depth", "null_text_iterations", "iterations")
+        settings = {name: getattr(aim.settings, name) for name in names}
+        image, objective = cropped_images(batches[0]), _objective(batches[0], aim)
+        return predict_cost(denoiser, codec, image, context, objective, output="detail", **settings)
+
+    return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)
+
+
 def _protect_batch(denoiser, codec, context, crops: list[FaceCrop], aim: _Aim, on_step: OnStep | None) -> Tensor:
     """[B, 3, size, size]: the crops as `protect` returns them, the blocks' own call."""
-    image, faces, settings = cropped_images(crops), [crop.face for crop in crops], aim.settings
-    objective = IdentityObjective(
+    result = protect(
+        denoiser,
+        codec,
+        cropped_images(crops),
+        context,
+        _objective(crops, aim),
+        schedule=aim.schedule,
+        output="detail",
+        mask=cropped_masks(crops),
+        on_step=on_step,
+        **aim.settings.method,
+    )
+    return result.image
+
+
+def _objective(crops: list[FaceCrop], aim: _Aim) -> IdentityObjective:
+    image, faces = cropped_images(crops), [crop.face for crop in crops]
+    return IdentityObjective(
         aim.surrogates,
         target=aim.target,
         source=None if aim.goal == "impersonate" else image,
         face=faces,
         source_face=faces,
         target_face=aim.target_face,
-        margin=settings.margin,
+        margin=aim.settings.margin,
     )
-    result = protect(
-        denoiser,
-        codec,
-        image,
-        context,
-        objective,
-        schedule=aim.schedule,
-        output="detail",
-        mask=cropped_masks(crops),
-        on_step=on_step,
-        **settings.method,
-    )
-    return result.image
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .checks import require
+from .cost import CostPredictor
 from .faces import Face, FaceDetector, crop_selection, load_detector, select_faces
 from .folder_record import sha256_of
 from .inversion import OnStep
@@ -55,6 +56,7 @@ class PhotoProtector:
     target: Tensor | None
     choice: Choice
     settings: dict
+    predictor: CostPredictor = field(default_factory=CostPredictor)
 
     def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
         """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
@@ -73,6 +75,7 @@ class PhotoProtector:
             crops=crop_selection(photo, selection, self.photo_settings.size),
             detector=self.detector,
             faces_per_batch=self.choice.batch,
+            predictor=self.predictor,
             on_step=on_step,
         )
         return replace(result, image=result.image.cpu(), mask=result.mask.cpu())

@@ -11,6 +11,7 @@ from .null_text import NullTextLearner
 from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
 from .paste import PasteFaceBack
+from .performance import Performance
 from .photo import ProtectPhoto
 from .pixel_attacks import PixelSpaceAttack
 from .save import SaveProtectedImage
@@ -19,6 +20,7 @@ from .verify import VerifyProtection, VerifyRobustness
 
 NODES: list[type[io.ComfyNode]] = [
     LoadDemoModel,
+    Performance,
     ProtectPhoto,
     DetectFaces,
     CropFace,

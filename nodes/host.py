@@ -1,13 +1,16 @@
 """The only file that touches ComfyUI's internals: MODEL, VAE, CONDITIONING and IMAGE become the core's Denoiser,
 ImageCodec, context and image tensors; gradients inside the server's inference mode; progress, preview, cancel."""
 
+import copy
 import dataclasses
+import logging
 import os
 import re
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -16,6 +19,7 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models
+import comfy.taesd.taesd
 import comfy.utils
 import folder_paths
 import torch
@@ -26,8 +30,11 @@ from torch import Tensor, nn
 from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference, Trajectory
 from ..faceprotect_core.checks import require
 from ..faceprotect_core.faces import FaceCrop
+from ..faceprotect_core.gradient_codec import StraightThroughCodec
+from ..faceprotect_core.memory import blocks_of, recomputed
 from ..faceprotect_core.model import SelfAttention
 from ..faceprotect_core.surrogates import WEIGHTS_SUFFIXES
+from . import gradient_memory
 
 PREVIEW_SIZE = 512
 # Fields of the core's dataclasses that hold tensors.
@@ -231,12 +238,20 @@ def plain_patcher(patcher):
 
 
 class ComfyDenoiser:
-    """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed."""
+    """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed.
 
-    def __init__(self, model):
+    low_memory: the blocks are computed again in the backward pass; the result is the same. What self_attention collects
+    is collected in the forward pass alone: while a block is computed again, a copy of self_attention takes its place.
+    """
+
+    def __init__(self, model, low_memory: bool = False):
         require_supported(model)
         self.patcher = plain_patcher(model)
+        self.patchers = (self.patcher,)
         self.base = self.patcher.model
+        self.settings = settings_of(model)
+        self.low_memory = low_memory
+        self._self_attention: SelfAttention | None = None
         sampling = self.patcher.get_model_object("model_sampling")
         self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
         self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
@@ -258,11 +273,12 @@ class ComfyDenoiser:
         }
         noisy = latent / alpha**0.5
         wrapper = self.options.get("model_function_wrapper")
-        if wrapper:
-            call = {"input": noisy, "timestep": sigma, "c": arguments, "cond_or_uncond": [1]}
-            denoised = wrapper(self.base.apply_model, call)
-        else:
-            denoised = self.base.apply_model(noisy, sigma, **arguments)
+        with self._attending(self_attention), self._recomputed(self_attention):
+            if wrapper:
+                call = {"input": noisy, "timestep": sigma, "c": arguments, "cond_or_uncond": [1]}
+                denoised = wrapper(self.base.apply_model, call)
+            else:
+                denoised = self.base.apply_model(noisy, sigma, **arguments)
         return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
 
     def _transformer_options(self, sigma: Tensor, batch: int, self_attention: SelfAttention | None) -> dict:
@@ -270,9 +286,41 @@ class ComfyDenoiser:
         options |= {"cond_or_uncond": [1], "sigmas": sigma, "uuids": [None]}
         if self_attention:
             patches = dict(options.get("patches_replace", {}))
-            patches["attn1"] = dict.fromkeys(self._transformer_blocks(), _attention_patch(self_attention))
+            patches["attn1"] = dict.fromkeys(self._transformer_blocks(), self._attention_patch)
             options["patches_replace"] = patches
         return options
+
+    def _attention_patch(self, query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:
+        """ComfyUI's attn1 replace patch over the SelfAttention function in force."""
+
+        def split_heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
+
+        layer = ".".join(str(part) for part in (*extra["block"], extra["block_index"]))
+        output = self._self_attention(layer, split_heads(query), split_heads(key), split_heads(value))
+        return output.transpose(1, 2).flatten(2)
+
+    @contextmanager
+    def _attending(self, self_attention: SelfAttention | None) -> Iterator[None]:
+        before, self._self_attention = self._self_attention, self_attention
+        try:
+            yield
+        finally:
+            self._self_attention = before
+
+    def _recomputed(self, self_attention: SelfAttention | None):
+        """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the
+        blocks, and such a circle through autograd is never freed where the backward pass does not come."""
+        if not self.low_memory:
+            return nullcontext()
+        untouched = copy.copy(self_attention)
+        return recomputed(blocks_of(self.base.diffusion_model), around=lambda: self._attending(copy.copy(untouched)))
+
+    def step_bytes(self, latent_shape, low: bool) -> float:
+        """What one step holds for the backward pass."""
+        dtype = compute_dtype(self.base.get_dtype_inference(), self.settings.precision)
+        width = self.base.model_config.unet_config["model_channels"]
+        return gradient_memory.unet_bytes(latent_shape, dtype.itemsize, width, low)
 
     def _transformer_blocks(self) -> list[tuple[str, int]]:
         unet = self.base.diffusion_model
@@ -280,46 +328,138 @@ class ComfyDenoiser:
         return [(name, index) for name, size in sizes for index in range(size)]
 
 
-def _attention_patch(self_attention: SelfAttention):
-    """ComfyUI's attn1 replace patch over a SelfAttention function."""
-
-    def patch(query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:
-        def split_heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
-
-        layer = ".".join(str(part) for part in (*extra["block"], extra["block_index"]))
-        output = self_attention(layer, split_heads(query), split_heads(key), split_heads(value))
-        return output.transpose(1, 2).flatten(2)
-
-    return patch
-
-
 class ComfyCodec:
-    """An ImageCodec over ComfyUI's VAE; decode is differentiable and not clamped. Without a model it is for round trips
-    only: all formats that it takes have the scale of Stable Diffusion 1.x.
+    """An ImageCodec over ComfyUI's VAE, for use inside `gradients`; decode is differentiable and not clamped. Without a
+    model it is for round trips only: all formats that it takes have the scale of Stable Diffusion 1.x.
+
+    low_memory: decoding computes its blocks again in the backward pass; the result is the same.
     """
 
-    def __init__(self, vae, model=None):
+    def __init__(self, vae, model=None, low_memory: bool = False):
         require_supported_vae(vae)
         if model is not None:
             require_supported(model)
         self.vae, self.patcher = vae, plain_patcher(vae.patcher)
+        self.patchers = (self.patcher,)
         self.latent_format = comfy.latent_formats.SD15() if model is None else model.model.latent_format
+        self.settings = settings_of(vae.patcher)
+        self.low_memory = low_memory
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return compute_dtype(self.vae.vae_dtype, self.settings.precision)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """As VAE Encode does it, in the memory layout of an IMAGE: another layout rounds otherwise."""
-        return self.latent_format.process_in(to_device(self.vae.encode(image.movedim(1, -1).contiguous())))
+        """What VAE Encode does, in the memory layout of an IMAGE: another layout rounds otherwise. Not by VAE.encode
+        itself, which loads models, and would move the weights that `gradients` has replaced."""
+        pixels = self.vae.vae_encode_crop_pixels(image.movedim(1, -1).contiguous()).movedim(-1, 1)
+        latent = self.patcher.model.encode(self.vae.process_input(pixels).to(self.dtype))
+        return self.latent_format.process_in(latent.to(image.dtype))
 
     def decode(self, latent: Tensor) -> Tensor:
         network = self.patcher.model
-        dtype = compute_dtype(self.vae.vae_dtype)
-        image = network.decode(self.latent_format.process_out(latent).to(dtype))
+        with recomputed(blocks_of(network)) if self.low_memory else nullcontext():
+            image = network.decode(self.latent_format.process_out(latent).to(self.dtype))
         return image.to(latent.dtype) / 2.0 + 0.5
 
+    def decode_bytes(self, latent_shape, low: bool) -> float:
+        """The peak of decoding and of its backward pass."""
+        if is_taesd(self.vae):
+            return gradient_memory.tiny_decoder_bytes(latent_shape, self.dtype.itemsize, low)
+        width = getattr(getattr(self.patcher.model, "decoder", None), "ch", 128)
+        return gradient_memory.decoder_bytes(latent_shape, self.dtype.itemsize, width, low)
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float16 overflows in this optimisation: float32 instead."""
+
+class ComfyGradientCodec(StraightThroughCodec):
+    """The images of a VAE with the gradient of a tiny one."""
+
+    def __init__(self, full: ComfyCodec, gradient: ComfyCodec):
+        super().__init__(full, gradient)
+        self.patchers = (*full.patchers, *gradient.patchers)
+        self.settings = full.settings
+
+    @property
+    def low_memory(self) -> bool:
+        return self.gradient.low_memory
+
+    @low_memory.setter
+    def low_memory(self, low: bool) -> None:
+        self.gradient.low_memory = low
+
+    def decode_bytes(self, latent_shape, low: bool) -> float:
+        """The full decoder holds nothing: ComfyUI's own estimate of its memory, which is for one image."""
+        full = self.full.vae.memory_used_decode(latent_shape, self.full.dtype) * latent_shape[0]
+        return max(full, self.gradient.decode_bytes(latent_shape, low))
+
+
+def codec_of(vae, model) -> ComfyCodec | ComfyGradientCodec:
+    """The ImageCodec of a VAE with its Performance Settings."""
+    full = ComfyCodec(vae, model)
+    tiny = full.settings.gradient_vae
+    return full if tiny is None else ComfyGradientCodec(full, ComfyCodec(tiny, model))
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its clones inherit: LoRAs keep them
+TAESD_SCALE = 0.18215  # what ComfyUI's Load VAE gives "taesd", the one for SD 1.x and 2.x
+
+
+@dataclasses.dataclass(frozen=True)
+class PerformanceSettings:
+    """precision: of the U-Net and the VAE. memory: whether blocks are computed again in the backward pass.
+
+    gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`.
+    """
+
+    precision: str = "as loaded"
+    memory: str = "automatic"
+    gradient_vae: Any = None
+
+
+def settings_of(patcher) -> PerformanceSettings:
+    return patcher.model_options.get(SETTINGS, PerformanceSettings())
+
+
+def with_settings(model, vae, settings: PerformanceSettings) -> tuple:
+    """Clones of MODEL and VAE that carry the settings; the weights are shared."""
+    require_supported(model, vae)
+    model, vae = model.clone(), copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
+    for patcher in (model, vae.patcher):
+        patcher.model_options[SETTINGS] = settings
+    return model, vae
+
+
+def is_taesd(vae) -> bool:
+    return isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD)
+
+
+def gradient_vae_of(vae, precision: str, where: str):
+    """A copy of a TAESD for Stable Diffusion 1.x and 2.x, in a plain patcher (there is no file from which ComfyUI could
+    make one, and it is small)."""
+    network = vae.first_stage_model
+    scale = network.vae_scale.item() if is_taesd(vae) else None
+    require(
+        scale is not None and vae.latent_channels == 4 and abs(scale - TAESD_SCALE) < 1e-3,
+        f"{where}: the gradient_vae must be TAESD for Stable Diffusion 1.x and 2.x; the connected one is "
+        f"{type(network).__name__} with {vae.latent_channels} latent channels and scale {scale}",
+        "put taesd_encoder and taesd_decoder into models/vae_approx and choose taesd in Load VAE (not taesdxl, taesd3, "
+        "taef1), or disconnect gradient_vae",
+    )
+    tiny, twin = copy.copy(vae), comfy.taesd.taesd.TAESD(latent_channels=4)
+    twin.load_state_dict(network.state_dict())
+    tiny.first_stage_model = twin.to(vae.vae_dtype).eval()
+    tiny.patcher = comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)
+    tiny.patcher.model_options[SETTINGS] = PerformanceSettings(precision)
+    return tiny
+
+
+def compute_dtype(dtype: torch.dtype, precision: str = "as loaded") -> torch.dtype:
+    """What is computed in. As loaded, but float16, which overflows in this optimisation: float32 instead."""
+    if precision != "as loaded":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     return dtype if dtype in EXACT_DTYPES else torch.float32
 
 
@@ -327,20 +467,28 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 @contextmanager
-def gradients(*patchers) -> Iterator[None]:
+def gradients(*patchers, needed: float = 0, needed_at_least: float | None = None) -> Iterator[None]:
     """Loads the models of the patchers and lets autograd work through them inside the server's inference mode.
 
     Weights loaded in inference mode cannot be saved for a backward pass. For the time of the block every weight and
-    buffer is replaced by a normal tensor over the same storage: nothing is copied and nothing is changed. (float16
-    weights are the exception: they are computed in float32, from a copy that lives as long as the block.) Cancelling
-    is noticed within one layer, forwards and backwards.
+    buffer is replaced by a normal tensor over the same storage: nothing is copied and nothing is changed. (The
+    exceptions are float16 weights and those of another precision than Performance Settings say: they are computed in
+    float32, or in that precision, from a copy that lives as long as the block.) Cancelling is noticed within one layer,
+    forwards and backwards.
+
+    needed: bytes beside the weights, for which ComfyUI unloads other models. needed_at_least: for which it leaves
+    weights in main memory.
     """
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
-        comfy.model_management.load_models_gpu(list(patchers))
+        comfy.model_management.load_models_gpu(
+            list(patchers), memory_required=needed, minimum_memory_required=needed_at_least
+        )
+        stack.enter_context(_own_tensor_for_every_cast())
         for patcher in patchers:
+            precision = settings_of(patcher).precision
             patcher.pre_run()
             stack.callback(patcher.cleanup)
-            stack.enter_context(_aliased(patcher.model))
+            stack.enter_context(_aliased(patcher.model, precision))
             stack.enter_context(_interruptible(patcher.model))
         yield
 
@@ -353,37 +501,101 @@ def no_gradients(*patchers) -> Iterator[None]:
 
 
 @contextmanager
-def _aliased(model: nn.Module) -> Iterator[None]:
+def optimization(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, *others) -> Iterator[None]:
+    """As gradients, for an optimisation through that many steps and then the codec, if there is one. ComfyUI is told
+    how much memory it takes; where that is short, blocks are computed again in the backward pass (low_memory).
+
+    codec: from codec_of, or None. latent_shape: [B, 4, h, w]. others: patchers that are needed too.
+    """
+    patchers = [patcher for part in _parts(denoiser, codec) for patcher in part.patchers]
+    copies = sum(map(_copied_bytes, patchers))
+    ample, low = (_optimization_bytes(denoiser, codec, latent_shape, steps, low) for low in (False, True))
+    most, least = {"low": (low, low), "ample": (ample, ample)}.get(denoiser.settings.memory, (ample, low))
+    with gradients(*patchers, *others, needed=most + copies, needed_at_least=least + copies):
+        fit_memory(denoiser, codec, latent_shape, steps)
+        yield
+
+
+def fit_memory(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> None:
+    """Chooses low_memory, inside `gradients`, by what ComfyUI says is free, and says in the log what was chosen."""
+    parts = _parts(denoiser, codec)
+    needed = _optimization_bytes(denoiser, codec, latent_shape, steps, low=False)
+    device = denoiser.patcher.load_device
+    free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
+    offloaded = any(patcher.model.model_lowvram for part in parts for patcher in part.patchers)
+    for part in parts:
+        part.low_memory = {"low": True, "ample": False}.get(part.settings.memory, offloaded or free < needed)
+    logging.info(
+        f"FaceProtect: {'low' if any(part.low_memory for part in parts) else 'ample'} memory "
+        f"(setting {denoiser.settings.memory!r}): gradients take about {needed / 2**20:.0f} MB, "
+        f"{max(free, 0) / 2**20:.0f} MB are free, the weights are loaded {'in part' if offloaded else 'completely'}"
+    )
+
+
+def _optimization_bytes(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, low: bool) -> float:
+    decoding = codec.decode_bytes(latent_shape, low) if codec else denoiser.base.memory_required(latent_shape)
+    return steps * denoiser.step_bytes(latent_shape, low) + decoding
+
+
+def _parts(denoiser: ComfyDenoiser, codec) -> list:
+    return [denoiser] if codec is None else [denoiser, codec]
+
+
+def _copied_bytes(patcher) -> int:
+    """What the copies take that _aliased makes of a patcher's weights."""
+    precision, total = settings_of(patcher).precision, 0
+    for weight in patcher.model.parameters():
+        dtype = compute_dtype(weight.dtype, precision)
+        total += weight.numel() * dtype.itemsize if dtype != weight.dtype else 0
+    return total
+
+
+@contextmanager
+def _own_tensor_for_every_cast() -> Iterator[None]:
+    """Weights that ComfyUI left in main memory are cast into a few buffers that it uses again and again (asynchronous
+    offloading): autograd would find another layer's weights in them. Without streams each cast makes a tensor."""
+    streams, comfy.model_management.NUM_STREAMS = comfy.model_management.NUM_STREAMS, 0
+    try:
+        yield
+    finally:
+        comfy.model_management.NUM_STREAMS = streams
+
+
+@contextmanager
+def _aliased(model: nn.Module, precision: str) -> Iterator[None]:
+    """Buffers keep their precision: a U-Net's are the noise schedule."""
     originals = []
     try:
         for module in model.modules():
-            for tensors in (module._parameters, module._buffers):
+            for tensors, wanted in ((module._parameters, precision), (module._buffers, "as loaded")):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         originals.append((tensors, name, tensor))
-                        tensors[name] = _alias(tensor)
-        with _inference_dtype(model):
+                        tensors[name] = _alias(tensor, wanted)
+        with _inference_dtype(model, precision):
             yield
     finally:
         for tensors, name, tensor in originals:
             tensors[name] = tensor
 
 
-def _alias(tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point() and tensor.dtype not in EXACT_DTYPES:
-        return tensor.detach().float()
+def _alias(tensor: Tensor, precision: str) -> Tensor:
+    if tensor.is_floating_point():
+        dtype = compute_dtype(tensor.dtype, precision)
+        if dtype != tensor.dtype:
+            return tensor.detach().to(dtype)
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 @contextmanager
-def _inference_dtype(model: nn.Module) -> Iterator[None]:
-    """Makes a U-Net of float16 weights compute in float32."""
+def _inference_dtype(model: nn.Module, precision: str) -> Iterator[None]:
+    """Makes a U-Net compute in the precision of its weights' aliases."""
     if not isinstance(model, comfy.model_base.BaseModel):
         yield
         return
     before = model.manual_cast_dtype
-    model.manual_cast_dtype = compute_dtype(model.get_dtype_inference())
+    model.manual_cast_dtype = compute_dtype(model.get_dtype_inference(), precision)
     try:
         yield
     finally:

@@ -144,10 +144,10 @@ class AdversarialLatentOptimizer(io.ComfyNode):
         early_stop=False,
     ) -> io.NodeOutput:
         host.require_same_model(model, trajectory.model_identity, WHERE)
-        denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
+        denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
         path = trajectory.trajectory
         _require_same_photo(objective, path)
-        with host.gradients(denoiser.patcher, codec.patcher, *objective.patchers):
+        with host.optimization(denoiser, codec, path.latents[0].shape, path.depth, *objective.patchers):
             photo = None if image is None else host.to_core_image(image, WHERE)
             result = optimize_latent(
                 denoiser,

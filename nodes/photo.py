@@ -1,6 +1,8 @@
 """Protect Photo: the whole method in one node, for a photo of any size (core: photo.py)."""
 
+import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.cost import Cost, CostPredictor, Meter, total
 from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.judge import FaceVerdict
@@ -130,11 +133,12 @@ class ProtectPhoto(io.ComfyNode):
         mask=None,
         target=None,
     ) -> io.NodeOutput:
-        denoiser, codec = host.ComfyDenoiser(model), host.ComfyCodec(vae, model)
+        denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
         loaded = loaded_or_built_in(surrogates)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[preset], size=size)
-        with host.gradients(denoiser.patcher, codec.patcher, *(one.patcher for one in loaded)):
+        shape, others = (1, 4, size // 8, size // 8), [one.patcher for one in loaded]  # one face at a time
+        with host.optimization(denoiser, codec, shape, settings.depth, *others):
             photos = host.to_core_image(image, WHERE)
             select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
             protect = partial(
@@ -147,13 +151,16 @@ class ProtectPhoto(io.ComfyNode):
                 goal=goal,
                 target=_target(goal, target),
                 schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1),
+                predictor=CostPredictor(),
             )
-            results = []
+            results, predicted, meter = [], [], Meter(photos.device)
             for index in range(len(photos)):
-                progress = _PhotoProgress(index, len(photos), settings, cls.hidden.unique_id)
+                progress = _PhotoProgress(index, len(photos), settings, cls.hidden.unique_id, predicted.append)
                 attempt = partial(_protect_one, protect, photos, index, select, size, preset, progress)
                 results.append(attempt() if on_failure == STOP else _caught(attempt))
-        report = "\n\n".join([*map(_describe, range(1, len(results) + 1), results), NO_EVIDENCE])
+            cost = _describe_cost(predicted, meter)
+        described = map(_describe, range(1, len(results) + 1), results)
+        report = "\n\n".join([*described, NO_EVIDENCE, *cost])
         host.show_on_node(cls.hidden.unique_id, report)
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
@@ -222,6 +229,15 @@ def _describe(number: int, result: PhotoResult | ValueError) -> str:
     return "\n\n".join(lines)
 
 
+def _describe_cost(predicted: Sequence[Cost], meter: Meter) -> list[str]:
+    """What was predicted and what it was; nothing where no photo had a face."""
+    if not predicted:
+        return []
+    text = f"Predicted {total(predicted)}; {meter}."
+    logging.info("FaceProtect: %s", text)
+    return [text]
+
+
 def _scores(face: FaceVerdict) -> str:
     return "; ".join(
         f"{name.split('. ', 1)[-1]} {score['metric']} {score['before']:.2f} before, {score['after']:.2f} after "
@@ -231,20 +247,31 @@ def _scores(face: FaceVerdict) -> str:
 
 
 class _PhotoProgress:
-    """Moves the progress bar through all photos and faces, and says on the node how long it will take."""
+    """Moves the progress bar through all photos and faces, and says on the node what it will cost and how long it will
+    take. on_cost: called with the prediction."""
 
-    def __init__(self, photo: int, photos: int, settings: PhotoSettings, node_id: str):
-        self.photo, self.photos, self.node_id = photo, photos, node_id
+    def __init__(self, photo: int, photos: int, settings: PhotoSettings, node_id: str, on_cost: Callable[[Cost], None]):
+        self.photo, self.photos, self.node_id, self.on_cost = photo, photos, node_id, on_cost
         self.stages = _stages(settings)
         self.bar, self.start, self.said = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0
 
     def __call__(self, event: dict) -> None:
+        if event["stage"] == "cost":
+            self._predict(event["faces"], event["cost"])
+            return
         begin, end = self.stages[event["stage"]]
         of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
         of_photo = (event["face"] - 1 + of_face) / event["faces"]
         step = round(PROGRESS_STEPS * (self.photo + of_photo) / self.photos)
         self.bar(event | {"step": step, "steps": PROGRESS_STEPS})
         self._say(of_photo, event)
+
+    def _predict(self, faces: int, cost: Cost) -> None:
+        text = f"photo {self.photo + 1} of {self.photos}: {faces} face{'s' * (faces != 1)}, about {cost}"
+        host.show_on_node(self.node_id, text)
+        logging.info("FaceProtect: %s", text)
+        self.said = time.monotonic()
+        self.on_cost(cost)
 
     def _say(self, done: float, event: dict) -> None:
         now = time.monotonic()

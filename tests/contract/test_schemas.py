@@ -19,6 +19,7 @@ IDS = {
     "FaceProtectSaveImage": "Save Protected Image",
     "FaceProtectLoadDemoModel": "Load Demo Model",
     "FaceProtectPixelAttack": "Pixel-Space Attack",
+    "FaceProtectPerformance": "Performance Settings",
     "FaceProtectVerify": "Verify Protection",
     "FaceProtectVerifyRobustness": "Verify Robustness",
 }
@@ -56,6 +57,7 @@ WIDGETS = {
     "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
     "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
+    "FaceProtectPerformance": ["precision", "memory"],
     "FaceProtectVerify": [],
     "FaceProtectVerifyRobustness": [],
 }

@@ -1,11 +1,13 @@
 """The benchmark compares the same result at the work it claims: the release's formulation against the core's."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from benchmarks.__main__ import main
+from benchmarks.count import count, held_bytes, peak_bytes, shape_only
 from benchmarks.measure import measure
 from benchmarks.models import MODELS, Shape, build, smooth_noise, surrogate, vae_of
 from benchmarks.report import computed, table
@@ -80,6 +82,36 @@ def test_a_way_that_prepares_its_networks_leaves_the_others_theirs():
     assert setup.unet.dtype == torch.float32 and prepare(WAYS["exact"], setup).unet is setup.unet
 
 
+@pytest.mark.parametrize("name", [name for name in WAYS if WAYS[name].countable])
+def test_every_way_runs_and_changes_the_photo(name):
+    """On meta and for real; two tiles where there are tiles."""
+    setup = build(TINY, 320)
+    assert count(shape_only(TINY, 320), WAYS[name], "cpu").latent.held > 0
+    result = prepare(WAYS[name], setup)(1, 1)
+    assert result.image.isfinite().all() and (result.image - setup.image).abs().max() > 0.01
+
+
+def test_a_tiny_decoder_gives_the_gradient_and_the_full_one_the_image():
+    setup = build(TINY, 64)
+    exact, tiny = (prepare(WAYS[name], setup) for name in ("exact", "tiny decoder"))
+    latent = setup.image.new_ones(1, 4, 8, 8).requires_grad_()
+    gradients = [torch.autograd.grad(way.codec.decode(latent).sum(), latent)[0] for way in (exact, tiny)]
+    assert torch.equal(exact.codec.decode(latent), tiny.codec.decode(latent))
+    assert not torch.allclose(*gradients)
+    assert sum(w.nbytes for w in tiny.weights()) > sum(w.nbytes for w in exact.weights())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_compute_the_same():
+    setup = build(TINY, 64)
+    way = prepare(WAYS["compiled"], setup)
+    compiled, plain = (unet.mid_block.attentions[0].transformer_blocks[0].ff for unet in (way.unet, setup.unet))
+    tokens = torch.linspace(-1, 1, 4 * 32).reshape(1, 4, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens), plain(tokens))
+    assert compiled._compiled_call_impl is not None and plain._compiled_call_impl is None
+
+
 @pytest.mark.parametrize("name", ["mobile_face", "facenet"])
 def test_random_surrogates_tell_photos_apart(name):
     network = surrogate(name)
@@ -99,6 +131,48 @@ def test_the_models_have_the_parameters_of_stable_diffusion():
         unets = {name: millions(UNet2DConditionModel(**MODELS[name].unet)) for name in ("sd15", "sd2")}
         assert unets == {"sd15": 859.5, "sd2": 865.9}
         assert millions(AutoencoderKL(**MODELS["sd2"].vae)) == 83.7
+
+
+def test_held_and_peak_bytes_of_a_sum_that_is_known():
+    """exp holds its result; its gradient comes when that is still there, and the factor was never made here."""
+    start, factor = torch.ones(1000, requires_grad=True), torch.ones(1000)
+
+    def stage():
+        return (start.exp() * factor).sum(), start
+
+    assert held_bytes(stage, [factor]) == 4000, "of exp; the factor is known"
+    assert held_bytes(stage, []) == 8000
+    assert 3 * 4000 <= peak_bytes(stage) <= 3 * 4000 + 100, "exp, and two gradients in turn"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("release", 192), ("exact", 320), ("small", 320), ("bfloat16 small", 320), ("small tiled", 320)]
+)
+def test_bytes_counted_without_a_computation_are_those_of_real_tensors(name, size):
+    """To 1 %: meta's batch normalisation keeps statistics that a CPU's does not."""
+    counted, real = (count(make(TINY, size), WAYS[name], "cpu") for make in (shape_only, build))
+    assert (counted.dtype, counted.weights) == (real.dtype, real.weights)
+    for ours, theirs in ((counted.null_text, real.null_text), (counted.latent, real.latent)):
+        assert (ours.held, ours.peak) == pytest.approx((theirs.held, theirs.peak), rel=0.01)
+
+
+def test_counted_bytes_tell_the_ways_apart():
+    setup = shape_only(TINY, 320)  # of several tiles
+    names = ("release", "exact", "small", "small tiled", "bfloat16")
+    release, exact, small, tiled, bfloat16 = (count(setup, WAYS[name], "cpu") for name in names)
+    assert release.peak > 4 * exact.peak and exact.peak > 1.5 * small.peak > 1.5 * tiled.peak
+    assert exact.latent.held < 2.1 * bfloat16.latent.held < 1.2 * exact.latent.held
+    assert exact.weights == small.weights > bfloat16.weights
+    assert all(one.held <= one.peak for way in (release, exact, small) for one in (way.null_text, way.latent))
+
+
+def test_the_count_of_stable_diffusion_is_printed(capsys):
+    """SD 1.5 at 512 px with little memory: within 8 GB of weights and tensors, by half of it in bfloat16."""
+    main(["--count", "--model", "sd15", "--size", "512", "--ways", "small", "bfloat16 small"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2] for row in rows] == ["small", "bfloat16 small"]
+    totals = [float(row[-1].strip("| ")) for row in rows]
+    assert 7 < totals[0] < 8 and 3.5 < totals[1] < 4.5
 
 
 def test_the_command_finds_one_image_in_less_time(tmp_path, capsys):

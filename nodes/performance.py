@@ -1,0 +1,54 @@
+"""Performance Settings: MODEL, VAE -> MODEL, VAE that say how FaceProtect computes with them (see host.py)."""
+
+from comfy_api.latest import io
+
+from . import host
+from .sockets import CATEGORY
+
+WHERE = "Performance Settings"
+
+
+class Performance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectPerformance",
+            display_name="Performance Settings",
+            category=CATEGORY,
+            description="Trades time, memory and precision in all that FaceProtect computes with this MODEL and VAE. "
+            "With its default values it changes nothing; other nodes take no notice of it.",
+            search_aliases=["faceprotect", "memory", "lowvram", "bfloat16", "taesd", "speed"],
+            inputs=[
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x. LoRAs may come before or after."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.Combo.Input(
+                    "precision",
+                    options=["as loaded", "float32", "bfloat16"],
+                    default="as loaded",
+                    tooltip="What the U-Net and the VAE compute in. bfloat16 halves the memory and is faster on recent "
+                    "GPUs, and the result is another one. As loaded: float16 is computed in float32, from a copy.",
+                ),
+                io.Combo.Input(
+                    "memory",
+                    options=["automatic", "low", "ample"],
+                    default="automatic",
+                    tooltip="low: blocks are computed again in the backward pass, a third or less of the memory for "
+                    "about half as much time again, the same result. automatic: low where ComfyUI has too little free.",
+                ),
+                io.Vae.Input(
+                    "gradient_vae",
+                    optional=True,
+                    tooltip="TAESD from Load VAE: its small decoder gives the gradient, the full VAE the image. Much "
+                    "less memory and time; the gradient is only near the true one, so protection can be weaker.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The same MODEL with the settings; weights are shared."),
+                io.Vae.Output(display_name="vae", tooltip="The same VAE with the settings; weights are shared."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, vae, precision, memory, gradient_vae=None) -> io.NodeOutput:
+        tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, precision, WHERE)
+        return io.NodeOutput(*host.with_settings(model, vae, host.PerformanceSettings(precision, memory, tiny)))

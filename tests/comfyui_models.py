@@ -1,0 +1,95 @@
+"""ComfyUI's models in this process, for the contract tests: loaded as a server does, compared, and looked into."""
+
+import contextlib
+
+import pytest
+import torch
+
+
+def load(path, dtype: torch.dtype = torch.float32) -> tuple:
+    """(MODEL, VAE) as CheckpointLoaderSimple loads them in a node, computed in the weights' dtype, as on a GPU."""
+    import comfy.model_management
+    import comfy.sd
+
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(comfy.model_management, "unet_manual_cast", lambda *_args, **_kwargs: None)
+        model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(
+            str(path), output_vae=True, output_clip=False, model_options={"dtype": dtype}
+        )
+    return model, vae
+
+
+def load_tiny_vae(scale: float = 0.18215, latent_channels: int = 4):
+    """A TAESD with random weights, as Load VAE makes it."""
+    import comfy.sd
+    import comfy.taesd.taesd
+
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        network = comfy.taesd.taesd.TAESD(latent_channels=latent_channels)
+        weights = {name: torch.randn_like(weight) * 0.05 for name, weight in network.state_dict().items()}
+        weights |= {"vae_scale": torch.tensor(scale), "vae_shift": torch.tensor(0.0)}
+        return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+def latent(size: int = 8) -> torch.Tensor:
+    return torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def context(width: int = 768) -> torch.Tensor:
+    return torch.randn(1, 7, width, generator=torch.Generator().manual_seed(1))
+
+
+@contextlib.contextmanager
+def a_small_card():
+    """ComfyUI has a byte to spare for each model, and leaves the weights in main memory."""
+    import comfy.model_management
+    from comfy.model_patcher import ModelPatcher
+
+    whole = ModelPatcher.partially_load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelPatcher, "partially_load", lambda self, device, *_, **kw: whole(self, device, 1, **kw))
+        comfy.model_management.unload_all_models()
+        yield
+    comfy.model_management.unload_all_models()
+
+
+def saved_bytes(function, *networks) -> int:
+    """Bytes that autograd keeps of what the function computes, without the networks' weights."""
+    weights = {weight.untyped_storage().data_ptr() for network in networks for weight in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def state(module) -> dict:
+    """Every weight and buffer: the object, what it is, and a copy of its bits."""
+    return {name: (one, _outside(one), one.detach().clone()) for name, one in _tensors(module)}
+
+
+def assert_untouched(module, before: dict) -> None:
+    after = dict(_tensors(module))
+    assert after.keys() == before.keys()
+    for name, (tensor, outside, bits) in before.items():
+        assert after[name] is tensor, name
+        assert _outside(tensor) == outside, name
+        assert torch.equal(tensor, bits), name
+    for part in module.modules():
+        assert not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks), part
+        assert "forward" not in part.__dict__, part
+
+
+def _tensors(module) -> list:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _outside(tensor: torch.Tensor) -> tuple:
+    return tensor.dtype, tensor.data_ptr(), tensor.requires_grad, tensor.grad

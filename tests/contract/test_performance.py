@@ -1,0 +1,220 @@
+"""Performance Settings: what a MODEL and a VAE carry to every block, and what that changes."""
+
+import pytest
+import torch
+
+from checkpoints import SD1, write_checkpoint, write_lora
+from comfyui_models import assert_untouched, context, latent, load, load_tiny_vae, saved_bytes, state
+
+SHAPE = (1, 4, 8, 8)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DEFAULTS = ("as loaded", "automatic")
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def file(pack, models_dir):
+    return models_dir / "checkpoints" / write_checkpoint(models_dir, SD1, text_encoder=False)
+
+
+@pytest.fixture(scope="module")
+def loaded(file):
+    return load(file)
+
+
+@pytest.fixture(scope="module")
+def tiny_vae(pack):
+    return load_tiny_vae()
+
+
+@pytest.fixture(autouse=True)
+def in_a_node(pack):
+    """As the server runs every node."""
+    with torch.inference_mode():
+        yield
+
+
+def with_settings(pack, model, vae, *settings) -> tuple:
+    """What the node gives."""
+    return pack.nodes.performance.Performance.execute(model, vae, *settings).result
+
+
+def protect(pack, model, vae):
+    """The image and the history of a few iterations, and the two adapters."""
+    core, host = pack.core, pack.host
+    denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
+    with host.optimization(denoiser, codec, SHAPE, 2):
+        photo = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+        trajectory = core.ddim_invert(
+            denoiser, codec.encode(photo), context(), core.DDIMSchedule.scaled_linear(), depth=2
+        )
+        embeddings = context().expand(2, 1, -1, -1)
+        structure = core.capture_self_attention(denoiser, trajectory, embeddings)
+        result = core.optimize_latent(
+            denoiser, codec, trajectory, embeddings, lambda image: image.square().flatten(1).mean(1),
+            structure=structure, iterations=2, objective_weight=1.0,
+        )  # fmt: skip
+    return result, denoiser, codec
+
+
+# Nothing by default
+
+
+def test_with_its_defaults_everything_is_as_without_it(pack, loaded):
+    plain, ours = (protect(pack, *pair)[0] for pair in (loaded, with_settings(pack, *loaded, *DEFAULTS)))
+    assert torch.equal(ours.image, plain.image) and torch.equal(ours.latent, plain.latent)
+    assert ours.history == plain.history
+
+
+def test_the_connected_model_and_vae_are_left_as_they_were(pack, loaded, tiny_vae):
+    model, vae = loaded
+    patchers = (model, vae.patcher, tiny_vae.patcher)
+    before = [repr(patcher.model_options) for patcher in patchers]
+    ours = with_settings(pack, model, vae, "bfloat16", "low", tiny_vae)
+    assert [repr(patcher.model_options) for patcher in patchers] == before and vae.patcher is patchers[1]
+    assert ours[0].model is model.model and ours[1].first_stage_model is vae.first_stage_model  # not copied
+
+
+def test_loras_and_other_patches_keep_the_settings_and_blocks_take_both_models_for_the_same(pack, loaded, models_dir):
+    import comfy.sd
+    import comfy.utils
+
+    model, vae = with_settings(pack, *loaded, "bfloat16", "low")
+    pack.host.require_same_model(model, pack.host.identity_of(loaded[0]), "here")
+    lora = comfy.utils.load_torch_file(str(models_dir / "loras" / write_lora(models_dir, SD1)))
+    patched = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0].clone()
+    patched.set_model_attn2_patch(lambda query, key, value, _options: (query, key, value))
+    expected = pack.host.PerformanceSettings("bfloat16", "low")
+    assert pack.host.ComfyDenoiser(patched).settings == expected
+    assert pack.host.codec_of(vae, patched).settings == expected
+
+
+# Precision
+
+
+@pytest.mark.parametrize("stored", DTYPES)
+@pytest.mark.parametrize("wanted", DTYPES)
+def test_the_networks_compute_in_that_precision_and_are_untouched_afterwards(pack, file, stored, wanted):
+    model, vae = with_settings(pack, *load(file, DTYPES[stored]), wanted, "automatic")
+    denoiser, codec = pack.host.ComfyDenoiser(model), pack.host.codec_of(vae, model)
+    with pack.host.gradients(denoiser.patcher, codec.patcher):
+        pass  # puts the weights where ComfyUI wants them first
+    before = [state(part.patcher.model) for part in (denoiser, codec)]
+    with pack.host.gradients(denoiser.patcher, codec.patcher):
+        for part in (denoiser, codec):
+            assert {weight.dtype for weight in part.patcher.model.parameters()} == {DTYPES[wanted]}
+        assert denoiser.base.get_dtype_inference() == codec.dtype == DTYPES[wanted]
+        assert denoiser.base.model_sampling.sigmas.dtype == torch.float32  # the noise schedule is not rounded
+        z, null = latent().requires_grad_(), context().requires_grad_()
+        image = codec.decode(denoiser(z, 101, null))
+        found = torch.autograd.grad(image.square().mean(), [z, null])
+        assert all(one.dtype == torch.float32 and one.abs().max() > 0 for one in (image, *found))
+        assert codec.encode(image.detach()).dtype == torch.float32
+    for part, was in zip((denoiser, codec), before, strict=True):
+        assert_untouched(part.patcher.model, was)
+
+
+def test_bfloat16_gives_nearly_what_float32_gives(pack, loaded):
+    noise = {}
+    for precision in DTYPES:
+        denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, precision, "automatic")[0])
+        with pack.host.no_gradients(denoiser.patcher):
+            noise[precision] = denoiser(latent(), 101, context())
+    error = (noise["bfloat16"] - noise["float32"]).abs().mean() / noise["float32"].abs().mean()
+    assert 0 < error < 0.05
+
+
+def test_a_whole_protection_in_bfloat16_is_finite_and_kept_in_float32(pack, loaded):
+    result, *_ = protect(pack, *with_settings(pack, *loaded, "bfloat16", "low"))
+    assert result.image.dtype == result.latent.dtype == torch.float32
+    assert torch.isfinite(result.image).all()
+
+
+def test_comfyui_is_told_of_the_copies_that_another_precision_takes(pack, loaded, monkeypatch):
+    import comfy.model_management as management
+
+    told, load_models = [], management.load_models_gpu
+    monkeypatch.setattr(management, "load_models_gpu", lambda *a, **kw: (told.append(kw), load_models(*a, **kw)))
+    for precision in ("float32", "bfloat16"):
+        denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, precision, "low")[0])
+        with pack.host.optimization(denoiser, None, SHAPE, 1):
+            pass
+    halves = 2 * sum(weight.numel() for weight in loaded[0].model.parameters())
+    gained = denoiser.step_bytes(SHAPE, low=True)  # bfloat16 holds half: the other half is not needed any more
+    assert told[1]["memory_required"] == pytest.approx(told[0]["memory_required"] + halves - gained)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("free", [1, 2**40])
+@pytest.mark.parametrize("memory", ["low", "ample"])
+def test_memory_is_as_set_whatever_is_free(pack, loaded, monkeypatch, memory, free):
+    import comfy.model_management as management
+
+    model, vae = with_settings(pack, *loaded, "as loaded", memory)
+    denoiser, codec = pack.host.ComfyDenoiser(model), pack.host.codec_of(vae, model)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: free)
+    pack.host.fit_memory(denoiser, codec, SHAPE, 1)
+    assert (denoiser.low_memory, codec.low_memory) == (memory == "low", memory == "low")
+
+
+# Another decoder for the gradient
+
+
+@pytest.fixture
+def both(pack, loaded, tiny_vae):
+    """The codec of the full VAE with the tiny one's gradient, and the full one's own."""
+    model, vae = with_settings(pack, *loaded, *DEFAULTS, tiny_vae)
+    return pack.host.codec_of(vae, model), pack.host.codec_of(loaded[1], model)
+
+
+def test_the_image_is_the_full_vaes_and_the_gradient_taesds(pack, both):
+    codec, full = both
+    with pack.host.gradients(*codec.patchers):
+        z = latent().requires_grad_()
+        image = codec.decode(z)
+        (found,) = torch.autograd.grad(image.square().sum(), z)
+        assert torch.equal(image, full.decode(z))
+        tiny = codec.gradient.patcher.model.taesd_decoder(z)  # TAESD's latents are the scaled ones
+        (expected,) = torch.autograd.grad(tiny, z, 2 * image.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_it_holds_a_fraction_and_less_in_low_memory(pack, both):
+    codec, full = both
+    with pack.host.gradients(*codec.patchers):
+        z = latent(16).requires_grad_()
+        networks = [patcher.model for patcher in codec.patchers]
+        plain = saved_bytes(lambda: full.decode(z), *networks)
+        tiny = saved_bytes(lambda: codec.decode(z), *networks)
+        codec.low_memory = True
+        low = saved_bytes(lambda: codec.decode(z), *networks)
+    assert 0 < low < tiny < plain / 5
+
+
+@pytest.mark.parametrize("memory", ["low", "ample"])
+def test_a_whole_protection_with_it(pack, loaded, tiny_vae, memory):
+    result, denoiser, codec = protect(pack, *with_settings(pack, *loaded, "as loaded", memory, tiny_vae))
+    plain, *_ = protect(pack, *loaded)
+    assert denoiser.low_memory == codec.low_memory == (memory == "low")
+    assert torch.isfinite(result.image).all()
+    assert result.history["identity"][0] == plain.history["identity"][0]  # seen before the first step: the full image
+    assert result.history["identity"][-1] != plain.history["identity"][-1]
+
+
+@pytest.mark.parametrize(
+    ("scale", "channels"), [(0.13025, 4), (1.0, 4), (1.5305, 16)], ids=["SDXL", "unscaled", "SD 3"]
+)
+def test_a_tiny_vae_of_another_model_is_refused(pack, loaded, scale, channels):
+    with pytest.raises(pack.core.checks.ProtectionError, match="gradient_vae must be TAESD"):
+        with_settings(pack, *loaded, *DEFAULTS, load_tiny_vae(scale, channels))
+
+
+def test_a_full_vae_is_refused_for_the_gradient(pack, loaded):
+    with pytest.raises(pack.core.checks.ProtectionError, match="AutoencoderKL"):
+        with_settings(pack, *loaded, *DEFAULTS, loaded[1])
