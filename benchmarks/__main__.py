@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--surrogates", nargs="+", choices=list(SURROGATES), help="in the loss, instead of the model's own")
     add("--repeat", type=_positive, default=1, help="runs of each way, interleaved; medians are shown (1)")
     add("--no-warm-up", dest="warm_up", action="store_false", help="no short run of each way before it is measured")
-    add("--count", action="store_true", help="runs nothing: bytes that one iteration holds, as on the device")
+    add("--count", action="store_true", help="runs nothing: what an iteration of each way holds (not: compiled)")
     add("--out", type=Path, help="folder for the numbers (JSON, a file for each size) and plot.png")
     add("--table", type=Path, metavar="FOLDER", help="runs nothing: table and plot of all the JSON files there")
     return parser

@@ -84,9 +84,7 @@ def test_a_way_that_prepares_its_networks_leaves_the_others_theirs():
 
 @pytest.mark.parametrize("name", [name for name in WAYS if WAYS[name].countable])
 def test_every_way_runs_and_changes_the_photo(name):
-    """On meta and for real; two tiles where there are tiles."""
-    setup = build(TINY, 320)
-    assert count(shape_only(TINY, 320), WAYS[name], "cpu").latent.held > 0
+    setup = build(TINY, 64)
     result = prepare(WAYS[name], setup)(1, 1)
     assert result.image.isfinite().all() and (result.image - setup.image).abs().max() > 0.01
 
@@ -102,7 +100,8 @@ def test_a_tiny_decoder_gives_the_gradient_and_the_full_one_the_image():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_compute_the_same():
+def test_compiled_blocks_compute_the_same(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # set back afterwards
     setup = build(TINY, 64)
     way = prepare(WAYS["compiled"], setup)
     compiled, plain = (unet.mid_block.attentions[0].transformer_blocks[0].ff for unet in (way.unet, setup.unet))
@@ -167,12 +166,11 @@ def test_counted_bytes_tell_the_ways_apart():
 
 
 def test_the_count_of_stable_diffusion_is_printed(capsys):
-    """SD 1.5 at 512 px with little memory: within 8 GB of weights and tensors, by half of it in bfloat16."""
-    main(["--count", "--model", "sd15", "--size", "512", "--ways", "small", "bfloat16 small"])
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[2] for row in rows] == ["small", "bfloat16 small"]
-    totals = [float(row[-1].strip("| ")) for row in rows]
-    assert 7 < totals[0] < 8 and 3.5 < totals[1] < 4.5
+    """SD 1.5 at 512 px in bfloat16, blocks and tiles computed again: weights and tensors fit 4 GB."""
+    main(["--count", "--model", "sd15", "--size", "512", "--ways", "bfloat16 small tiled", "compiled"])
+    (row,) = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:])
+    assert row[:5] == ["sd15", "512", "bfloat16 small tiled", "bfloat16", "2.16"]
+    assert 3 < float(row[-1]) < 4, "what cannot be counted, as compiled, is left out"
 
 
 def test_the_command_finds_one_image_in_less_time(tmp_path, capsys):
