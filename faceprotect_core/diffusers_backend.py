@@ -3,10 +3,10 @@
 Needs the package diffusers, which the caller has imported to build the models; `load_diffusers` imports it itself.
 """
 
+import copy
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -52,14 +52,21 @@ class DiffusersDenoiser:
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
         dtype = self.unet.dtype
-        attention = partial(self._computed_by, self_attention)
-        with attention(), recomputed(blocks_of(self.unet), attention) if self.low_memory else nullcontext():
+        with self._computed_by(self_attention), self._recomputed(self_attention):
             output = self.unet(latent.to(dtype), timestep, encoder_hidden_states=context.to(dtype)).sample
         output = output.to(latent.dtype)
         if self.prediction_type == "epsilon":
             return output
         alpha = self.alphas_cumprod[timestep].item()
         return alpha**0.5 * output + (1.0 - alpha) ** 0.5 * latent
+
+    def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager:
+        """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the
+        blocks, and such a circle through autograd is never freed where the backward pass does not come."""
+        if not self.low_memory:
+            return nullcontext()
+        untouched = copy.copy(self_attention)
+        return recomputed(blocks_of(self.unet), lambda: self._computed_by(copy.copy(untouched)))
 
     @contextmanager
     def _computed_by(self, self_attention: SelfAttention | None) -> Iterator[None]:

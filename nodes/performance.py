@@ -32,7 +32,7 @@ class Performance(io.ComfyNode):
                     "memory",
                     options=["automatic", "low", "ample"],
                     default="automatic",
-                    tooltip="low: blocks are computed again in the backward pass, a third or less of the memory for "
+                    tooltip="low: blocks are computed again in the backward pass, less than half the memory for "
                     "about half as much time again, the same result. automatic: low where ComfyUI has too little free.",
                 ),
                 io.Vae.Input(

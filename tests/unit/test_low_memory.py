@@ -1,10 +1,12 @@
 """Less memory, the same result: maps that are never held, blocks that are computed again."""
 
+import gc
+
 import pytest
 import torch
 
 from faceprotect_core import attention, capture_self_attention, ddim_invert, protect
-from faceprotect_core.attention import StructureLoss, attention_maps
+from faceprotect_core.attention import Capture, StructureLoss, attention_maps
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
 from faceprotect_core.memory import blocks_of, recomputed
 from golden import load_golden
@@ -112,6 +114,22 @@ def test_recomputed_blocks_hold_less(golden, frugal):
 
     plain = saved_bytes(lambda: step(golden.denoiser, golden.codec))
     assert saved_bytes(lambda: step(*frugal)) < plain / 2
+
+
+def test_what_is_held_is_freed_where_no_backward_pass_comes(golden, frugal):
+    """As when every image has been protected early: a circle through autograd would stay."""
+    before, capture = recomputable_blocks(), Capture()
+    frugal[0](golden.latent, 101, golden.context, capture)
+    structure = StructureLoss(capture.queries_and_keys)
+    noise = frugal[0](golden.latent.clone().requires_grad_(), 101, golden.context, structure)
+    assert noise.requires_grad and recomputable_blocks() > before + 5
+    del noise, structure
+    assert recomputable_blocks() == before
+
+
+def recomputable_blocks() -> int:
+    gc.collect()
+    return sum(type(one).__name__ == "_CheckpointFrame" for one in gc.get_objects())
 
 
 def test_the_networks_are_left_as_they_were(golden, frugal):
