@@ -42,7 +42,7 @@ class Capture:
 
     def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.queries_and_keys[layer] = (query.detach().clone(), key.detach().clone())
-        return attention_maps(query, key).to(value.dtype) @ value
+        return torch.cat([_attend(query[:, :, rows], key, value)[0] for rows in _rows(query, key)], dim=2)
 
 
 @dataclass(eq=False)
@@ -84,8 +84,8 @@ class _ComparedAttention(torch.autograd.Function):
         ctx.reference = reference
         output, squares = [], 0.0
         for rows in _rows(query, key):
-            maps = attention_maps(query[:, :, rows], key)
-            output.append(maps.to(value.dtype) @ value)
+            part, maps = _attend(query[:, :, rows], key, value)
+            output.append(part)
             squares = squares + (maps - _unchanged(reference, rows)).square().flatten(1).sum(1)
         return torch.cat(output, dim=2), squares / _map_size(query, key)
 
@@ -108,6 +108,12 @@ class _ComparedAttention(torch.autograd.Function):
             of_key += of_scores.transpose(-2, -1) @ query[:, :, rows]
         gradients = (of_query, of_key, of_value)
         return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, saved, strict=True)), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The output and the maps of some rows."""
+    maps = attention_maps(query, key)
+    return maps.to(value.dtype) @ value, maps
 
 
 def _unchanged(reference: tuple[Tensor, Tensor], rows: slice) -> Tensor:

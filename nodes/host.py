@@ -355,7 +355,7 @@ class ComfyCodec:
         itself, which loads models, and would move the weights that `gradients` has replaced."""
         pixels = self.vae.vae_encode_crop_pixels(image.movedim(1, -1).contiguous()).movedim(-1, 1)
         latent = self.patcher.model.encode(self.vae.process_input(pixels).to(self.dtype))
-        return self.latent_format.process_in(latent.to(image.dtype))
+        return self.latent_format.process_in(latent.to(image.dtype).contiguous())  # as VAE.encode returns it
 
     def decode(self, latent: Tensor) -> Tensor:
         network = self.patcher.model

@@ -1,5 +1,7 @@
 """Photos of any size with several faces on a real ComfyUI: cut out, protected, carried back, never passed through."""
 
+import re
+
 import numpy as np
 import pytest
 import skimage.data
@@ -133,6 +135,7 @@ def test_protect_photo_protects_and_is_the_blocks(comfyui):
     assert (protected[mask == 255] != group()[mask == 255]).mean() > 0.5
     (report,) = result.outputs["report"]["text"]
     assert "Photo 1: protected" in report and "no evidence" in report
+    assert re.search(r"Predicted \d+ s and \d+\.\d GB; took \d+ s", report), "what it costs, before and after"
     assert np.array_equal(shown(comfyui, blocks_on_the_largest_face()), protected)
 
 

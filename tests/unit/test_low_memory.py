@@ -56,6 +56,13 @@ def test_rows_at_a_time_give_the_same_attention_loss_and_gradients(monkeypatch, 
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
 
 
+def test_the_unchanged_run_is_computed_in_rows_too(monkeypatch):
+    inputs, _ = random_attention()
+    monkeypatch.setitem(attention.ELEMENTS_AT_ONCE, "cpu", 7 * 2 * 3 * 50)
+    output, _ = held(*inputs, inputs[:2])
+    torch.testing.assert_close(Capture()("layer", *inputs), output, rtol=1e-12, atol=1e-14)
+
+
 def test_the_gradients_pass_torchs_own_check():
     inputs, reference = random_attention(batch=1, heads=2, tokens=5, width=3)
     assert torch.autograd.gradcheck(lambda *tensors: compared(*tensors, reference), inputs)
