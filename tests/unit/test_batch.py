@@ -236,7 +236,8 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     quick = replace(WEAK, iterations=1)
     protector = load_protector(Choice(preset="fast", batch=2), quick)
     assert len(protector.protect(two, events.append).faces) == 2
-    assert {event["at_once"] for event in events} == {2}
+    assert [event["stage"] for event in events].count("cost") == 1 and events[0]["stage"] == "cost"
+    assert {event["at_once"] for event in events[1:]} == {2}
     assert protector.settings == load_protector(Choice(preset="fast"), quick).settings
 
 
