@@ -6,13 +6,15 @@ import pytest
 import torch
 
 
-def load(path, dtype: torch.dtype = torch.float32) -> tuple:
-    """(MODEL, VAE) as CheckpointLoaderSimple loads them in a node, computed in the weights' dtype, as on a GPU."""
+def load(path, dtype: torch.dtype = torch.float32, native: bool = True, in_a_node: bool = True) -> tuple:
+    """(MODEL, VAE) as CheckpointLoaderSimple loads them. native: computed in the weights' dtype, as on a GPU.
+    in_a_node: in inference mode, as the server runs every node."""
     import comfy.model_management
     import comfy.sd
 
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(comfy.model_management, "unet_manual_cast", lambda *_args, **_kwargs: None)
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode(in_a_node):
+        if native:
+            patch.setattr(comfy.model_management, "unet_manual_cast", lambda *_args, **_kwargs: None)
         model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path), output_vae=True, output_clip=False, model_options={"dtype": dtype}
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from checkpoints import SD1, SD2, write_checkpoint
+from comfyui_models import assert_untouched, context, latent, load, state
 
 NATIVE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAST = {"bfloat16, cast": torch.bfloat16, "float16, cast": torch.float16}  # on a CPU ComfyUI computes both in float32
@@ -29,59 +30,14 @@ def in_a_node(pack):
         yield
 
 
-def load(path, dtype: torch.dtype, native: bool = True):
-    """(MODEL, VAE) as CheckpointLoaderSimple loads them; native: computed in the weights' dtype, as on a GPU."""
-    import comfy.model_management
-    import comfy.sd
-
-    with pytest.MonkeyPatch.context() as patch:
-        if native:
-            patch.setattr(comfy.model_management, "unet_manual_cast", lambda *_args, **_kwargs: None)
-        model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(
-            str(path), output_vae=True, output_clip=False, model_options={"dtype": dtype}
-        )
-    return model, vae
-
-
 @pytest.fixture(scope="module", params=DTYPES)
 def loaded(sd1_file, request):
-    with torch.inference_mode():
-        return load(sd1_file, DTYPES[request.param], native=request.param in NATIVE)
+    return load(sd1_file, DTYPES[request.param], native=request.param in NATIVE)
 
 
 @pytest.fixture(scope="module")
 def float32_model(sd1_file):
-    with torch.inference_mode():
-        return load(sd1_file, torch.float32)
-
-
-def latent() -> torch.Tensor:
-    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def context(width: int = 768) -> torch.Tensor:
-    return torch.randn(1, 7, width, generator=torch.Generator().manual_seed(1))
-
-
-def state(module) -> dict:
-    """Every weight and buffer: the object, what it is, and a copy of its bits."""
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    return {name: (one, _outside(one), one.detach().clone()) for name, one in tensors.items()}
-
-
-def _outside(tensor: torch.Tensor) -> tuple:
-    return tensor.dtype, tensor.data_ptr(), tensor.requires_grad, tensor.grad
-
-
-def assert_untouched(module, before: dict) -> None:
-    after = dict(module.named_parameters()) | dict(module.named_buffers())
-    assert after.keys() == before.keys()
-    for name, (tensor, outside, bits) in before.items():
-        assert after[name] is tensor, name
-        assert _outside(tensor) == outside, name
-        assert torch.equal(tensor, bits), name
-    for part in module.modules():
-        assert not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks), part
+    return load(sd1_file)
 
 
 def load_all(pack, *patchers) -> None:
@@ -111,7 +67,7 @@ def test_its_gradient_is_that_of_the_same_weights_without_comfyuis_inference_mod
         z = latent().requires_grad_()
         (ours,) = torch.autograd.grad(denoiser(z, 101, context()).square().sum(), z)
     with torch.inference_mode(False), torch.enable_grad():
-        network = load(sd1_file, torch.float32)[0].model.diffusion_model
+        network = load(sd1_file, in_a_node=False)[0].model.diffusion_model
         z = latent().requires_grad_()
         noise = network(z, torch.tensor([101.0]), context=context(), transformer_options={})
         (reference,) = torch.autograd.grad(noise.square().sum(), z)
@@ -223,7 +179,7 @@ def test_the_noise_is_that_of_the_models_own_prediction_type(pack, sd2_file, pre
     """epsilon = sqrt(a) v + sqrt(1 - a) z, with v what the network says (Salimans and Ho 2022, appendix D)."""
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    (model,) = ModelSamplingDiscrete().patch(load(sd2_file, torch.float32)[0], prediction, False)
+    (model,) = ModelSamplingDiscrete().patch(load(sd2_file)[0], prediction, False)
     denoiser = pack.host.ComfyDenoiser(model)
     alpha = pack.core.DDIMSchedule.scaled_linear().alpha(101)
     with pack.host.no_gradients(denoiser.patcher):
