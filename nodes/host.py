@@ -34,6 +34,7 @@ from ..faceprotect_core.gradient_codec import StraightThroughCodec
 from ..faceprotect_core.memory import blocks_of, recomputed
 from ..faceprotect_core.model import SelfAttention
 from ..faceprotect_core.surrogates import WEIGHTS_SUFFIXES
+from ..faceprotect_core.tiling import TiledCodec
 from . import gradient_memory
 
 PREVIEW_SIZE = 512
@@ -372,32 +373,39 @@ class ComfyCodec:
 
 
 class ComfyGradientCodec(StraightThroughCodec):
-    """The images of a VAE with the gradient of a tiny one."""
+    """The images of a VAE with the gradient of a tiny one, or of its own tiles.
 
-    def __init__(self, full: ComfyCodec, gradient: ComfyCodec):
-        super().__init__(full, gradient)
-        self.patchers = (*full.patchers, *gradient.patchers)
+    near: decodes for the gradient. tile: in tiles of that many pixels; 0: whole.
+    """
+
+    def __init__(self, full: ComfyCodec, near: ComfyCodec, tile: int = 0):
+        super().__init__(full, TiledCodec(near, tile) if tile else near)
+        self.near, self.tile = near, tile
+        self.patchers = full.patchers if near is full else (*full.patchers, *near.patchers)
         self.settings = full.settings
 
     @property
     def low_memory(self) -> bool:
-        return self.gradient.low_memory
+        return self.near.low_memory
 
     @low_memory.setter
     def low_memory(self, low: bool) -> None:
-        self.gradient.low_memory = low
+        self.near.low_memory = low
 
     def decode_bytes(self, latent_shape, low: bool) -> float:
         """The full decoder holds nothing: ComfyUI's own estimate of its memory, which is for one image."""
         full = self.full.vae.memory_used_decode(latent_shape, self.full.dtype) * latent_shape[0]
-        return max(full, self.gradient.decode_bytes(latent_shape, low))
+        size = [min(length, self.tile // 8) if self.tile else length for length in latent_shape[2:]]
+        return max(full, self.near.decode_bytes((*latent_shape[:2], *size), low))
 
 
 def codec_of(vae, model) -> ComfyCodec | ComfyGradientCodec:
     """The ImageCodec of a VAE with its Performance Settings."""
     full = ComfyCodec(vae, model)
-    tiny = full.settings.gradient_vae
-    return full if tiny is None else ComfyGradientCodec(full, ComfyCodec(tiny, model))
+    tiny, tile = full.settings.gradient_vae, full.settings.gradient_tile
+    if tiny is None and not tile:
+        return full
+    return ComfyGradientCodec(full, full if tiny is None else ComfyCodec(tiny, model), tile)
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -410,12 +418,14 @@ TAESD_SCALE = 0.18215  # what ComfyUI's Load VAE gives "taesd", the one for SD 1
 class PerformanceSettings:
     """precision: of the U-Net and the VAE. memory: whether blocks are computed again in the backward pass.
 
-    gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`.
+    gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`. gradient_tile: the gradient comes from
+    tiles of that many pixels; 0: from the whole image.
     """
 
     precision: str = "as loaded"
     memory: str = "automatic"
     gradient_vae: Any = None
+    gradient_tile: int = 0
 
 
 def settings_of(patcher) -> PerformanceSettings:

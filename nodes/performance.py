@@ -2,10 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..faceprotect_core.checks import require
 from . import host
 from .sockets import CATEGORY
 
 WHERE = "Performance Settings"
+SMALLEST_TILE = 128  # two overlaps
 
 
 class Performance(io.ComfyNode):
@@ -41,6 +43,17 @@ class Performance(io.ComfyNode):
                     tooltip="TAESD from Load VAE: its small decoder gives the gradient, the full VAE the image. Much "
                     "less memory and time; the gradient is only near the true one, so protection can be weaker.",
                 ),
+                io.Int.Input(
+                    "gradient_tile",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=64,
+                    optional=True,
+                    tooltip="For crops larger than this many pixels (128 or more): the decoder's gradient comes "
+                    "from tiles of this size, one after the other; less memory, and only near the true one. The image "
+                    "is decoded whole all the same. 0: no tiles.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The same MODEL with the settings; weights are shared."),
@@ -49,6 +62,12 @@ class Performance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, vae, precision, memory, gradient_vae=None) -> io.NodeOutput:
+    def execute(cls, model, vae, precision, memory, gradient_vae=None, gradient_tile=0) -> io.NodeOutput:
         tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, precision, WHERE)
-        return io.NodeOutput(*host.with_settings(model, vae, host.PerformanceSettings(precision, memory, tiny)))
+        require(
+            gradient_tile == 0 or (gradient_tile >= SMALLEST_TILE and gradient_tile % 8 == 0),
+            f"{WHERE}: gradient_tile is {gradient_tile}",
+            f"use 0 for no tiles, or a multiple of 8 from {SMALLEST_TILE} on",
+        )
+        settings = host.PerformanceSettings(precision, memory, tiny, gradient_tile)
+        return io.NodeOutput(*host.with_settings(model, vae, settings))

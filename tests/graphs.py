@@ -61,6 +61,14 @@ def checkpoint(name: str, lora: str | None = None, strength: float = 1.0, v_pred
     return Source(nodes, model, ["checkpoint", 2], ["empty_prompt", 0])
 
 
+def performance(source: Source, precision: str = "as loaded", memory: str = "automatic", **more) -> Source:
+    """With Performance Settings behind the loaders."""
+    settings = node(
+        "FaceProtectPerformance", model=source.model, vae=source.vae, precision=precision, memory=memory, **more
+    )
+    return Source(source.nodes | {"performance": settings}, ["performance", 0], ["performance", 1], source.conditioning)
+
+
 def pipeline(source: Source | None = None, photo: str = PHOTO) -> Prompt:
     """All five blocks from photo to PreviewImage; dodging with output "detail", masked, 2 iterations each."""
     source = source or demo()

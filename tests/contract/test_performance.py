@@ -38,9 +38,9 @@ def in_a_node(pack):
         yield
 
 
-def with_settings(pack, model, vae, *settings) -> tuple:
+def with_settings(pack, model, vae, *settings, **more) -> tuple:
     """What the node gives."""
-    return pack.nodes.performance.Performance.execute(model, vae, *settings).result
+    return pack.nodes.performance.Performance.execute(model, vae, *settings, **more).result
 
 
 def protect(pack, model, vae):
@@ -205,6 +205,27 @@ def test_a_whole_protection_with_it(pack, loaded, tiny_vae, memory):
     assert torch.isfinite(result.image).all()
     assert result.history["identity"][0] == plain.history["identity"][0]  # seen before the first step: the full image
     assert result.history["identity"][-1] != plain.history["identity"][-1]
+
+
+def test_with_a_tile_the_image_is_the_whole_one_and_the_gradient_holds_a_tile(pack, loaded):
+    model, vae = with_settings(pack, *loaded, *DEFAULTS, gradient_tile=128)
+    codec, full = pack.host.codec_of(vae, model), pack.host.codec_of(loaded[1], model)
+    held, images, gradients = {}, {}, {}
+    with pack.host.gradients(*codec.patchers):
+        z = latent(24).requires_grad_()  # four tiles
+        for name, one in (("whole", full), ("tiles", codec)):
+            held[name] = saved_bytes(lambda: one.decode(z), *(part.model for part in one.patchers))  # noqa: B023
+            images[name] = one.decode(z)
+            (gradients[name],) = torch.autograd.grad(images[name].square().sum(), z)
+    assert torch.equal(images["tiles"], images["whole"])
+    assert 0 < held["tiles"] < held["whole"] / 4
+    assert torch.cosine_similarity(*(one.flatten() for one in gradients.values()), dim=0) > 0.8
+    assert codec.decode_bytes((1, 4, 64, 64), low=False) < full.decode_bytes((1, 4, 64, 64), low=False)
+
+
+def test_a_tile_that_cannot_be_is_refused(pack, loaded):
+    with pytest.raises(pack.core.checks.ProtectionError, match="gradient_tile is 64"):
+        with_settings(pack, *loaded, *DEFAULTS, gradient_tile=64)
 
 
 @pytest.mark.parametrize(

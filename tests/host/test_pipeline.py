@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 import graphs
-from graphs import LONG_BLOCKS, PHOTO, added, changed, checkpoint, demo, node, pipeline, sampled, small_pipeline
+from graphs import (
+    LONG_BLOCKS,
+    PHOTO,
+    added,
+    changed,
+    checkpoint,
+    demo,
+    node,
+    performance,
+    pipeline,
+    sampled,
+    small_pipeline,
+)
 
 OURS = set(graphs.BLOCKS)
 
@@ -93,6 +105,15 @@ def test_each_long_block_counts_its_steps_and_the_optimizer_shows_the_picture(co
 
 
 # Cached, and deterministic
+
+
+def test_performance_settings_low_memory_is_bit_equal_and_bfloat16_is_near(comfyui):
+    plain, low, near = (
+        picture(comfyui, small_pipeline(source)).astype(int)
+        for source in (demo(), performance(demo(), memory="low"), performance(demo(), precision="bfloat16"))
+    )
+    assert np.array_equal(low, plain)
+    assert 0 < np.abs(near - plain).mean() < 5
 
 
 def test_a_second_run_is_served_from_the_cache(comfyui):
