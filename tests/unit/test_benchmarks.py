@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from benchmarks.__main__ import main
 from benchmarks.count import count, held_bytes, peak_bytes, shape_only
 from benchmarks.measure import measure
 from benchmarks.models import MODELS, Shape, build, smooth_noise, surrogate, vae_of
+from benchmarks.precision import COLUMNS, in_bfloat16
+from benchmarks.precision import measure as measure_precision
 from benchmarks.report import computed, table
 from benchmarks.ways import WAYS, prepare
+from faceprotect_core.photo import PRESETS
+from faceprotect_core.protector import Choice, load_protector
 
 TINY = Shape(
     {
@@ -207,3 +212,14 @@ def test_an_earlier_run_is_not_overwritten_and_too_little_memory_is_a_row(tmp_pa
     rows = json.loads((tmp_path / "reduced-64-cpu-2.json").read_text())["rows"]
     assert rows[0]["error"] == "out of memory" and "seconds" in rows[1] and "largest_difference" not in rows[1]
     assert "release | float32 | out of memory | -" in capsys.readouterr().out
+
+
+def test_the_precisions_are_compared_on_a_copy(astronaut):
+    photo, quick = astronaut[:, :300, 80:400], replace(PRESETS["fast"], null_text_iterations=1, iterations=2)
+    exact = load_protector(Choice(preset="fast"), quick)
+    half = in_bfloat16(exact)
+    assert [one.denoiser.unet.dtype for one in (exact, half)] == [torch.float32, torch.bfloat16]
+    rows = [dict(zip(COLUMNS, measure_precision(one, photo, photo), strict=True)) for one in (exact, half)]
+    own, psnr = ([row[name] for row in rows] for name in ("distance to the original", "PSNR in the mask, dB"))
+    assert own[0] != own[1] and all(0 < value < 0.3 for value in own), "two iterations take nobody far"
+    assert psnr[1] == pytest.approx(psnr[0], rel=0.1) and psnr[0] > 25
