@@ -17,6 +17,7 @@ from benchmarks.report import computed, table
 from benchmarks.ways import WAYS, prepare
 from faceprotect_core.photo import PRESETS
 from faceprotect_core.protector import Choice, load_protector
+from needs import missing
 
 TINY = Shape(
     {
@@ -104,8 +105,9 @@ def test_a_tiny_decoder_gives_the_gradient_and_the_full_one_the_image():
     assert sum(w.nbytes for w in tiny.weights()) > sum(w.nbytes for w in exact.weights())
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_compute_the_same(monkeypatch):
+    if shutil.which("g++") is None:
+        missing("torch.compile needs a C++ compiler, and there is no g++")
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # set back afterwards
     setup = build(TINY, 64)
     way = prepare(WAYS["compiled"], setup)
