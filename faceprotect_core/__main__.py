@@ -82,7 +82,7 @@ def _add_protect(commands) -> None:
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
-    add("--batch", type=_count, default=1, metavar="N", help="faces of a photo at once; slower on two CPU cores (1)")
+    add("--batch", type=_count, default=1, metavar="N", help="faces at once, also across photos; slower on a CPU (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
     add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 
@@ -156,11 +156,12 @@ class Reporter:
         self.device, self.predicted, self.meter = torch.device(device), None, None
 
     def step(self, task, event: dict) -> None:
+        name = _photos_of(task.name, event)
         if event["stage"] == "cost":
-            self._predict(task.name, event["faces"], event["cost"])
+            self._predict(name, event["faces"], event["cost"])
         stage = STAGE_NAMES.get(event["stage"])
         if stage and self.stream.isatty():
-            self._show(f"{task.name}  {_faces_of(event)}{stage} {event['step']} of {event['steps']}")
+            self._show(f"{name}  {_faces_of(event)}{stage} {event['step']} of {event['steps']}")
 
     def _show(self, text: str) -> None:
         _write(self.stream, "\r" + " " * len(self.live) + "\r" + text)
@@ -198,8 +199,14 @@ class Reporter:
         _write(self.stream, "The recogniser was seen by the optimizer: no evidence about others.\n")
 
 
+def _photos_of(name: str, event: dict) -> str:
+    """Which photos are being protected: the first, and how many more."""
+    more = event.get("photos", 1) - 1
+    return f"{name} and {more} more" if more else name
+
+
 def _faces_of(event: dict) -> str:
-    """Which faces of a photo with several are being protected."""
+    """Which of several faces are being protected."""
     last, count, at_once = (event.get(name, 1) for name in ("face", "faces", "at_once"))
     if count == 1:
         return ""

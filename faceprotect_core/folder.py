@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from .checks import require
+from .crop_batch import out_of_memory
+from .folder_batch import run_together
 from .folder_photo import Job, OnTaskStep, Protector, Work, settings_of
 from .folder_plan import Options, Task, plan
 from .folder_record import Record, sha256_of
@@ -44,12 +46,13 @@ def protect_folder(
     ray: RayOptions | None = None,
     load: Callable[[], Protector] | None = None,
 ) -> list[PhotoDone]:
-    """Protects all photos of a folder, one after the other; what an earlier run has done is not done again.
+    """Protects all photos of a folder, in order; what an earlier run has done is not done again.
 
     A photo that fails is reported, and nothing is written for it; the others go on. The record is written after every
     photo, so that a run can be stopped at any time.
 
     Args:
+        protector: one that protects several faces at once is given several photos, see `faces_per_batch`.
         ray: several photos at once, with the same results; they are reported as they finish, and on_step is not
             called. What fails for a reason that may pass (memory, disk, a worker that died) is tried once more.
         load: with Ray, makes the same protector in each worker; picklable. Of `protector` only settings are used then.
@@ -63,7 +66,8 @@ def protect_folder(
     tasks = plan(in_dir, out_dir, options, record)
     settings = settings_of(protector, options)
     out_dir.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(tasks, record, settings, on_photo, at_once=ray is not None)
+    together = ray is None and protector.faces_per_batch > 1
+    progress = _Progress(tasks, record, settings, on_photo, at_once=ray is not None or together)
     jobs: list[Job] = []
 
     def still_open() -> Iterator[Job]:
@@ -75,7 +79,9 @@ def protect_folder(
                 jobs.append(Job(task, known))
                 yield jobs[-1]
 
-    if ray is None:
+    if together:
+        outcomes = run_together(still_open(), protector, options, on_step)
+    elif ray is None:
         outcomes = run_jobs(still_open(), lambda: Work(protector, options, on_step), retries=0)
     else:
         outcomes = run_on_workers(list(still_open()), out_dir, load, options, settings, ray)
@@ -100,7 +106,7 @@ class _Progress:
     def add(self, task: Task, status: str, entry: dict) -> None:
         if status == "protected":  # a photo that fails mostly fails at once
             self.times.append(entry["seconds"])
-        if status == "already":  # with several photos at once these come first
+        if status == "already" and not self.times:  # before the first that has to be done
             self.start = time.monotonic()
         reported = {photo.task.name for photo in self.done} | {task.name}
         seconds_left = self._seconds_left([other for other in self.tasks if other.name not in reported])
@@ -149,7 +155,7 @@ def _reason(error: Exception) -> str:
     """For the user and the record: no absolute path, and where it happened if the error is not one of ours."""
     if isinstance(error, ValueError) and "How to fix: " in str(error):
         return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
+    if out_of_memory(error):
         return "There is not enough memory for this photo. How to fix: reduce the photo, or use --device cpu."
     if isinstance(error, OSError):
         return f"The file could not be read or written ({error.strerror}). How to fix: check disk space and rights."

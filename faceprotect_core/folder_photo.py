@@ -1,11 +1,11 @@
-"""One photo of a folder: read, protected, written and judged; the same here and in a worker of Ray."""
+"""One photo of a folder: read, protected, written and judged; the same here, in a worker of Ray and in a batch."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -31,13 +31,22 @@ class Result(Protocol):
 
 
 class Protector(Protocol):
-    """Protects and judges single photos, always in the same way."""
+    """Protects and judges photos, always in the same way."""
 
     settings: dict
     """All that decides how a photo comes out, for JSON; with "preset"."""
 
+    faces_per_batch: int
+    """How many faces it protects at once; above 1 also of several photos, with `protect_all`."""
+
     def protect(self, photo: Tensor, on_step: OnStep | None = None) -> Result:
         """[3, H, W] in [0, 1] on the CPU -> a result whose image is on the CPU."""
+        ...
+
+    def protect_all(
+        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+    ) -> Iterator[Result | Exception]:
+        """The same for many, taken as they are needed; a photo's exception comes in its place, see `protect_photos`."""
         ...
 
     def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]: ...
@@ -78,11 +87,28 @@ def protect_one(task: Task, protector: Protector, options: Options, on_step: OnS
     Raises:
         ValueError: the photo cannot be read, has no face, or is not protected far enough; then nothing is written.
     """
+    source = read_source(task)
+    return write_result(task, source, protector.protect(source.photo.image, on_step), protector, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A photo that was read. start: when, in seconds of `time.monotonic`."""
+
+    photo: PhotoFile
+    sha256: str
+    start: float
+
+
+def read_source(task: Task) -> Source:
     start = time.monotonic()
     digest = sha256_of(task.source)
-    photo = read_photo(task.source)
-    result = protector.protect(photo.image, on_step)
-    preset = protector.settings.get("preset")
+    return Source(read_photo(task.source), digest, start)
+
+
+def write_result(task: Task, source: Source, result: Result, protector: Protector, options: Options) -> dict:
+    """Writes and judges what came out, and returns its entry for the record; see `protect_one`."""
+    photo, preset = source.photo, protector.settings.get("preset")
     _require_protected(result.faces, "the photo", _stronger(preset))
     faces = [verdict.face for verdict in result.faces]
     judged: list[FaceVerdict] = []
@@ -99,12 +125,12 @@ def protect_one(task: Task, protector: Protector, options: Options, on_step: OnS
     )
     return {
         "status": "protected",
-        "source_sha256": digest,
+        "source_sha256": source.sha256,
         "output": task.output_name,
         "output_sha256": sha256_of(task.output),
         "settings": settings_of(protector, options),
         "faces": [verdict.to_dict() for verdict in judged],
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(time.monotonic() - source.start, 1),
     }
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
 from torch import Tensor
 
 from .checks import require, require_image
-from .cost import Cost, CostPredictor, predict_cost
+from .cost import CostPredictor
+from .crop_batch import FAILURES, Aim, CropProtector, find_aim
 from .faces import (
     Face,
     FaceCrop,
@@ -21,12 +21,9 @@ from .faces import (
     load_detector,
     paste_faces,
 )
-from .faces.crop import cropped_images, cropped_masks
 from .inversion import OnStep, Pairing
 from .judge import FaceVerdict, Goal, judge_photo
 from .model import Denoiser, ImageCodec
-from .objectives import IdentityObjective
-from .protect import protect
 from .schedule import DDIMSchedule
 from .surrogates import FRSurrogate
 
@@ -105,24 +102,13 @@ def protect_photo(
     predictor: CostPredictor | None = None,
     on_step: OnStep | None = None,
 ) -> PhotoResult:
-    """Protect the faces of one photo; the other pixels stay bit-equal.
+    """Protect the faces of one photo; the other pixels stay bit-equal. See `protect_photos` for the other arguments.
 
     Args:
-        context: the empty prompt's embedding [1, tokens, dim].
         photo: [3, H, W] in [0, 1], float32, any size. Never changed.
-        goal: "dodge": no longer the same person. "synthetic": the same, pulled towards the target, which should be
-            nobody. "impersonate": to be taken for the target.
-        target: [3, h, w] or [1, 3, h, w] with one face, for "synthetic" and "impersonate".
         faces: the faces to protect, in the photo's pixels; None protects all that are detected.
         keep: faces of the photo that must stay as they are.
         crops: from `crop_face`, instead of `faces`.
-        faces_per_batch: at most this many crops of one size go through the model together; on two CPU cores 1 is the
-            fastest. Each face comes out as it does alone, up to rounding, which the optimiser amplifies: most of all to
-            dodge, where it decides the first step, as with another number of threads.
-        predictor: the same for all photos of a run. With it, on_step first gets {"stage": "cost", "cost": the Cost of
-            the faces, "faces": how many there are}.
-        on_step: receives the events of `protect`, with "face" (from 1; of a batch the last) and "faces" (how many
-            there are) added, and "at_once" (how many are in this batch).
 
     Returns:
         The photo with its verdicts; look at `.protected`. A face that was not protected enough is NOT left out of the
@@ -131,23 +117,19 @@ def protect_photo(
     Raises:
         ProtectionError: no face, a NaN in any of them, a goal without a target.
     """
-    _check(photo, goal, target, faces_per_batch)
-    detector = detector or load_detector(photo.device)
-    crops = tuple(crops if crops is not None else _cut(photo, settings.size, faces, keep, detector))
     require(
-        bool(crops),
-        f"no face found in the photo of {photo.shape[2]} x {photo.shape[1]} pixels",
-        "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
+        photo.ndim == 3, f"protect_photo takes one photo [3, H, W], got {list(photo.shape)}", "pass them one by one"
     )
-    aim = _aim(goal, surrogates, settings, schedule, target, detector)
-    if predictor and on_step:
-        cost = _predict(predictor, denoiser, codec, context, crops, aim, faces_per_batch)
-        on_step({"stage": "cost", "cost": cost, "faces": len(crops)})
-    changed = _protect_crops(denoiser, codec, context, crops, aim, faces_per_batch, on_step)
-    image, mask = paste_faces(photo, crops, changed)
-    photo_faces = [crop.photo_face for crop in crops]
-    verdicts = judge_photo(photo, image, photo_faces, surrogates, settings, goal, aim.target, detector=detector)
-    return PhotoResult(image, mask, crops, verdicts)
+    require_image(photo[None], "protect_photo")
+    _check(goal, target, faces_per_batch)
+    detector = detector or load_detector(photo.device)
+    cut = CutPhoto(photo, tuple(crops if crops is not None else _cut(photo, settings.size, faces, keep, detector)))
+    options = {"goal": goal, "target": target, "schedule": schedule, "detector": detector}
+    options |= {"faces_per_batch": faces_per_batch, "predictor": predictor, "on_step": on_step}
+    (outcome,) = protect_photos(denoiser, codec, context, [cut], surrogates, settings, **options)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _cut(photo: Tensor, size: int, faces, keep: Sequence[Face], detector: FaceDetector) -> list[FaceCrop]:
@@ -156,100 +138,120 @@ def _cut(photo: Tensor, size: int, faces, keep: Sequence[Face], detector: FaceDe
 
 
 @dataclass(frozen=True, eq=False)
-class _Aim:
-    """What every face of the photo is protected with."""
+class CutPhoto:
+    """photo: [3, H, W] in [0, 1], float32, any size. crops: the faces to protect, from `crop_face`."""
 
-    goal: Goal
-    surrogates: Sequence[FRSurrogate]
-    settings: PhotoSettings
-    schedule: DDIMSchedule | None
-    target: Tensor | None
-    target_face: Face | None
+    photo: Tensor
+    crops: tuple[FaceCrop, ...]
 
 
-def _aim(goal, surrogates, settings, schedule, target: Tensor | None, detector: FaceDetector) -> _Aim:
-    if goal == "dodge":
-        return _Aim(goal, surrogates, settings, schedule, None, None)
-    target = target if target.ndim == 4 else target[None]
-    faces = detect_faces(target[0], detector)
-    require(
-        bool(faces),
-        f"no face found in the target photo of {target.shape[3]} x {target.shape[2]} pixels",
-        "use a target photo with one upright, well-lit face that fills much of the picture",
-    )
-    return _Aim(goal, surrogates, settings, schedule, target, faces[0])
+def protect_photos(
+    denoiser: Denoiser,
+    codec: ImageCodec,
+    context: Tensor,
+    photos: Iterable[CutPhoto | Exception],
+    surrogates: Sequence[FRSurrogate],
+    settings: PhotoSettings = PRESETS["balanced"],
+    *,
+    goal: Goal = "dodge",
+    target: Tensor | None = None,
+    schedule: DDIMSchedule | None = None,
+    detector: FaceDetector | None = None,
+    faces_per_batch: int = 1,
+    predictor: CostPredictor | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[PhotoResult | Exception]:
+    """Protect the faces of many photos, in batches across photos.
+
+    A photo that fails costs the others nothing: its exception comes in its place.
+
+    Args:
+        context: the empty prompt's embedding [1, tokens, dim].
+        photos: taken when they are needed, as many as fill a batch. An exception, why a photo could not be read or
+            cut, is passed on in its place.
+        goal: "dodge": no longer the same person. "synthetic": the same, pulled towards the target, which should be
+            nobody. "impersonate": to be taken for the target.
+        target: [3, h, w] or [1, 3, h, w] with one face, for "synthetic" and "impersonate".
+        faces_per_batch: at most this many crops of one size go through the model together, fewer where memory runs
+            out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
+            optimiser amplifies: most of all to dodge, where it decides the first step, as with another number of
+            threads.
+        predictor: the same for all photos of a run. With it, on_step first gets {"stage": "cost", "cost": the Cost of
+            the photos that are next, "faces": how many faces they have, "photos": how many they are}.
+        on_step: receives the events of `protect`, with "face" (from 1; of a batch the last), "faces" and "photos" (how
+            many there are in the photos that are at work together) and "at_once" (how many are in this batch) added.
+
+    Yields:
+        For each photo its result (see `protect_photo`) or an exception of any kind.
+
+    Raises:
+        ProtectionError: a goal without a target, or a target without a face.
+    """
+    _check(goal, target, faces_per_batch)
+    aim = protector = None
+    for together in _together(photos, faces_per_batch):
+        cut = [photo for photo in together if isinstance(photo, CutPhoto)]
+        changed: Iterator[Tensor | Exception] = iter(())
+        if cut:
+            detector = detector or load_detector(cut[0].photo.device)
+            aim = aim or find_aim(goal, surrogates, settings, schedule, target, detector)
+            protector = protector or CropProtector(denoiser, codec, context, aim, faces_per_batch)
+            changed = iter(_protect_crops(protector, cut, predictor, on_step))
+        for photo in together:
+            if isinstance(photo, Exception):
+                yield photo
+            else:
+                yield _finish(photo, [next(changed) for _ in photo.crops], aim, detector)
 
 
-def _protect_crops(denoiser, codec, context, crops, aim: _Aim, at_once: int, on_step: OnStep | None) -> list[Tensor]:
-    """[3, size, size] for each crop, in their order."""
-    changed: dict[int, Tensor] = {}
-    for batch in _batches(crops, at_once):
-        step = _numbered(on_step, len(changed) + len(batch), len(crops), len(batch))
-        images = _protect_batch(denoiser, codec, context, [crops[index] for index in batch], aim, step)
-        changed |= zip(batch, images, strict=True)
-    return [changed[index] for index in range(len(crops))]
+def _together(photos: Iterable[CutPhoto | Exception], faces: int) -> Iterator[list[CutPhoto | Exception]]:
+    """Photos in a row that have as many faces or more; an exception waits only for the photos before it."""
+    pending: list[CutPhoto | Exception] = []
+    for photo in photos:
+        pending.append(photo)
+        count = sum(len(one.crops) for one in pending if isinstance(one, CutPhoto))
+        if count >= faces or count == 0:
+            yield pending
+            pending = []
+    if pending:
+        yield pending
 
 
-def _batches(crops: Sequence[FaceCrop], at_once: int) -> list[list[int]]:
-    """The indices of the crops, those of one size together, at most `at_once`; one at a time they keep their order."""
-    by_size = defaultdict(list)
-    for index, crop in enumerate(crops):
-        by_size[crop.size].append(index)
-    return sorted(same[start : start + at_once] for same in by_size.values() for start in range(0, len(same), at_once))
+def _protect_crops(
+    protector: CropProtector, photos: Sequence[CutPhoto], predictor: CostPredictor | None, on_step: OnStep | None
+) -> list[Tensor | Exception]:
+    """Of all their crops, in a row."""
+    crops = [crop for photo in photos for crop in photo.crops]
+    report = on_step and (lambda event: on_step(event | {"photos": len(photos)}))
+    cost = protector.cost(crops, predictor) if crops and predictor and report else None
+    if cost:
+        report({"stage": "cost", "cost": cost, "faces": len(crops)})
+    return protector(crops, report)
 
 
-def _predict(predictor: CostPredictor, denoiser, codec, context, crops, aim: _Aim, at_once: int) -> Cost:
-    """Of all faces of the photo."""
-    batches = [[crops[index] for index in batch] for batch in _batches(crops, at_once)]
-
-    def of_the_first() -> Cost:
-        names = ("depth", "null_text_iterations", "iterations")
-        settings = {name: getattr(aim.settings, name) for name in names}
-        image, objective = cropped_images(batches[0]), _objective(batches[0], aim)
-        return predict_cost(denoiser, codec, image, context, objective, output="detail", **settings)
-
-    return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)
-
-
-def _protect_batch(denoiser, codec, context, crops: list[FaceCrop], aim: _Aim, on_step: OnStep | None) -> Tensor:
-    """[B, 3, size, size]: the crops as `protect` returns them, the blocks' own call."""
-    result = protect(
-        denoiser,
-        codec,
-        cropped_images(crops),
-        context,
-        _objective(crops, aim),
-        schedule=aim.schedule,
-        output="detail",
-        mask=cropped_masks(crops),
-        on_step=on_step,
-        **aim.settings.method,
-    )
-    return result.image
+def _finish(
+    photo: CutPhoto, changed: Sequence[Tensor | Exception], aim: Aim, detector: FaceDetector
+) -> PhotoResult | Exception:
+    """Pastes the changed crops and judges them; a crop that failed is the outcome of its photo."""
+    failed = next((crop for crop in changed if isinstance(crop, Exception)), None)
+    if failed is not None:
+        return failed
+    try:
+        height, width = photo.photo.shape[1:]
+        require(
+            bool(photo.crops),
+            f"no face found in the photo of {width} x {height} pixels",
+            "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
+        )
+        image, mask = paste_faces(photo.photo, photo.crops, changed)
+        faces, wanted = [crop.photo_face for crop in photo.crops], (aim.settings, aim.goal, aim.target)
+        verdicts = judge_photo(photo.photo, image, faces, aim.surrogates, *wanted, detector=detector)
+        return PhotoResult(image, mask, photo.crops, verdicts)
+    except FAILURES as error:
+        return error
 
 
-def _objective(crops: list[FaceCrop], aim: _Aim) -> IdentityObjective:
-    image, faces = cropped_images(crops), [crop.face for crop in crops]
-    return IdentityObjective(
-        aim.surrogates,
-        target=aim.target,
-        source=None if aim.goal == "impersonate" else image,
-        face=faces,
-        source_face=faces,
-        target_face=aim.target_face,
-        margin=aim.settings.margin,
-    )
-
-
-def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:
-    return on_step and (lambda event: on_step(event | {"face": face, "faces": faces, "at_once": at_once}))
-
-
-def _check(photo: Tensor, goal: str, target: Tensor | None, faces_per_batch: int) -> None:
-    require(
-        photo.ndim == 3, f"protect_photo takes one photo [3, H, W], got {list(photo.shape)}", "pass them one by one"
-    )
-    require_image(photo[None], "protect_photo")
+def _check(goal: str, target: Tensor | None, faces_per_batch: int) -> None:
     require(goal in get_args(Goal), f"the goal is {goal!r}", f"use one of {', '.join(map(repr, get_args(Goal)))}")
     require(
         goal == "dodge" or target is not None,

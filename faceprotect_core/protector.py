@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .folder_record import sha256_of
 from .inversion import OnStep
 from .judge import FaceVerdict, Goal, judge_photo
 from .model import Denoiser, ImageCodec
-from .photo import PRESETS, PhotoResult, PhotoSettings, protect_photo
+from .photo import PRESETS, CutPhoto, PhotoResult, PhotoSettings, protect_photos
 from .photo_file import read_photo
 from .surrogates import FRSurrogate, load_surrogate
 
@@ -28,8 +29,8 @@ BUILT_IN_SURROGATE = "dlib_resnet"
 class Choice:
     """What the user chooses.
 
-    which: see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces of a photo
-    at once; it changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
+    which: see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces at once;
+    it changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
     """
 
     model: str = DEMO
@@ -56,29 +57,53 @@ class PhotoProtector:
     target: Tensor | None
     choice: Choice
     settings: dict
-    predictor: CostPredictor = field(default_factory=CostPredictor)
+    predictor: CostPredictor | None = field(default_factory=CostPredictor)
+
+    @property
+    def faces_per_batch(self) -> int:
+        return self.choice.batch
 
     def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
         """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
-        photo = photo.to(self.choice.device)
-        knobs = {"threshold": self.choice.threshold, "min_face": self.choice.min_face}
-        selection = select_faces(photo, self.detector, which=self.choice.which, **knobs)
-        result = protect_photo(
+        (outcome,) = self.protect_all([photo], on_step)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def protect_all(
+        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+    ) -> Iterator[PhotoResult | Exception]:
+        """The same for many, their faces in batches across photos, see `protect_photos`."""
+        outcomes = protect_photos(
             self.denoiser,
             self.codec,
             self.context,
-            photo,
+            map(self._cut, photos),
             self.surrogates,
             self.photo_settings,
             goal=self.choice.goal,
             target=self.target,
-            crops=crop_selection(photo, selection, self.photo_settings.size),
             detector=self.detector,
             faces_per_batch=self.choice.batch,
             predictor=self.predictor,
             on_step=on_step,
         )
-        return replace(result, image=result.image.cpu(), mask=result.mask.cpu())
+        for outcome in outcomes:
+            if isinstance(outcome, PhotoResult):
+                outcome = replace(outcome, image=outcome.image.cpu(), mask=outcome.mask.cpu())
+            yield outcome
+
+    def _cut(self, photo: Tensor | Exception) -> CutPhoto | Exception:
+        """The faces that were chosen; why there are none, if so."""
+        if isinstance(photo, Exception):
+            return photo
+        try:
+            photo = photo.to(self.choice.device)
+            knobs = {"threshold": self.choice.threshold, "min_face": self.choice.min_face}
+            selection = select_faces(photo, self.detector, which=self.choice.which, **knobs)
+            return CutPhoto(photo, tuple(crop_selection(photo, selection, self.photo_settings.size)))
+        except Exception as error:
+            return error
 
     def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]:
         photos = original.to(self.choice.device), finished.to(self.choice.device)

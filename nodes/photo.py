@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from comfy_api.latest import io, ui
@@ -14,7 +13,7 @@ from ..faceprotect_core.cost import Cost, CostPredictor, Meter, total
 from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.judge import FaceVerdict
-from ..faceprotect_core.photo import PRESETS, PhotoResult, PhotoSettings, protect_photo
+from ..faceprotect_core.photo import PRESETS, CutPhoto, PhotoResult, PhotoSettings, protect_photos
 from . import host
 from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found
@@ -137,27 +136,34 @@ class ProtectPhoto(io.ComfyNode):
         loaded = loaded_or_built_in(surrogates)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[preset], size=size)
-        shape, others = (1, 4, size // 8, size // 8), [one.patcher for one in loaded]  # one face at a time
-        with host.optimization(denoiser, codec, shape, settings.depth, *others):
+        latent = 4, size // 8, size // 8
+        at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.depth)
+        others = [one.patcher for one in loaded]
+        with host.optimization(denoiser, codec, (at_once, *latent), settings.depth, *others) as recorder:
             photos = host.to_core_image(image, WHERE)
             select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
-            protect = partial(
-                protect_photo,
-                denoiser,
-                codec,
+            predicted, meter = [], Meter(photos.device)
+            progress = _PhotoProgress(len(photos), settings, cls.hidden.unique_id, predicted.append)
+            outcomes = protect_photos(
+                recorder.denoiser(denoiser),
+                recorder.codec(codec),
                 host.null_context(model, conditioning, WHERE),
-                surrogates=[one.surrogate for one in loaded],
-                settings=settings,
+                _cut(photos, select, size, on_failure),
+                recorder.surrogates([one.surrogate for one in loaded]),
+                settings,
                 goal=goal,
                 target=_target(goal, target),
                 schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1),
+                detector=select.detector,
+                faces_per_batch=at_once,
                 predictor=CostPredictor(),
+                on_step=progress,
             )
-            results, predicted, meter = [], [], Meter(photos.device)
-            for index in range(len(photos)):
-                progress = _PhotoProgress(index, len(photos), settings, cls.hidden.unique_id, predicted.append)
-                attempt = partial(_protect_one, protect, photos, index, select, size, preset, progress)
-                results.append(attempt() if on_failure == STOP else _caught(attempt))
+            results = []
+            for outcome in outcomes:
+                progress.finished += 1
+                where = f"{WHERE}, image {progress.finished} of {len(photos)}"
+                results.append(_accepted(outcome, where, preset, on_failure))
             cost = _describe_cost(predicted, meter)
         described = map(_describe, range(1, len(results) + 1), results)
         report = "\n\n".join([*described, NO_EVIDENCE, *cost])
@@ -165,19 +171,28 @@ class ProtectPhoto(io.ComfyNode):
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
 
-def _protect_one(protect, photos, index: int, select, size: int, preset: str, progress) -> PhotoResult:
-    crops = crop_selection(photos[index], select(index), size)
-    result = protect(photo=photos[index], crops=crops, on_step=progress)
-    _require_protected(result, f"{WHERE}, image {index + 1} of {len(photos)}", preset)
-    return result
+def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[CutPhoto | ValueError]:
+    """Each photo when it is needed. One whose faces cannot be cut ends the run, or is to be left out."""
+    for index, photo in enumerate(photos):
+        try:
+            yield CutPhoto(photo, tuple(crop_selection(photo, select(index), size)))
+        except ValueError as error:
+            if on_failure == STOP:
+                raise
+            yield error
 
 
-def _caught(attempt) -> PhotoResult | ValueError:
-    """What the attempt returns, or why it failed. (Cancelling is no ValueError: it ends the run.)"""
+def _accepted(outcome: PhotoResult | Exception, where: str, preset: str, on_failure: str) -> PhotoResult | ValueError:
+    """The result, or why the photo is left out. Whatever else goes wrong ends the run."""
     try:
-        return attempt()
+        if isinstance(outcome, Exception):
+            raise outcome
+        _require_protected(outcome, where, preset)
     except ValueError as error:
+        if on_failure == STOP:
+            raise
         return error
+    return outcome
 
 
 def _target(goal: str, target):
@@ -248,39 +263,45 @@ def _scores(face: FaceVerdict) -> str:
 
 class _PhotoProgress:
     """Moves the progress bar through all photos and faces, and says on the node what it will cost and how long it will
-    take. on_cost: called with the prediction."""
+    take. finished: photos that are done, or left out. on_cost: called with the prediction."""
 
-    def __init__(self, photo: int, photos: int, settings: PhotoSettings, node_id: str, on_cost: Callable[[Cost], None]):
-        self.photo, self.photos, self.node_id, self.on_cost = photo, photos, node_id, on_cost
+    def __init__(self, photos: int, settings: PhotoSettings, node_id: str, on_cost: Callable[[Cost], None]):
+        self.photos, self.node_id, self.on_cost, self.finished = photos, node_id, on_cost, 0
         self.stages = _stages(settings)
         self.bar, self.start, self.said = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0
 
     def __call__(self, event: dict) -> None:
+        where = f"{_numbers('photo', self.finished + 1, event['photos'])} of {self.photos}"
         if event["stage"] == "cost":
-            self._predict(event["faces"], event["cost"])
+            self._predict(where, event["faces"], event["cost"])
             return
         begin, end = self.stages[event["stage"]]
         of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
-        of_photo = (event["face"] - 1 + of_face) / event["faces"]
-        step = round(PROGRESS_STEPS * (self.photo + of_photo) / self.photos)
-        self.bar(event | {"step": step, "steps": PROGRESS_STEPS})
-        self._say(of_photo, event)
+        before = event["face"] - event["at_once"]  # faces that are done
+        done = self.finished + event["photos"] * (before + event["at_once"] * of_face) / event["faces"]
+        self.bar(event | {"step": round(PROGRESS_STEPS * done / self.photos), "steps": PROGRESS_STEPS})
+        faces = _numbers("face", before + 1, event["at_once"])
+        self._say(done, f"{where}, {faces} of {event['faces']}")
 
-    def _predict(self, faces: int, cost: Cost) -> None:
-        text = f"photo {self.photo + 1} of {self.photos}: {faces} face{'s' * (faces != 1)}, about {cost}"
+    def _predict(self, where: str, faces: int, cost: Cost) -> None:
+        text = f"{where}: {faces} face{'s' * (faces != 1)}, about {cost}"
         host.show_on_node(self.node_id, text)
         logging.info("FaceProtect: %s", text)
         self.said = time.monotonic()
         self.on_cost(cost)
 
-    def _say(self, done: float, event: dict) -> None:
+    def _say(self, done: float, where: str) -> None:
+        """done: of the photos, in photos."""
         now = time.monotonic()
-        if now - self.said < 1 or done < 0.05:
+        if now - self.said < 1 or done - self.finished < 0.05:
             return
-        self.said, photos_left = now, self.photos - self.photo - done
-        seconds = (now - self.start) / done * photos_left
-        where = f"photo {self.photo + 1} of {self.photos}, face {event['face']} of {event['faces']}"
+        self.said = now
+        seconds = (now - self.start) / done * (self.photos - done)
         host.show_on_node(self.node_id, f"{where}: about {seconds:.0f} s left")
+
+
+def _numbers(name: str, first: int, count: int) -> str:
+    return f"{name} {first}" if count == 1 else f"{name}s {first} to {first + count - 1}"
 
 
 def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:

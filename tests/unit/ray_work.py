@@ -65,6 +65,7 @@ class Inverter:
     """A Protector that inverts, and fails at once on photos without a face (all black)."""
 
     settings = {"preset": "fast"}
+    faces_per_batch = 1
 
     def protect(self, photo, on_step=None):
         if photo.max() == 0:

@@ -1,6 +1,8 @@
 """Several faces in one batch: each comes out as it does alone, and nothing about one of them hides in the others."""
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ from PIL import Image
 from faceprotect_core import ProtectionError
 from faceprotect_core import __main__ as command
 from faceprotect_core import protector as protector_module
+from faceprotect_core.cost import CostPredictor
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
-from faceprotect_core.photo import PRESETS, PhotoSettings, protect_photo
+from faceprotect_core.photo import PRESETS, CutPhoto, PhotoSettings, protect_photo, protect_photos
 from faceprotect_core.protector import Choice, load_protector
 from golden import load_golden
 from ray_work import Inverter
@@ -85,6 +88,43 @@ def tiny(golden, detector):
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def tiny_photos(golden, detector):
+    """protect_photos, the same way."""
+
+    def run(photos, at_once: int, denoiser=golden.denoiser, codec=golden.codec, **options):
+        surrogates = [tiny_surrogate(template="dlib_150", thresholds={0.01: 0.5})]
+        models = denoiser, codec, golden.context
+        return protect_photos(*models, photos, surrogates, QUICK, detector=detector, faces_per_batch=at_once, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def album(portrait, two, cut):
+    """Three photos with one, two and one faces."""
+    sizes = {portrait: (64,), two: (64, 64), portrait * 0.7: (64,)}
+    return [CutPhoto(photo.double(), tuple(cut(photo, *each))) for photo, each in sizes.items()]
+
+
+@dataclass
+class Watched:
+    """A codec that fails with what `error` says about the images that are encoded, and counts them."""
+
+    codec: object
+    error: Callable[[torch.Tensor], BaseException | None]
+    batches: list[int] = field(default_factory=list)
+
+    def encode(self, image):
+        self.batches.append(len(image))
+        if error := self.error(image):
+            raise error
+        return self.codec.encode(image)
+
+    def decode(self, latent):
+        return self.codec.decode(latent)
 
 
 def same(a, b, atol):
@@ -172,15 +212,16 @@ def test_a_face_that_is_reached_early_stops_while_the_other_goes_on(tiny, cut, t
 
 @dataclass
 class BreaksOne:
-    """A Denoiser that returns NaN for the last image of a batch from the given call on."""
+    """A Denoiser that returns NaN for the last image of a batch from the given call on, counted for each batch size."""
 
     denoiser: object
     good_calls: int
+    calls: Counter = field(default_factory=Counter)
 
-    def __call__(self, *arguments):
-        self.good_calls -= 1
-        noise = self.denoiser(*arguments)
-        if self.good_calls < 0:
+    def __call__(self, latent, *arguments):
+        self.calls[len(latent)] += 1
+        noise = self.denoiser(latent, *arguments)
+        if self.calls[len(latent)] > self.good_calls:
             noise = torch.cat([noise[:-1], noise[-1:] * float("nan")])
         return noise
 
@@ -196,6 +237,91 @@ def test_a_nan_in_one_face_fails_the_photo(golden, tiny, cut, two, good_calls, w
 def test_no_face_at_a_time_is_refused(tiny, cut, two):
     with pytest.raises(ProtectionError, match="faces_per_batch is 0.*How to fix"):
         tiny(two, cut(two, 64, 64), 0)
+
+
+# ------------------------------------------------------------------------------------------------ of several photos
+
+
+def assert_results_agree(together, alone):
+    same(together.image, alone.image, 1e-5)
+    assert torch.equal(together.mask, alone.mask)
+    assert_verdicts_agree(together, alone, 1e-4)
+
+
+@pytest.mark.parametrize(("at_once", "batches"), [(2, {1, 2}), (3, {3, 1}), (4, {4}), (9, {4})])
+def test_the_faces_of_several_photos_together_equal_the_single_runs(golden, tiny_photos, album, at_once, batches):
+    denoiser, events = CountingDenoiser(golden.denoiser), []
+    together = list(tiny_photos(album, at_once, denoiser, on_step=events.append))
+    for one, photo in zip(together, album, strict=True):
+        (alone,) = tiny_photos([photo], 1)
+        assert_results_agree(one, alone)
+        assert (one.image - photo.photo).abs().max() > 0.1
+    assert set(denoiser.batches) == batches
+    assert {(event["photos"], event["faces"]) for event in events} == {
+        2: {(2, 3), (1, 1)}, 3: {(2, 3), (1, 1)}, 4: {(3, 4)}, 9: {(3, 4)}
+    }[at_once]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [ProtectionError("bad"), RuntimeError("shapes"), MemoryError()])
+def test_a_face_that_fails_fails_its_photo_alone(golden, tiny_photos, album, error):
+    bad = album[1].crops[1].image
+    codec = Watched(golden.codec, lambda images: error if any(torch.equal(image, bad) for image in images) else None)
+    first, second, third = tiny_photos(album, 4, codec=codec)
+    assert second is error
+    for one, photo in ((first, album[0]), (third, album[2])):
+        (alone,) = tiny_photos([photo], 1)
+        assert_results_agree(one, alone)
+
+
+def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
+    errors = [OSError("one"), KeyError("two"), KeyError("three")]
+    photos = [errors[0], album[0], errors[1], replace(album[1], crops=()), album[2], errors[2]]
+    outcomes = list(tiny_photos(photos, 4))
+    assert [outcomes[index] for index in (0, 2, 5)] == errors
+    assert [outcomes[index].protected for index in (1, 4)] == [False, False], "there are results"
+    assert "no face found in the photo of 640 x 300" in str(outcomes[3]) and isinstance(outcomes[3], ProtectionError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_where_memory_runs_out_fewer_faces_go_together_from_then_on(golden, tiny_photos, album, caplog, error):
+    codec, events = Watched(golden.codec, lambda images: error if len(images) > 2 else None), []
+    outcomes = list(tiny_photos([*album, *album], 4, codec=codec, predictor=CostPredictor(), on_step=events.append))
+    assert all((one.image - photo.photo).abs().max() > 0.1 for one, photo in zip(outcomes, album * 2, strict=True))
+    assert codec.batches == [4, 4, 2, 2, 2, 2, 2], "the costs, too little, two batches; the costs, two batches"
+    assert "no memory for 4 faces at once; trying 2" in caplog.text
+    assert [event["faces"] for event in events if event["stage"] == "cost"] == [4], "of the photos after that"
+
+
+def test_a_batch_that_was_too_large_is_not_tried_again_with_other_faces(golden, tiny_photos, album):
+    codec = Watched(golden.codec, lambda images: MemoryError() if len(images) > 1 else None)
+    many = replace(album[1], crops=album[1].crops * 2)
+    assert len(list(tiny_photos([many], 2, codec=codec))) == 1
+    assert codec.batches == [2, 1, 1, 1, 1]
+
+
+def test_cancelling_ends_the_run(golden, tiny_photos, album):
+    class Interrupt(BaseException):
+        """As ComfyUI's."""
+
+    codec = Watched(golden.codec, lambda images: Interrupt())
+    with pytest.raises(Interrupt):
+        next(tiny_photos(album, 4, codec=codec))
+    assert codec.batches == [4]
+
+
+def test_no_more_photos_are_taken_than_fill_a_batch(tiny_photos, album):
+    taken = []
+    photos = (taken.append(number) or photo for number, photo in enumerate([OSError("at once"), *album]))
+    outcomes = tiny_photos(photos, 3)
+    assert taken == []
+    assert [next(outcomes) and list(taken) for _ in range(4)] == [[0], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]
 
 
 # ------------------------------------------------------------------------------------------------ progress
@@ -239,6 +365,22 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     assert [event["stage"] for event in events].count("cost") == 1 and events[0]["stage"] == "cost"
     assert {event["at_once"] for event in events[1:]} == {2}
     assert protector.settings == load_protector(Choice(preset="fast"), quick).settings
+
+
+def test_the_protector_batches_the_faces_of_several_photos(portrait, two):
+    events, error = [], OSError("unreadable")
+    protector = load_protector(Choice(preset="fast", batch=3), replace(WEAK, iterations=1))
+    empty = torch.full((3, 100, 200), 0.5)
+    first, passed, nobody, second = protector.protect_all([portrait, error, empty, two], events.append)
+    assert [len(result.faces) for result in (first, second)] == [1, 2] and passed is error
+    assert "no face found" in str(nobody)
+    assert {(event["photos"], event["at_once"]) for event in events if "at_once" in event} == {(2, 3)}
+    assert all(result.image.device.type == "cpu" for result in (first, second))
+
+
+@pytest.mark.parametrize(("photos", "said"), [(1, "a.png"), (4, "a.png and 3 more")])
+def test_the_terminal_says_which_photos_are_at_work(photos, said):
+    assert command._photos_of("a.png", {"photos": photos}) == said == command._photos_of(said, {})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,6 +35,8 @@ def verdict(protected: bool = True) -> FaceVerdict:
 class FakeProtector:
     """Inverts the photo, and counts. A file survives when its pixels are what was protected."""
 
+    faces_per_batch = 1
+
     def __init__(self, **settings):
         self.settings = {"preset": "balanced", "version": 1} | settings
         self.calls, self.error, self.protected, self.tolerance = 0, {}, True, 1e-6
@@ -49,6 +52,24 @@ class FakeProtector:
     def judge(self, original, finished, faces):
         assert faces == [FACE]
         return (verdict((1 - original - finished).abs().max().item() <= self.tolerance),)
+
+
+class TwoAtOnce(FakeProtector):
+    """Has both photos before it protects the first, and both results before it gives the first away."""
+
+    faces_per_batch = 2
+
+    def protect_all(self, photos, on_step=None):
+        photos = iter(photos)
+        while together := list(islice(photos, self.faces_per_batch)):
+            report = on_step and (lambda event: on_step(event | {"photos": len(together)}))  # noqa: B023
+            yield from [one if isinstance(one, Exception) else self._attempt(one, report) for one in together]
+
+    def _attempt(self, photo, on_step):
+        try:
+            return self.protect(photo, on_step)
+        except Exception as error:
+            return error
 
 
 def photo(path, seed: int = 0, **options):
@@ -282,6 +303,67 @@ def test_a_failed_second_attempt_leaves_the_first_output_and_still_knows_it(fold
     assert set(statuses(done).values()) == {"protected"}
 
 
+# Several photos at once
+
+SCENES = {
+    "all is well": lambda source, target, fake: None,
+    "no face": lambda source, target, fake: BAD["no face"](fake),
+    "a bug": lambda source, target, fake: BAD["a bug"](fake),
+    "out of memory": lambda source, target, fake: BAD["out of memory"](fake),
+    "not protected": lambda source, target, fake: BAD["not protected"](fake),
+    "does not survive": lambda source, target, fake: setattr(fake, "tolerance", -1),
+    "unreadable": lambda source, target, fake: (source / "b.png").write_text("not a photo"),
+    "the first is unreadable": lambda source, target, fake: (source / "a.png").write_text("not a photo"),
+    "not ours": lambda source, target, fake: photo(target / "b.png", 55),
+    "one is done": lambda source, target, fake: protect_folder(source / "sub", target / "sub", FakeProtector()),
+}
+
+
+def without_seconds(entries: dict) -> dict:
+    return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in entries.items()}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_several_photos_at_once_come_out_as_one_after_the_other(tmp_path, scene):
+    outcomes = []
+    for number, protector in enumerate((FakeProtector(), TwoAtOnce())):
+        source, target = tmp_path / f"in{number}", tmp_path / f"out{number}"
+        for seed, name in enumerate(("a.png", "b.png", "sub/c.png", "z.png")):
+            photo(source / name, seed)
+        SCENES[scene](source, target, protector)
+        done = protect_folder(source, target, protector)
+        entries = record(target)
+        assert all(entry["seconds"] >= 0 for entry in entries.values())
+        written = {name: content for name, content in files(target).items() if not name.endswith(RECORD)}
+        reported = [(one.number, one.task.name, one.status) for one in done]
+        outcomes.append((reported, without_seconds(entries), written))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_with_several_at_once_the_next_run_does_what_is_left(folders):
+    source, target = folders
+    photo(source / "z.png", 9)
+    stopped = TwoAtOnce()
+    stopped.error = {4: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        protect_folder(source, target, stopped)
+    assert set(files(target)) == {"a.png", "b.png", RECORD}
+    again = TwoAtOnce()
+    assert list(statuses(protect_folder(source, target, again)).values()) == ["already", "already"] + ["protected"] * 2
+    assert again.calls == 2
+    assert set(statuses(protect_folder(source, target, again)).values()) == {"already"} and again.calls == 2
+
+
+def test_with_several_at_once_a_photo_is_read_when_it_is_needed_and_written_before_the_next(folders):
+    source, target = folders
+    protector, seen = TwoAtOnce(), []
+    protect_folder(
+        source, target, protector, on_step=lambda task, event: seen.append((task.name, len(files(target)))),
+        on_photo=lambda done: seen.append((done.task.name, protector.calls)),
+    )  # fmt: skip
+    assert seen == [("a.png", 0), ("a.png", 0), ("a.png", 2), ("b.png", 2), ("sub/c.png", 3), ("sub/c.png", 3)]
+
+
 # Nothing that is not ours is overwritten
 
 
@@ -477,13 +559,14 @@ class Weak:
     )  # fmt: skip
 
 
-def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys, batch):
     pixels = skimage.data.astronaut()
     (tmp_path / "in").mkdir()
     Image.fromarray(pixels).save(tmp_path / "in" / "astronaut.png")
     Image.fromarray(pixels[300:, 300:]).save(tmp_path / "in" / "nobody.png")
     monkeypatch.setattr(protector_module, "load_protector", lambda choice: load_protector(choice, Weak.settings))
-    assert run(tmp_path / "in", tmp_path / "out") == 1
+    assert run(tmp_path / "in", tmp_path / "out", "--batch", batch) == 1
     out = capsys.readouterr().out
     assert "1 of 2  astronaut.png  1 face protected, distance 0." in out
     assert "nobody.png  FAILED: no face found" in out

@@ -1,0 +1,82 @@
+"""Protect Photo on a batch of photos: their faces together as one after the other, progress, and what ends the run."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import skimage.data
+import torch
+
+EMPTY = torch.full((1, 300, 320, 3), 0.5)
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """IMAGE of NASA's Eileen Collins."""
+    return torch.from_numpy(skimage.data.astronaut())[None, :300, 80:400].float() / 255
+
+
+@pytest.fixture(scope="module")
+def photos(portrait):
+    """With one face each, but for the second."""
+    return torch.cat([portrait, EMPTY, portrait.flip(2) * 0.8, portrait * 0.6])
+
+
+@pytest.fixture
+def node(pack, monkeypatch):
+    """run(photos, faces at once, what on failure) -> (image, mask, report), what the node said, the bar's positions."""
+    photo, host = pack.nodes.photo, pack.host
+    settings = replace(
+        photo.PRESETS["fast"], null_text_iterations=1, iterations=2, lr=0.02, fidelity_weight=0.0,
+        objective_weight=0.01, wanted_margin=-0.598,
+    )  # fmt: skip
+    monkeypatch.setitem(photo.PRESETS, "fast", settings)
+    monkeypatch.setattr(photo.ProtectPhoto, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+
+    def run(photos, at_once: int, on_failure: str):
+        said, bar, time = [], [], iter(range(1, 10_000, 2))
+        monkeypatch.setattr(host, "show_on_node", lambda node_id, text: said.append(text))
+        monkeypatch.setattr(host.Progress, "__call__", lambda _, event: bar.append(event["step"]))
+        monkeypatch.setattr(photo, "time", SimpleNamespace(monotonic=lambda: next(time)))
+        with torch.inference_mode():
+            model, vae, prompt = pack.nodes.demo.LoadDemoModel.execute().result
+            settings = {"precision": "as loaded", "memory": "automatic", "faces_at_once": at_once}
+            model, vae = pack.nodes.performance.Performance.execute(model, vae, **settings).result
+            output = photo.ProtectPhoto.execute(
+                model, vae, prompt, photos, "fast", "synthetic", 256, "all", "0", on_failure
+            )
+        return output.result[:3], said, bar
+
+    return run
+
+
+def test_the_faces_of_a_batch_of_photos_come_out_together_as_one_after_the_other(node, photos):
+    (alone, *_), single, _ = node(photos, 0, "leave out")
+    (together, mask, report), said, bar = node(photos, 2, "leave out")
+    assert alone.shape == together.shape == (3, 300, 320, 3)
+    outside = mask == 0
+    assert torch.equal(together[outside], photos[[0, 2, 3]][outside])
+    torch.testing.assert_close(together, alone, rtol=0, atol=5e-4)  # 3e-5 was measured
+    assert (together - photos[[0, 2, 3]]).abs().amax((1, 2, 3)).min() > 0.02
+    for number in (1, 3, 4):
+        assert f"Photo {number}: protected, 1 face." in report
+    assert "Photo 2: NOT PROTECTED, left out. Protect Photo, image 2 of 4: no face found" in report
+    assert bar == sorted(bar) and bar[-1] == 1000
+    texts = [text.split(": ")[0] for text in said]
+    assert set(texts) >= {"photos 1 to 2 of 4", "photos 1 to 2 of 4, faces 1 to 2 of 2", "photo 4 of 4, face 1 of 1"}
+    assert {text.split(": ")[0] for text in single} >= {"photo 1 of 4", "photo 1 of 4, face 1 of 1", "photo 3 of 4"}
+
+
+def test_on_failure_stop_a_photo_without_a_face_ends_the_run(node, photos):
+    with pytest.raises(ValueError, match="Protect Photo, image 2 of 4: no face found"):
+        node(photos, 4, "stop")
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "leave out"])
+def test_what_is_wrong_with_the_models_ends_the_run_whatever_is_chosen(node, photos, pack, monkeypatch, on_failure):
+    def encode(*_):
+        raise RuntimeError("the shapes do not match")
+
+    monkeypatch.setattr(pack.host.ComfyCodec, "encode", encode)
+    with pytest.raises(RuntimeError, match="the shapes do not match"):
+        node(photos[:1], 1, on_failure)
