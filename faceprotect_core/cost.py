@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -271,17 +272,23 @@ class Meter:
         return f"{took}; the process's peak memory stayed at {gigabytes(peak)}"
 
     def _used(self) -> int | None:
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _process_peak()
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else process_peak()
 
     def _peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _process_peak()
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else process_peak()
 
 
-def _process_peak() -> int | None:
+def process_peak() -> int | None:
     """Bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux
+        pass
     try:
         import resource
     except ImportError:  # Windows
         return None
+    # On Linux it would begin with the peak of the process that started this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

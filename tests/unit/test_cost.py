@@ -2,8 +2,11 @@
 
 import gc
 import io
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -266,18 +269,34 @@ def test_a_cost_in_words():
 def test_what_it_was_in_words(monkeypatch, peaks, says):
     peaks = iter(peak and round(peak * 1e9) for peak in peaks)
     times = iter([0.0, 51.0])
-    monkeypatch.setattr(cost, "_process_peak", lambda: next(peaks))
+    monkeypatch.setattr(cost, "process_peak", lambda: next(peaks))
     monkeypatch.setattr(cost, "_now", lambda device: next(times))
     assert str(Meter(torch.device("cpu"))) == f"took 51 s{says}"
 
 
 def test_the_peak_of_the_process_is_in_bytes():
-    before = cost._process_peak()
+    before = cost.process_peak()
     if before is None:
         missing("this system does not tell a process's peak memory")
     block = torch.ones(before // 4)  # as much again
-    assert 1.2 * before < cost._process_peak() < 4 * before
+    assert 1.2 * before < cost.process_peak() < 4 * before
     del block
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_this_one():
+    """As Linux's getrusage has it."""
+    block = torch.ones(2**28)
+    program = "from faceprotect_core.cost import process_peak; print(process_peak())"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if run.stdout.strip() == "None":
+        missing("this system does not tell a process's peak memory")
+    assert int(run.stdout) < block.nbytes, run.stderr
 
 
 def test_the_command_line_says_what_the_first_photo_costs_and_cost():
