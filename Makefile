@@ -2,19 +2,20 @@
 PYTHON ?= .venv/bin/python
 PYTEST ?= .venv/bin/pytest
 RUFF ?= .venv/bin/ruff
-LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser)
+LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser tests/gpu)
 
-.PHONY: help environment test demo serve lint unit contract host browser
+.PHONY: help environment test demo serve lint unit contract host browser gpu
 
 help:
 	@echo "make demo         protect a portrait in a real ComfyUI: demo_output/protected.png, report.png and the numbers"
 	@echo "make serve        the same ComfyUI for your browser"
-	@echo "make test         lint and all four layers of tests"
+	@echo "make test         lint and all layers of tests"
 	@echo "make lint         ruff alone"
 	@echo "make unit         the library alone, without ComfyUI"
 	@echo "make contract     the nodes' schemas"
 	@echo "make host         workflows on a real ComfyUI server, installed as users install it"
 	@echo "make browser      the real frontend in Chromium"
+	@echo "make gpu          what needs a CUDA device, all of it; make test skips it where there is none"
 	@echo "make environment  what all of them need: .venv and .comfyui (about 3 minutes, 6 GB, once)"
 
 environment:
@@ -39,3 +40,8 @@ unit contract browser: environment
 host: environment
 	@.ci/environment test
 	@$(PYTEST) tests/host
+
+# A process has one ComfyUI: on the CPU, on the GPU, or on the GPU with its dynamic loader.
+gpu: environment
+	@$(PYTEST) tests/gpu --ignore tests/gpu/test_dynamic_loader.py
+	@$(PYTEST) tests/gpu/test_dynamic_loader.py

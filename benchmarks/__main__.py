@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from statistics import median
 import torch
 
 from .count import count, shape_only
-from .measure import Measurement, measure
+from .measure import Measurement, held_memory, measure
 from .models import MODELS, SURROGATES, Setup, build
 from .report import PUBLISHED, computed, count_table, plot, table
 from .ways import WAYS, Prepared, prepare
@@ -80,7 +81,11 @@ def _measure(chosen: argparse.Namespace, way: Prepared, measured: list[Measureme
     """Appends a measurement; False where the GPU has not enough memory."""
     try:
         if warm_up and chosen.warm_up:
-            way(1, 1)
+            start, before = time.monotonic(), held_memory(chosen.device)
+            iterations = 2 if way.way.graphs else 1  # the second is where CUDA graphs are recorded
+            way(iterations, iterations)
+            way.recorded_bytes = held_memory(chosen.device) - before if way.way.graphs else 0
+            print(f"warm-up: {time.monotonic() - start:.2f} s", flush=True)
         counts = chosen.null_text_iterations, chosen.iterations
         measured.append(measure(lambda on_step: way(*counts, on_step), way.unet, way.vae, chosen.device))
     except torch.OutOfMemoryError:
@@ -98,7 +103,9 @@ def _row(name: str, way: Prepared, measured: list[Measurement], released: Measur
     row |= {"seconds": [each.seconds for each in measured]}
     row |= {key: median(getattr(each, key) for each in measured) for key in names}
     peaks = [each.peak for each in measured]
-    row |= {"peak": None if None in peaks else median(peaks), "unet": asdict(one.unet), "decodes": one.decodes}
+    row["peak"] = None if None in peaks else median(peaks) + way.recorded_bytes
+    if not way.way.graphs:  # a replay passes by the counters
+        row |= {"unet": asdict(one.unet), "decodes": one.decodes}
     if released is not None:
         difference = (one.result.image - released.result.image).double()
         row["largest_difference"] = difference.abs().max().item()

@@ -80,11 +80,11 @@ def measure(run: Callable[[OnStep], ProtectionResult], unet: nn.Module, vae: nn.
     stopwatch = Stopwatch(device)
     with ExitStack() as stack:
         passes, decoder = (stack.enter_context(counted(network)) for network in (unet, vae.decoder))
-        before = _reset_peak(device)
+        before = reset_peak(device)
         stopwatch.begin()
         result = run(stopwatch)
         seconds = stopwatch.seconds()
-        peak = _peak(device)
+        peak = peak_memory(device)
     iterations = {stage: stopwatch.intervals[stage] for stage in ("null_text", "protection")}
     each = {stage: median(times) if times else 0.0 for stage, times in iterations.items()}
     rest = seconds - sum(each[stage] * len(times) for stage, times in iterations.items())
@@ -114,7 +114,7 @@ def counted(network: nn.Module) -> Iterator[Passes]:
         handle.remove()
 
 
-def _reset_peak(device: str) -> int | None:
+def reset_peak(device: str) -> int | None:
     """Bytes that are held now, above which the peak counts."""
     gc.collect()
     if device == "cuda":
@@ -129,6 +129,15 @@ def _reset_peak(device: str) -> int | None:
     return _process("VmRSS")
 
 
+def held_memory(device: str) -> int:
+    """Bytes that PyTorch keeps on the GPU with nothing at work, the buffers of recordings among them; 0 on a CPU."""
+    if device != "cuda":
+        return 0
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
 def _trim_heap() -> None:
     """glibc keeps what was freed, and the next run would take it without a sign in the process's memory."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -136,7 +145,7 @@ def _trim_heap() -> None:
         trim(0)
 
 
-def _peak(device: str) -> int | None:
+def peak_memory(device: str) -> int | None:
     return torch.cuda.max_memory_allocated() if device == "cuda" else _process("VmHWM")
 
 

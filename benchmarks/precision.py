@@ -16,6 +16,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
+from faceprotect_core.cuda_graphs import Recorder
 from faceprotect_core.faces import detect_faces
 from faceprotect_core.photo import PRESETS
 from faceprotect_core.photo_file import read_photo
@@ -26,8 +27,10 @@ COLUMNS = ("s a face", "distance to the original", "to another photo", "PSNR in 
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    protectors = {"float32": load_protector(Choice(preset=chosen.preset))}
+    protectors = {"float32": load_protector(Choice(preset=chosen.preset, device=chosen.device))}
     protectors["bfloat16"] = in_bfloat16(protectors["float32"])
+    if chosen.device == "cuda":
+        protectors["bfloat16, CUDA graphs"] = recorded(protectors["bfloat16"])
     photos = sorted(chosen.images.glob("*_a.jpg"))[: chosen.people]
     rows = {name: [] for name in protectors}
     for path in photos:
@@ -49,6 +52,13 @@ def in_bfloat16(protector: PhotoProtector) -> PhotoProtector:
     return replace(protector, denoiser=denoiser, codec=codec)
 
 
+def recorded(protector: PhotoProtector) -> PhotoProtector:
+    """Replayed as CUDA graphs, which are made with the first photo."""
+    recorder = Recorder()
+    denoiser, codec = recorder.denoiser(protector.denoiser), recorder.codec(protector.codec)
+    return replace(protector, denoiser=denoiser, codec=codec, surrogates=recorder.surrogates(protector.surrogates))
+
+
 def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[float, ...]:
     """COLUMNS of a photo [3, H, W] with one face."""
     start = time.monotonic()
@@ -57,7 +67,9 @@ def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[fl
     (verdict,), (surrogate,) = result.faces, protector.surrogates
     (score,) = verdict.scores.values()
     with torch.no_grad():
-        protected = surrogate.embed(result.image[None], verdict.face)
+        device = protector.choice.device
+        protected, other = result.image[None].to(device), other.to(device)
+        protected = surrogate.embed(protected, verdict.face)
         reference = surrogate.embed(other[None], detect_faces(other, protector.detector)[:1])
     changed = result.mask[0] > 0
     error = (result.image - photo)[:, changed].square().mean().item()
@@ -70,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--images", type=Path, required=True, help="folder of photos NAME_a.jpg and NAME_b.jpg of one person each")
     add("--people", type=int, default=12, help="how many of them (12)")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--preset", choices=list(PRESETS), default="fast")
     return parser
 

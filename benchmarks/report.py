@@ -75,7 +75,8 @@ def _cells(run: dict, row: dict) -> list[str]:
     released = _released(run)
     cells = [f"{seconds:.2f}", f"{median(released['seconds']) / seconds:.2f}" if released else NONE]
     cells += [NONE if row["peak"] is None else _gb(row["peak"]), _gb(row["weights"])]
-    cells += [f"{row['unet']['forward']} / {row['unet']['backward']}", str(row["decodes"])]
+    passes = row.get("unet")  # not counted where they are replayed
+    cells += [f"{passes['forward']} / {passes['backward']}", str(row["decodes"])] if passes else [NONE, NONE]
     if "rms_difference" not in row:
         return [*start, *cells, NONE, NONE]
     rms = row["rms_difference"]

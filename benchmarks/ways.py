@@ -11,12 +11,14 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from faceprotect_core import ProtectionResult, protect
+from faceprotect_core import IdentityObjective, ProtectionResult, protect
+from faceprotect_core.cuda_graphs import Recorder
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
 from faceprotect_core.gradient_codec import StraightThroughCodec
 from faceprotect_core.inversion import OnStep
 from faceprotect_core.memory import blocks_of
 from faceprotect_core.model import Denoiser, ImageCodec
+from faceprotect_core.photo import PRESETS
 from faceprotect_core.tiling import TiledCodec
 
 from .models import Setup
@@ -38,6 +40,8 @@ class Way:
     tile: int | None = None
     tiny: bool = False
     released: bool = False
+    graphs: bool = False
+    preset: str | None = None
     countable: bool = True
 
 
@@ -59,6 +63,10 @@ def compiled(network: nn.Module) -> nn.Module:
     return network
 
 
+def compiled_bfloat16(network: nn.Module) -> nn.Module:
+    return compiled(network.bfloat16())
+
+
 LOW_MEMORY = {"denoiser": {"low_memory": True}, "codec": {"low_memory": True}}
 # Latents, losses, surrogates and optimiser are in the number format of the photo in all of them.
 WAYS = {
@@ -69,6 +77,14 @@ WAYS = {
     "bfloat16 small": Way(bfloat16, **LOW_MEMORY),
     "channels last": Way(channels_last),
     "compiled": Way(compiled, countable=False),
+    "graphs": Way(graphs=True, countable=False),
+    "bfloat16 graphs": Way(bfloat16, graphs=True, countable=False),
+    "channels last graphs": Way(channels_last, graphs=True, countable=False),
+    "compiled graphs": Way(compiled_bfloat16, graphs=True, countable=False),
+    "bfloat16 graphs fast": Way(bfloat16, graphs=True, preset="fast", countable=False),
+    "channels last graphs fast": Way(channels_last, graphs=True, preset="fast", countable=False),
+    "channels last graphs balanced": Way(channels_last, graphs=True, preset="balanced", countable=False),
+    "bfloat16 graphs tiny decoder": Way(bfloat16, graphs=True, tiny=True, countable=False),
     "tiled": Way(tile=256),
     "small tiled": Way(**LOW_MEMORY, tile=256),
     "bfloat16 small tiled": Way(bfloat16, **LOW_MEMORY, tile=256),
@@ -78,9 +94,12 @@ WAYS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
-    """A way on its networks; call it as often as you like. tiny: the decoder for the gradient, where there is one."""
+    """A way on its networks; call it as often as you like. tiny: the decoder for the gradient, where there is one.
+
+    recorded_bytes: what its CUDA graphs hold, once that is known.
+    """
 
     way: Way
     setup: Setup
@@ -88,7 +107,9 @@ class Prepared:
     vae: nn.Module
     denoiser: Denoiser
     codec: ImageCodec
+    objective: IdentityObjective
     tiny: nn.Module | None
+    recorded_bytes: int = 0
 
     def weights(self) -> list[Tensor]:
         """Of all networks: parameters and buffers."""
@@ -98,8 +119,11 @@ class Prepared:
 
     def __call__(self, null_text_iterations: int, iterations: int, on_step: OnStep | None = None) -> ProtectionResult:
         setup = self.setup
-        arguments = self.denoiser, self.codec, setup.image, setup.context, setup.objective
+        arguments = self.denoiser, self.codec, setup.image, setup.context, self.objective
         settings = {"schedule": setup.schedule, "null_text_iterations": null_text_iterations, "iterations": iterations}
+        if self.way.preset:
+            preset = PRESETS[self.way.preset]
+            settings |= {name: getattr(preset, name) for name in ("depth", "null_text_iterations", "iterations")}
         run = protect_as_released if self.way.released else protect
         return run(*arguments, **settings, on_step=on_step)
 
@@ -114,7 +138,10 @@ def prepare(way: Way, setup: Setup) -> Prepared:
     tiny = _tiny_like(vae) if way.tiny else None
     if tiny:
         codec = StraightThroughCodec(codec, DiffusersCodec(tiny))
-    return Prepared(way, setup, unet, vae, denoiser, codec, tiny)
+    recorder = Recorder("cuda" if way.graphs else None)
+    denoiser, codec = recorder.denoiser(denoiser), recorder.codec(codec)
+    objective = recorder.objective(setup.objective)
+    return Prepared(way, setup, unet, vae, denoiser, codec, objective, tiny)
 
 
 def _tiny_like(vae: nn.Module) -> nn.Module:

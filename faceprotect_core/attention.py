@@ -1,5 +1,7 @@
 """Self-attention maps of the unchanged run, and the structure loss that holds the changed run to them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +18,49 @@ ELEMENTS_AT_ONCE = {"cpu": 2**21, "cuda": 2**25}
 
 def attention_maps(query: Tensor, key: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(dim)) in float32 or better: [B, heads, tokens, dim] -> [B, heads, tokens, tokens]."""
-    if query.dtype in (torch.float16, torch.bfloat16):
-        query, key = query.float(), key.float()
-    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
+    with _tensor_cores(query):
+        return _scores(_float32(query), _float32(key)).softmax(dim=-1)
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """Q K^T / sqrt(dim)."""
+    scale = query.shape[-1] ** -0.5
+    if not _fuses(query):
+        return query @ key.transpose(-2, -1) * scale
+    queries, keys = query.flatten(0, 1), key.flatten(0, 1).transpose(-2, -1)
+    scores = torch.baddbmm(query.new_empty(1, 1, 1), queries, keys, beta=0, alpha=scale)
+    return scores.unflatten(0, query.shape[:2])
+
+
+def _softmax_backward(gradient: Tensor, maps: Tensor) -> Tensor:
+    """The gradient of the scores from that of their softmax, which is overwritten."""
+    if not _fuses(maps):
+        return gradient.sub_((gradient * maps).sum(-1, keepdim=True)).mul_(maps)
+    return torch._softmax_backward_data(gradient, maps, -1, maps.dtype)
+
+
+def _fuses(tensor: Tensor) -> bool:
+    """A GPU saves passes over the maps. A CPU gains nothing, and rounds as the formulas of the release do."""
+    return tensor.is_cuda
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+@contextmanager
+def _tensor_cores(like: Tensor) -> Iterator[None]:
+    """On a GPU, products in TF32 where the network computes in bfloat16: all bits of a bfloat16 number fit in a TF32
+    one, and the sums are float32 all the same."""
+    if not (like.is_cuda and like.dtype == torch.bfloat16):
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +128,8 @@ class _ComparedAttention(torch.autograd.Function):
         for rows in _rows(query, key):
             part, maps = _attend(query[:, :, rows], key, value)
             output.append(part)
-            squares = squares + (maps - _unchanged(reference, rows)).square().flatten(1).sum(1)
+            difference = maps.sub_(_unchanged(reference, rows)).flatten(1)
+            squares = squares + torch.linalg.vector_norm(difference, dim=1).square()
         return torch.cat(output, dim=2), squares / _map_size(query, key)
 
     @staticmethod
@@ -96,16 +139,20 @@ class _ComparedAttention(torch.autograd.Function):
         query, key, value = (tensor.to(difference_gradient.dtype) for tensor in saved)
         output_gradient = output_gradient.to(value.dtype)
         weight = (2.0 / _map_size(query, key) * difference_gradient)[:, None, None, None]
-        scale = query.shape[-1] ** -0.5
         of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for rows in _rows(query, key):
-            maps = attention_maps(query[:, :, rows], key)
-            of_value += maps.transpose(-2, -1) @ output_gradient[:, :, rows]
-            of_maps = (maps - _unchanged(ctx.reference, rows)).mul_(weight)
-            of_maps += output_gradient[:, :, rows] @ value.transpose(-2, -1)
-            of_scores = of_maps.sub_((of_maps * maps).sum(-1, keepdim=True)).mul_(maps).mul_(scale)
-            of_query[:, :, rows] = of_scores @ key
-            of_key += of_scores.transpose(-2, -1) @ query[:, :, rows]
+        with _tensor_cores(saved[0]):
+            for rows in _rows(query, key):
+                maps = attention_maps(query[:, :, rows], key)
+                of_value += maps.transpose(-2, -1) @ output_gradient[:, :, rows]
+                difference = _unchanged(ctx.reference, rows)
+                torch.sub(maps, difference, out=difference)
+                of_maps = (output_gradient[:, :, rows] @ value.transpose(-2, -1)).addcmul_(difference, weight)
+                del difference
+                of_scores = _softmax_backward(of_maps, maps)
+                of_query[:, :, rows] = of_scores @ key
+                of_key += of_scores.transpose(-2, -1) @ query[:, :, rows]
+        scale = query.shape[-1] ** -0.5
+        of_query, of_key = of_query.mul_(scale), of_key.mul_(scale)
         gradients = (of_query, of_key, of_value)
         return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, saved, strict=True)), None
 

@@ -52,8 +52,9 @@ class DiffusersDenoiser:
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
         dtype = self.unet.dtype
+        at = torch.full((), timestep, device=latent.device)  # a number would be copied to a GPU, which waits for it
         with self._computed_by(self_attention), self._recomputed(self_attention):
-            output = self.unet(latent.to(dtype), timestep, encoder_hidden_states=context.to(dtype)).sample
+            output = self.unet(latent.to(dtype), at, encoder_hidden_states=context.to(dtype)).sample
         output = output.to(latent.dtype)
         if self.prediction_type == "epsilon":
             return output

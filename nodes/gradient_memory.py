@@ -37,6 +37,9 @@ def tiny_decoder_bytes(latent_shape, itemsize: int, low: bool) -> float:
 UNET, LOW_UNET = 0.35, 0.072
 DECODER, LOW_DECODER = 1.48, 0.66
 TINY_DECODER, LOW_TINY_DECODER = 0.18, 0.15
+# With CUDA graphs, which keep what they are replayed in: times this. Measured on an H200 with Stable Diffusion 1.5's
+# shapes at 512 pixels and depth 3: 21.1 instead of 11.1 GB in float32, 12.6 instead of 5.6 GB in bfloat16.
+CUDA_GRAPHS = 2.2
 
 
 def _per_cell(megabytes: float, latent_shape, itemsize: int) -> float:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference, Trajectory
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.cuda_graphs import Recorder
 from ..faceprotect_core.faces import FaceCrop
 from ..faceprotect_core.gradient_codec import StraightThroughCodec
 from ..faceprotect_core.memory import blocks_of, recomputed
@@ -265,9 +266,9 @@ class ComfyDenoiser:
     def __call__(
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
-        sigma = self.sigmas[timestep]
-        alpha = 1.0 / (1.0 + sigma**2).item()
-        sigma = sigma.to(latent).expand(latent.shape[0])
+        level = self.sigmas[timestep].item()
+        alpha = 1.0 / (1.0 + level**2)
+        sigma = latent.new_full((latent.shape[0],), level)  # made on the GPU: a copy would wait for it
         arguments = {
             "c_crossattn": context,
             "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention),
@@ -348,7 +349,8 @@ class ComfyCodec:
 
     @property
     def dtype(self) -> torch.dtype:
-        return compute_dtype(self.vae.vae_dtype, self.settings.precision)
+        """Of the weights, and not vae_dtype: a VAE of the dynamic loader has its file's, and casts as it goes."""
+        return compute_dtype(next(self.patcher.model.parameters()).dtype, self.settings.precision)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -411,6 +413,7 @@ def codec_of(vae, model) -> ComfyCodec | ComfyGradientCodec:
 # ------------------------------------------------------------------------------------------------ settings
 
 SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its clones inherit: LoRAs keep them
+MOST_FACES_AT_ONCE = 8  # that are chosen without being set
 TAESD_SCALE = 0.18215  # what ComfyUI's Load VAE gives "taesd", the one for SD 1.x and 2.x
 
 
@@ -419,13 +422,16 @@ class PerformanceSettings:
     """precision: of the U-Net and the VAE. memory: whether blocks are computed again in the backward pass.
 
     gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`. gradient_tile: the gradient comes from
-    tiles of that many pixels; 0: from the whole image.
+    tiles of that many pixels; 0: from the whole image. faces_at_once: of Protect Photo; 0: automatic.
+    cuda_graphs: networks are recorded and replayed on a GPU.
     """
 
     precision: str = "as loaded"
     memory: str = "automatic"
     gradient_vae: Any = None
     gradient_tile: int = 0
+    faces_at_once: int = 0
+    cuda_graphs: bool = False
 
 
 def settings_of(patcher) -> PerformanceSettings:
@@ -511,9 +517,11 @@ def no_gradients(*patchers) -> Iterator[None]:
 
 
 @contextmanager
-def optimization(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, *others) -> Iterator[None]:
+def optimization(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, *others) -> Iterator[Recorder]:
     """As gradients, for an optimisation through that many steps and then the codec, if there is one. ComfyUI is told
     how much memory it takes; where that is short, blocks are computed again in the backward pass (low_memory).
+
+    Yields what records the networks as CUDA graphs, if it is to be done; it must not be used after the block.
 
     codec: from codec_of, or None. latent_shape: [B, 4, h, w]. others: patchers that are needed too.
     """
@@ -523,7 +531,34 @@ def optimization(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, *othe
     most, least = {"low": (low, low), "ample": (ample, ample)}.get(denoiser.settings.memory, (ample, low))
     with gradients(*patchers, *others, needed=most + copies, needed_at_least=least + copies):
         fit_memory(denoiser, codec, latent_shape, steps)
-        yield
+        yield _recorder(denoiser)
+
+
+def _recorder(denoiser: ComfyDenoiser) -> Recorder:
+    """Weights that come from main memory lie elsewhere in each pass, and blocks that are computed again save what a
+    recording holds."""
+    if not denoiser.settings.cuda_graphs:
+        return Recorder(device=None)
+    if denoiser.low_memory:
+        logging.warning("FaceProtect: no CUDA graphs, which need ample memory")
+    return Recorder(device=None if denoiser.low_memory else "cuda")
+
+
+def faces_at_once(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> int:
+    """How many faces to optimize together: as set, or on a GPU as many as fit without computing blocks again.
+
+    latent_shape: of one face. Free is what the weights that ComfyUI has still to load leave.
+    """
+    settings, device = denoiser.settings, denoiser.patcher.load_device
+    if settings.faces_at_once:
+        return settings.faces_at_once
+    if comfy.model_management.is_device_cpu(device) or settings.memory == "low":
+        return 1
+    patchers = [patcher for part in _parts(denoiser, codec) for patcher in part.patchers]
+    loading = sum(patcher.model_size() - patcher.loaded_size() + _copied_bytes(patcher) for patcher in patchers)
+    free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory() - loading
+    each = _optimization_bytes(denoiser, codec, latent_shape, steps, low=False)
+    return min(max(int(free // each), 1), MOST_FACES_AT_ONCE)
 
 
 def fit_memory(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> None:
@@ -544,7 +579,8 @@ def fit_memory(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> None
 
 def _optimization_bytes(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, low: bool) -> float:
     decoding = codec.decode_bytes(latent_shape, low) if codec else denoiser.base.memory_required(latent_shape)
-    return steps * denoiser.step_bytes(latent_shape, low) + decoding
+    needed = steps * denoiser.step_bytes(latent_shape, low) + decoding
+    return needed * gradient_memory.CUDA_GRAPHS if denoiser.settings.cuda_graphs and not low else needed
 
 
 def _parts(denoiser: ComfyDenoiser, codec) -> list:

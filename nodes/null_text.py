@@ -49,8 +49,9 @@ class NullTextLearner(io.ComfyNode):
     def execute(cls, model, trajectory: TrajectoryData, iterations, learning_rate) -> io.NodeOutput:
         host.require_same_model(model, trajectory.model_identity, "Null-Text Embedding Learner")
         denoiser = host.ComfyDenoiser(model)
-        with host.optimization(denoiser, None, trajectory.trajectory.latents[0].shape, 1):
+        with host.optimization(denoiser, None, trajectory.trajectory.latents[0].shape, 1) as recorder:
             path, context = host.at_work(trajectory.trajectory), host.at_work(trajectory.context)
             progress = host.Progress(path.depth * iterations)
-            embeddings = learn_null_text(denoiser, path, context, iterations, learning_rate, progress)
+            recorded = recorder.denoiser(denoiser)
+            embeddings = learn_null_text(recorded, path, context, iterations, learning_rate, progress)
         return io.NodeOutput(host.at_rest(embeddings))

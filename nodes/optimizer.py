@@ -147,14 +147,14 @@ class AdversarialLatentOptimizer(io.ComfyNode):
         denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
         path = trajectory.trajectory
         _require_same_photo(objective, path)
-        with host.optimization(denoiser, codec, path.latents[0].shape, path.depth, *objective.patchers):
+        with host.optimization(denoiser, codec, path.latents[0].shape, path.depth, *objective.patchers) as recorder:
             photo = None if image is None else host.to_core_image(image, WHERE)
             result = optimize_latent(
-                denoiser,
-                codec,
+                recorder.denoiser(denoiser),
+                recorder.codec(codec),
                 host.at_work(path),
                 host.at_work(null_text),
-                objective.objective,
+                recorder.objective(objective.objective),
                 structure=host.at_work(structure),
                 iterations=iterations,
                 lr=learning_rate,

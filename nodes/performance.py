@@ -54,6 +54,24 @@ class Performance(io.ComfyNode):
                     "from tiles of this size, one after the other; less memory, and only near the true one. The image "
                     "is decoded whole all the same. 0: no tiles.",
                 ),
+                io.Int.Input(
+                    "faces_at_once",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip="How many faces Protect Photo protects at once, of one photo or of several. More faces a "
+                    "minute on a GPU, for as much more memory; slower on a CPU. 0: automatic, 1 on a CPU, on a GPU as "
+                    f"many as fit, up to {host.MOST_FACES_AT_ONCE}.",
+                ),
+                io.Boolean.Input(
+                    "cuda_graphs",
+                    default=False,
+                    optional=True,
+                    tooltip="On an NVIDIA GPU the networks are recorded once and replayed, two to three times as fast "
+                    "on a fast GPU; recording takes a few seconds for each run and needs ample memory. On a CPU it "
+                    "changes nothing.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The same MODEL with the settings; weights are shared."),
@@ -62,12 +80,14 @@ class Performance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, vae, precision, memory, gradient_vae=None, gradient_tile=0) -> io.NodeOutput:
+    def execute(
+        cls, model, vae, precision, memory, gradient_vae=None, gradient_tile=0, faces_at_once=0, cuda_graphs=False
+    ) -> io.NodeOutput:
         tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, precision, WHERE)
         require(
             gradient_tile == 0 or (gradient_tile >= SMALLEST_TILE and gradient_tile % 8 == 0),
             f"{WHERE}: gradient_tile is {gradient_tile}",
             f"use 0 for no tiles, or a multiple of 8 from {SMALLEST_TILE} on",
         )
-        settings = host.PerformanceSettings(precision, memory, tiny, gradient_tile)
+        settings = host.PerformanceSettings(precision, memory, tiny, gradient_tile, faces_at_once, cuda_graphs)
         return io.NodeOutput(*host.with_settings(model, vae, settings))

@@ -1,6 +1,7 @@
 """ComfyUI's models in this process, for the contract tests: loaded as a server does, compared, and looked into."""
 
 import contextlib
+import importlib
 
 import pytest
 import torch
@@ -32,6 +33,13 @@ def load_tiny_vae(scale: float = 0.18215, latent_channels: int = 4):
         weights = {name: torch.randn_like(weight) * 0.05 for name, weight in network.state_dict().items()}
         weights |= {"vae_scale": torch.tensor(scale), "vae_shift": torch.tensor(0.0)}
         return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+LATENT_SHAPE = (1, 4, 8, 8)
+
+
+def core_module(pack, name: str):
+    return importlib.import_module(f"{pack.core.__name__}.{name}")
 
 
 def latent(size: int = 8) -> torch.Tensor:
@@ -95,3 +103,27 @@ def _tensors(module) -> list:
 
 def _outside(tensor: torch.Tensor) -> tuple:
     return tensor.dtype, tensor.data_ptr(), tensor.requires_grad, tensor.grad
+
+
+def darkness(image):
+    return image.square().flatten(1).mean(1)
+
+
+def protect(pack, model, vae, width: int, low: bool | None, iterations: int = 1):
+    """A few iterations of everything that takes gradients; low None: what was chosen.
+    iterations: of the null text."""
+    core, host = pack.core, pack.host
+    denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
+    device = denoiser.patcher.load_device
+    with host.optimization(denoiser, codec, LATENT_SHAPE, 2) as recorder:
+        if low is not None:
+            denoiser.low_memory = codec.low_memory = low
+        unet, decoder = recorder.denoiser(denoiser), recorder.codec(codec)
+        null, schedule = context(width).to(device), core.DDIMSchedule.scaled_linear()
+        trajectory = core.ddim_invert(denoiser, latent().to(device), null, schedule, depth=2)
+        embeddings = core.learn_null_text(unet, trajectory, null, iterations=iterations)
+        structure = core.capture_self_attention(denoiser, trajectory, embeddings)
+        result = core.optimize_latent(
+            unet, decoder, trajectory, embeddings, darkness, structure=structure, iterations=3, objective_weight=1.0
+        )
+    return result, denoiser, codec

@@ -1,39 +1,12 @@
-"""The pack beside ComfyUI's own modules in this process, on the CPU: for what a server does not show from outside."""
+"""The pack beside ComfyUI's own modules in this process, on the CPU."""
 
-import importlib
-import sys
 from types import SimpleNamespace
 
 import pytest
 
-from comfyui import PACK
-from needs import missing
+from pack import import_pack
 
 
 @pytest.fixture(scope="session")
 def pack(comfyui_installation, tmp_path_factory) -> SimpleNamespace:
-    """The pack imported as a package, as ComfyUI does: .root, .core, .host, .nodes, .backend (diffusers)."""
-    sys.path.insert(0, str(comfyui_installation.folder))  # before the pack's root: its nodes/ must not hide nodes.py
-    try:
-        import comfy.cli_args
-
-        comfy.cli_args.args.cpu = True
-        import comfy.model_management  # noqa: F401
-    except ImportError as error:
-        missing(f"ComfyUI's modules cannot be imported by this Python: {error}. How to fix: run .ci/environment.")
-    folder = tmp_path_factory.mktemp("custom_nodes")
-    (folder / "faceprotect_pack").symlink_to(PACK, target_is_directory=True)
-    sys.path.append(str(folder))
-
-    def module(name: str):
-        return importlib.import_module(f"faceprotect_pack{name}")
-
-    return SimpleNamespace(
-        root=module(""),
-        core=module(".faceprotect_core"),
-        host=module(".nodes.host"),
-        nodes=module(".nodes"),
-        demo=module(".faceprotect_core.demo"),
-        architecture=module(".faceprotect_core.demo.architecture"),
-        backend=module(".faceprotect_core.diffusers_backend"),
-    )
+    return import_pack(comfyui_installation.folder, tmp_path_factory.mktemp("custom_nodes"), cpu=True)

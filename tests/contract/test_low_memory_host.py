@@ -1,17 +1,26 @@
 """ComfyUI with little memory: blocks computed again give the same result, and are chosen where memory is short."""
 
 import gc
-import importlib
 import logging
 
 import pytest
 import torch
 
 from checkpoints import SD1, SD2, write_checkpoint, write_lora
-from comfyui_models import a_small_card, assert_untouched, context, latent, load, saved_bytes, state
+from comfyui_models import (
+    LATENT_SHAPE,
+    a_small_card,
+    assert_untouched,
+    context,
+    core_module,
+    latent,
+    load,
+    protect,
+    saved_bytes,
+    state,
+)
 
 FAMILIES = {"SD1": SD1, "SD2": SD2}
-SHAPE = (1, 4, 8, 8)
 MB, GB = 2**20, 2**30
 
 
@@ -37,31 +46,6 @@ def in_a_node(pack):
     """As the server runs every node."""
     with torch.inference_mode():
         yield
-
-
-def core_module(pack, name: str):
-    return importlib.import_module(f"{pack.core.__name__}.{name}")
-
-
-def darkness(image):
-    return image.square().flatten(1).mean(1)
-
-
-def protect(pack, model, vae, width: int, low: bool | None):
-    """A few iterations of everything that takes gradients; low None: what was chosen."""
-    core, host = pack.core, pack.host
-    denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
-    with host.optimization(denoiser, codec, SHAPE, 2):
-        if low is not None:
-            denoiser.low_memory = codec.low_memory = low
-        null, schedule = context(width), core.DDIMSchedule.scaled_linear()
-        trajectory = core.ddim_invert(denoiser, latent(), null, schedule, depth=2)
-        embeddings = core.learn_null_text(denoiser, trajectory, null, iterations=1)
-        structure = core.capture_self_attention(denoiser, trajectory, embeddings)
-        result = core.optimize_latent(
-            denoiser, codec, trajectory, embeddings, darkness, structure=structure, iterations=3, objective_weight=1.0
-        )
-    return result, denoiser, codec
 
 
 def assert_same(pack, model, vae, width: int) -> None:
@@ -259,9 +243,9 @@ def test_blocks_are_computed_again_where_weights_are_not_loaded_completely(pack,
 def test_the_estimate_grows_with_the_photo_the_steps_and_the_batch(pack, sd1, free, width, steps, images):
     """Just enough for one step with one image of 8 x 8 cells is too little for anything more."""
     denoiser, codec = pack.host.ComfyDenoiser(sd1[0]), pack.host.ComfyCodec(sd1[1], sd1[0])
-    enough = denoiser.step_bytes(SHAPE, low=False) + codec.decode_bytes(SHAPE, low=False)
+    enough = denoiser.step_bytes(LATENT_SHAPE, low=False) + codec.decode_bytes(LATENT_SHAPE, low=False)
     free(enough + 1)
-    for shape, count, low in ((SHAPE, 1, False), ((images, 4, 8, 8 * width), steps, True)):
+    for shape, count, low in ((LATENT_SHAPE, 1, False), ((images, 4, 8, 8 * width), steps, True)):
         pack.host.fit_memory(denoiser, codec, shape, count)
         assert (denoiser.low_memory, codec.low_memory) == (low, low)
 
@@ -287,11 +271,11 @@ def test_comfyui_is_told_how_much_memory_is_needed(pack, sd1, monkeypatch):
     load_models = management.load_models_gpu
     monkeypatch.setattr(management, "load_models_gpu", lambda *a, **kw: (told.append(kw), load_models(*a, **kw)))
     denoiser, codec = pack.host.ComfyDenoiser(sd1[0]), pack.host.ComfyCodec(sd1[1], sd1[0])
-    with pack.host.optimization(denoiser, codec, SHAPE, 3):
+    with pack.host.optimization(denoiser, codec, LATENT_SHAPE, 3):
         pass
     (one,) = told
-    assert one["memory_required"] == 3 * denoiser.step_bytes(SHAPE, False) + codec.decode_bytes(SHAPE, False)
-    assert one["minimum_memory_required"] == 3 * denoiser.step_bytes(SHAPE, True) + codec.decode_bytes(SHAPE, True)
+    for name, low in (("memory_required", False), ("minimum_memory_required", True)):
+        assert one[name] == 3 * denoiser.step_bytes(LATENT_SHAPE, low) + codec.decode_bytes(LATENT_SHAPE, low)
 
 
 def test_weights_in_main_memory_are_not_cast_into_shared_buffers(pack, sd1, monkeypatch):

@@ -74,7 +74,7 @@ def test_the_connected_model_and_vae_are_left_as_they_were(pack, loaded, tiny_va
     model, vae = loaded
     patchers = (model, vae.patcher, tiny_vae.patcher)
     before = [repr(patcher.model_options) for patcher in patchers]
-    ours = with_settings(pack, model, vae, "bfloat16", "low", tiny_vae)
+    ours = with_settings(pack, model, vae, "bfloat16", "low", tiny_vae, faces_at_once=2)
     assert [repr(patcher.model_options) for patcher in patchers] == before and vae.patcher is patchers[1]
     assert ours[0].model is model.model and ours[1].first_stage_model is vae.first_stage_model  # not copied
 
@@ -134,6 +134,47 @@ def test_a_whole_protection_in_bfloat16_is_finite_and_kept_in_float32(pack, load
     assert torch.isfinite(result.image).all()
 
 
+@pytest.mark.parametrize("precision", ["as loaded", "bfloat16"])
+def test_a_vae_as_the_dynamic_loader_leaves_it(pack, file, precision):
+    """Its weights are the file's, float16 here, and vae_dtype is what they would be cast to: bfloat16 on a GPU."""
+    model, vae = load(file)
+    images = {}
+    for dtype, vae_dtype in ((torch.float32, torch.float32), (torch.float16, torch.bfloat16)):
+        vae.first_stage_model.to(dtype)  # the file is float16: nothing is lost
+        vae.vae_dtype = vae_dtype
+        codec = pack.host.codec_of(*with_settings(pack, model, vae, precision, "automatic")[::-1])
+        with pack.host.gradients(*codec.patchers):
+            image = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+            images[dtype] = codec.decode(codec.encode(image))
+    assert torch.equal(images[torch.float32], images[torch.float16])
+
+
+@pytest.mark.parametrize(("graphs", "memory", "device"), [
+    (False, "ample", None), (True, "ample", "cuda"), (True, "low", None),
+])  # fmt: skip
+def test_cuda_graphs_are_recorded_where_they_are_wanted_and_memory_is_ample(
+    pack, loaded, caplog, graphs, memory, device
+):
+    denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, "as loaded", memory, cuda_graphs=graphs)[0])
+    with pack.host.optimization(denoiser, None, SHAPE, 1) as recorder:
+        assert recorder.device == device
+    assert ("no CUDA graphs" in caplog.text) == (graphs and device is None)
+
+
+def test_comfyui_is_told_that_cuda_graphs_take_twice_the_memory(pack, loaded, monkeypatch):
+    import comfy.model_management as management
+
+    told, load_models = [], management.load_models_gpu
+    monkeypatch.setattr(management, "load_models_gpu", lambda *a, **kw: (told.append(kw), load_models(*a, **kw)))
+    for graphs in (False, True):
+        denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, *DEFAULTS, cuda_graphs=graphs)[0])
+        with pack.host.optimization(denoiser, None, SHAPE, 1):
+            pass
+    plain, recorded = (one["memory_required"] for one in told)
+    assert 2 < recorded / plain < 2.5
+    assert told[0]["minimum_memory_required"] == told[1]["minimum_memory_required"]
+
+
 def test_comfyui_is_told_of_the_copies_that_another_precision_takes(pack, loaded, monkeypatch):
     import comfy.model_management as management
 
@@ -161,6 +202,34 @@ def test_memory_is_as_set_whatever_is_free(pack, loaded, monkeypatch, memory, fr
     monkeypatch.setattr(management, "get_free_memory", lambda *_: free)
     pack.host.fit_memory(denoiser, codec, SHAPE, 1)
     assert (denoiser.low_memory, codec.low_memory) == (memory == "low", memory == "low")
+
+
+# Faces at once
+
+
+def faces_at_once(pack, loaded, *settings, **more) -> int:
+    model, vae = with_settings(pack, *loaded, *settings, **more)
+    return pack.host.faces_at_once(pack.host.ComfyDenoiser(model), pack.host.codec_of(vae, model), SHAPE, 2)
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(0, 1), (1, 1), (3, 3)])
+def test_on_a_cpu_one_face_at_a_time_unless_more_are_wanted(pack, loaded, wanted, given):
+    assert faces_at_once(pack, loaded, *DEFAULTS, faces_at_once=wanted) == given
+
+
+@pytest.mark.parametrize(("room", "faces"), [(0.5, 1), (1.5, 1), (3.5, 3), (100, 8)])
+def test_on_a_gpu_as_many_faces_as_fit_beside_the_weights(pack, loaded, monkeypatch, room, faces):
+    import comfy.model_management as management
+
+    denoiser, codec = pack.host.ComfyDenoiser(loaded[0]), pack.host.codec_of(*reversed(loaded))
+    each = 2 * denoiser.step_bytes(SHAPE, low=False) + codec.decode_bytes(SHAPE, low=False)
+    sizes = [(part.patcher.model_size(), part.patcher.loaded_size()) for part in (denoiser, codec)]
+    free = management.minimum_inference_memory() + sum(size - there for size, there in sizes) + room * each
+    monkeypatch.setattr(management, "is_device_cpu", lambda _: False)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: free)
+    assert faces_at_once(pack, loaded, *DEFAULTS) == faces
+    assert faces_at_once(pack, loaded, "as loaded", "low") == 1
+    assert faces_at_once(pack, loaded, *DEFAULTS, faces_at_once=5) == 5
 
 
 # Another decoder for the gradient

@@ -57,7 +57,7 @@ WIDGETS = {
     "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
     "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
-    "FaceProtectPerformance": ["precision", "memory", "gradient_tile"],
+    "FaceProtectPerformance": ["precision", "memory", "gradient_tile", "faces_at_once", "cuda_graphs"],
     "FaceProtectVerify": [],
     "FaceProtectVerifyRobustness": [],
 }

@@ -165,6 +165,21 @@ def test_one_bad_photo_of_a_folder_does_not_stop_the_others(comfyui):
     assert sum("Photo 1: protected" in text for text in reports) == 2
 
 
+def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
+    """One face of each of two photos, at once by Performance Settings, and one after the other without it."""
+    prompt = photo() | {"batch": node("ImageBatch", image1=["photo", 0], image2=["photo", 0])}
+    prompt |= protect_photo(["batch", 0], which="numbered", numbers="1")
+    source = {name: prompt["protect"]["inputs"][name] for name in ("model", "vae")}
+    settings = node("FaceProtectPerformance", **source, precision="as loaded", memory="automatic", faces_at_once=2)
+    together = changed(added(prompt, settings=settings), protect={"model": ["settings", 0], "vae": ["settings", 1]})
+    for result in (comfyui.run(prompt).check(), comfyui.run(together).check()):
+        pictures = [comfyui.image(entry)[..., :3] for entry in result.images("result")]
+        (report,) = result.outputs["report"]["text"]
+        assert all(f"Photo {number}: protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
+        assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
+        assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
+
+
 def test_to_impersonate_somebody_needs_their_photo(comfyui):
     result = comfyui.run(photo() | protect_photo(["photo", 0], goal="impersonate"))
     assert result.status == "error" and "no target is connected" in result.error_message

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from benchmarks import batch
 from benchmarks.__main__ import main
 from benchmarks.count import count, held_bytes, peak_bytes, shape_only
 from benchmarks.measure import measure
@@ -15,6 +17,7 @@ from benchmarks.precision import COLUMNS, in_bfloat16
 from benchmarks.precision import measure as measure_precision
 from benchmarks.report import computed, table
 from benchmarks.ways import WAYS, prepare
+from faceprotect_core import ProtectionError
 from faceprotect_core.photo import PRESETS
 from faceprotect_core.protector import Choice, load_protector
 from needs import missing
@@ -225,3 +228,22 @@ def test_the_precisions_are_compared_on_a_copy(astronaut):
     own, psnr = ([row[name] for row in rows] for name in ("distance to the original", "PSNR in the mask, dB"))
     assert own[0] != own[1] and all(0 < value < 0.3 for value in own), "two iterations take nobody far"
     assert psnr[1] == pytest.approx(psnr[0], rel=0.1) and psnr[0] > 25
+
+
+def test_photos_in_batches_are_compared_with_single_ones(astronaut, tmp_path, capsys, monkeypatch):
+    quick = replace(PRESETS["fast"], null_text_iterations=1, iterations=2)
+    monkeypatch.setattr(batch, "load_protector", lambda choice: load_protector(choice, quick))
+    portrait = astronaut[:, :300, 80:400].mul(255).byte().permute(1, 2, 0).numpy()
+    for number, pixels in enumerate((portrait, portrait[:, ::-1], portrait // 2)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}_a.jpg")
+    batch.main(["--images", str(tmp_path), "--sizes", "2"])
+    head, _, *rows = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert head == ["fast, 3 photos, cpu", *batch.COLUMNS]
+    assert [row[:2] for row in rows] == [["--batch 1", "1"], ["--batch 2", "2"]]
+    for row in rows:
+        values = dict(zip(head, row, strict=True))
+        assert float(values["images a minute"]) == pytest.approx(180 / float(values["s"]), rel=0.05)
+        assert values["verdicts that agree"] == "3 of 3", "two iterations protect nobody"
+    assert float(rows[0][5]) == 0 < float(rows[1][5]) < 0.5
+    with pytest.raises(ProtectionError, match="no photos.*How to fix"):
+        batch.main(["--images", str(tmp_path / "nowhere")])

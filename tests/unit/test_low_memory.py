@@ -42,12 +42,14 @@ def compared(query, key, value, reference):
     return loss("layer", query, key, value), loss.loss
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("rows", [1, 7, 50, 1000])
-def test_rows_at_a_time_give_the_same_attention_loss_and_gradients(monkeypatch, rows):
+def test_rows_at_a_time_give_the_same_attention_loss_and_gradients(monkeypatch, rows, fused):
     inputs, reference = random_attention()
     monkeypatch.setitem(attention.ELEMENTS_AT_ONCE, "cpu", rows * 2 * 3 * 50)
     results = []
-    for function in (compared, held):
+    for function, fuses in ((compared, fused), (held, False)):
+        monkeypatch.setattr(attention, "_fuses", lambda tensor, fuses=fuses: fuses)
         output, loss = function(*inputs, reference)
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
         total = (output * weights).sum() + (loss * torch.tensor([50.0, -30.0])).sum()
@@ -63,7 +65,9 @@ def test_the_unchanged_run_is_computed_in_rows_too(monkeypatch):
     torch.testing.assert_close(Capture()("layer", *inputs), output, rtol=1e-12, atol=1e-14)
 
 
-def test_the_gradients_pass_torchs_own_check():
+@pytest.mark.parametrize("fused", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_the_gradients_pass_torchs_own_check(monkeypatch, fused):
+    monkeypatch.setattr(attention, "_fuses", lambda tensor: fused)
     inputs, reference = random_attention(batch=1, heads=2, tokens=5, width=3)
     assert torch.autograd.gradcheck(lambda *tensors: compared(*tensors, reference), inputs)
 
