@@ -283,8 +283,8 @@ def test_with_a_tile_the_image_is_the_whole_one_and_the_gradient_holds_a_tile(pa
     with pack.host.gradients(*codec.patchers):
         z = latent(24).requires_grad_()  # four tiles
         for name, one in (("whole", full), ("tiles", codec)):
-            held[name] = saved_bytes(lambda: one.decode(z), *(part.model for part in one.patchers))  # noqa: B023
-            images[name] = one.decode(z)
+            networks = [part.model for part in one.patchers]
+            held[name] = saved_bytes(lambda: images.update({name: one.decode(z)}), *networks)  # noqa: B023
             (gradients[name],) = torch.autograd.grad(images[name].square().sum(), z)
     assert torch.equal(images["tiles"], images["whole"])
     assert 0 < held["tiles"] < held["whole"] / 4

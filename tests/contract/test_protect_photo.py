@@ -43,7 +43,7 @@ def node(pack, monkeypatch):
             settings = {"precision": "as loaded", "memory": "automatic", "faces_at_once": at_once}
             model, vae = pack.nodes.performance.Performance.execute(model, vae, **settings).result
             output = photo.ProtectPhoto.execute(
-                model, vae, prompt, photos, "fast", "synthetic", 256, "all", "0", on_failure
+                model, vae, prompt, photos, "fast", "synthetic", 128, "all", "0", on_failure
             )
         return output.result[:3], said, bar
 

@@ -128,8 +128,13 @@ def blocks_on_the_largest_face() -> dict:
     )  # fmt: skip
 
 
-def test_protect_photo_protects_and_is_the_blocks(comfyui):
-    result = comfyui.run(photo() | protect_photo(["photo", 0], which="largest")).check()
+@pytest.fixture(scope="module")
+def run_of_largest(comfyui):
+    return comfyui.run(photo() | protect_photo(["photo", 0], which="largest")).check()
+
+
+def test_protect_photo_protects_and_is_the_blocks(comfyui, run_of_largest):
+    result = run_of_largest
     protected, mask = (comfyui.image(result.images(at)[0])[..., :3] for at in ("result", "mask_image"))
     assert np.array_equal(protected[mask == 0], group()[mask == 0])
     assert (protected[mask == 255] != group()[mask == 255]).mean() > 0.5
@@ -137,6 +142,12 @@ def test_protect_photo_protects_and_is_the_blocks(comfyui):
     assert "Photo 1: protected" in report and "no evidence" in report
     assert re.search(r"Predicted \d+ s and \d+\.\d GB; took \d+ s", report), "what it costs, before and after"
     assert np.array_equal(shown(comfyui, blocks_on_the_largest_face()), protected)
+
+
+def test_protect_photo_shows_the_picture_and_how_far_it_is(run_of_largest):
+    values = [event["value"] for event in run_of_largest.progress if event["node"] == "protect"]
+    assert values == sorted(values) and values[-1] == 1000 and len(values) > 5
+    assert run_of_largest.previews and run_of_largest.previews[0].std() > 10
 
 
 def test_a_photo_without_a_face_stops_the_run_with_a_reason(comfyui):
@@ -166,30 +177,23 @@ def test_one_bad_photo_of_a_folder_does_not_stop_the_others(comfyui):
 
 
 def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
-    """One face of each of two photos, at once by Performance Settings, and one after the other without it."""
+    """One face of each of two photos, at once by Performance Settings. Compared with single runs: a contract test."""
     prompt = photo() | {"batch": node("ImageBatch", image1=["photo", 0], image2=["photo", 0])}
     prompt |= protect_photo(["batch", 0], which="numbered", numbers="1")
     source = {name: prompt["protect"]["inputs"][name] for name in ("model", "vae")}
     settings = node("FaceProtectPerformance", **source, precision="as loaded", memory="automatic", faces_at_once=2)
-    together = changed(added(prompt, settings=settings), protect={"model": ["settings", 0], "vae": ["settings", 1]})
-    for result in (comfyui.run(prompt).check(), comfyui.run(together).check()):
-        pictures = [comfyui.image(entry)[..., :3] for entry in result.images("result")]
-        (report,) = result.outputs["report"]["text"]
-        assert all(f"Photo {number}: protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
-        assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
-        assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
+    prompt = changed(added(prompt, settings=settings), protect={"model": ["settings", 0], "vae": ["settings", 1]})
+    result = comfyui.run(prompt).check()
+    pictures = [comfyui.image(entry)[..., :3] for entry in result.images("result")]
+    (report,) = result.outputs["report"]["text"]
+    assert all(f"Photo {number}: protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
+    assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
+    assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
 
 
 def test_to_impersonate_somebody_needs_their_photo(comfyui):
     result = comfyui.run(photo() | protect_photo(["photo", 0], goal="impersonate"))
     assert result.status == "error" and "no target is connected" in result.error_message
-
-
-def test_protect_photo_shows_the_picture_and_how_long_it_takes(comfyui):
-    result = comfyui.run(photo() | protect_photo(["photo", 0], which="numbered", numbers="0")).check()
-    values = [event["value"] for event in result.progress if event["node"] == "protect"]
-    assert values == sorted(values) and values[-1] == 1000 and len(values) > 5
-    assert result.previews and result.previews[0].std() > 10
 
 
 def test_every_input_of_crop_face_that_names_no_face_is_refused(comfyui):

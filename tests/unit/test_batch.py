@@ -12,6 +12,7 @@ from faceprotect_core import ProtectionError
 from faceprotect_core import __main__ as command
 from faceprotect_core import protector as protector_module
 from faceprotect_core.cost import CostPredictor
+from faceprotect_core.crop_batch import out_of_memory
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.photo import PRESETS, CutPhoto, PhotoSettings, protect_photo, protect_photos
@@ -22,10 +23,10 @@ from tiny import CountingDenoiser, tiny_surrogate
 
 # On the tiny networks. Dodging starts where its gradient is rounding, which AdamW makes large: hence few, short steps.
 QUICK = PhotoSettings(size=64, depth=2, null_text_iterations=2, iterations=3, lr=0.002)
-# On the demo model: few iterations, and a goal that they reach.
+# On the demo model: small crops, few iterations, and a goal that they reach.
 WEAK = replace(
-    PRESETS["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01,
-    margin=0.3, wanted_margin=-0.55,
+    PRESETS["fast"], size=128, null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0,
+    objective_weight=0.01, margin=0.3, wanted_margin=-0.55,
 )  # fmt: skip
 STAGES = ["inversion", "null_text", "capture", "protection"]
 
@@ -109,6 +110,14 @@ def album(portrait, two, cut):
     return [CutPhoto(photo.double(), tuple(cut(photo, *each))) for photo, each in sizes.items()]
 
 
+@pytest.fixture(scope="module")
+def alone(golden, detector, album):
+    """What becomes of each of them on its own."""
+    surrogates = [tiny_surrogate(template="dlib_150", thresholds={0.01: 0.5})]
+    models = golden.denoiser, golden.codec, golden.context
+    return [next(protect_photos(*models, [photo], surrogates, QUICK, detector=detector)) for photo in album]
+
+
 @dataclass
 class Watched:
     """A codec that fails with what `error` says about the images that are encoded, and counts them."""
@@ -176,7 +185,7 @@ def test_in_float32_a_batch_is_the_single_runs_while_rounding_is_small(demo, rec
     """Towards another face the first gradient is more than rounding; after two steps 5e-5 were measured. The change
     itself is a thousand times that.
     """
-    settings = replace(PRESETS["fast"], null_text_iterations=1, iterations=2)
+    settings = replace(PRESETS["fast"], size=128, null_text_iterations=1, iterations=2)
     alone, together = (
         protect_photo(*demo, two, [recognizer], settings, goal="impersonate", target=target, faces_per_batch=at_once)
         for at_once in (1, 2)
@@ -249,12 +258,13 @@ def assert_results_agree(together, alone):
 
 
 @pytest.mark.parametrize(("at_once", "batches"), [(2, {1, 2}), (3, {3, 1}), (4, {4}), (9, {4})])
-def test_the_faces_of_several_photos_together_equal_the_single_runs(golden, tiny_photos, album, at_once, batches):
+def test_the_faces_of_several_photos_together_equal_the_single_runs(
+    golden, tiny_photos, album, alone, at_once, batches
+):
     denoiser, events = CountingDenoiser(golden.denoiser), []
     together = list(tiny_photos(album, at_once, denoiser, on_step=events.append))
-    for one, photo in zip(together, album, strict=True):
-        (alone,) = tiny_photos([photo], 1)
-        assert_results_agree(one, alone)
+    for one, single, photo in zip(together, alone, album, strict=True):
+        assert_results_agree(one, single)
         assert (one.image - photo.photo).abs().max() > 0.1
     assert set(denoiser.batches) == batches
     assert {(event["photos"], event["faces"]) for event in events} == {
@@ -263,14 +273,13 @@ def test_the_faces_of_several_photos_together_equal_the_single_runs(golden, tiny
 
 
 @pytest.mark.parametrize("error", [ProtectionError("bad"), RuntimeError("shapes"), MemoryError()])
-def test_a_face_that_fails_fails_its_photo_alone(golden, tiny_photos, album, error):
+def test_a_face_that_fails_fails_its_photo_alone(golden, tiny_photos, album, alone, error):
     bad = album[1].crops[1].image
     codec = Watched(golden.codec, lambda images: error if any(torch.equal(image, bad) for image in images) else None)
     first, second, third = tiny_photos(album, 4, codec=codec)
     assert second is error
-    for one, photo in ((first, album[0]), (third, album[2])):
-        (alone,) = tiny_photos([photo], 1)
-        assert_results_agree(one, alone)
+    assert_results_agree(first, alone[0])
+    assert_results_agree(third, alone[2])
 
 
 def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
@@ -283,14 +292,21 @@ def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "is_it"),
     [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b."), True),
+        (RuntimeError("the shapes do not match"), False),
+        (ProtectionError("the inverted latent has a NaN"), False),
     ],
 )
-def test_where_memory_runs_out_fewer_faces_go_together_from_then_on(golden, tiny_photos, album, caplog, error):
+def test_too_little_memory_is_told_from_other_errors(error, is_it):
+    assert out_of_memory(error) == is_it
+
+
+def test_where_memory_runs_out_fewer_faces_go_together_from_then_on(golden, tiny_photos, album, caplog):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     codec, events = Watched(golden.codec, lambda images: error if len(images) > 2 else None), []
     outcomes = list(tiny_photos([*album, *album], 4, codec=codec, predictor=CostPredictor(), on_step=events.append))
     assert all((one.image - photo.photo).abs().max() > 0.1 for one, photo in zip(outcomes, album * 2, strict=True))
