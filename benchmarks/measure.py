@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from faceprotect_core import ProtectionResult
+from faceprotect_core.cost import process_peak
 from faceprotect_core.inversion import OnStep
 
 
@@ -126,7 +127,7 @@ def reset_peak(device: str) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the process's high-water mark starts again
     except OSError:
         return None
-    return _process("VmRSS")
+    return _resident()
 
 
 def held_memory(device: str) -> int:
@@ -146,12 +147,12 @@ def _trim_heap() -> None:
 
 
 def peak_memory(device: str) -> int | None:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _process("VmHWM")
+    return torch.cuda.max_memory_allocated() if device == "cuda" else process_peak()
 
 
-def _process(name: str) -> int | None:
+def _resident() -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), None)

@@ -6,11 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from PIL import Image
 
 from faceprotect_core import ProtectionError
-from faceprotect_core import __main__ as command
-from faceprotect_core import protector as protector_module
 from faceprotect_core.cost import CostPredictor
 from faceprotect_core.crop_batch import out_of_memory
 from faceprotect_core.demo import load_synthetic_target
@@ -18,7 +15,6 @@ from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.photo import PRESETS, CutPhoto, PhotoSettings, protect_photo, protect_photos
 from faceprotect_core.protector import Choice, load_protector
 from golden import load_golden
-from ray_work import Inverter
 from tiny import CountingDenoiser, tiny_surrogate
 
 # On the tiny networks. Dodging starts where its gradient is rounding, which AdamW makes large: hence few, short steps.
@@ -354,23 +350,7 @@ def test_progress_only_goes_forward_and_reaches_the_end(tiny, cut, three, at_onc
     assert positions[-1] == (3, 3, QUICK.iterations)
 
 
-# ------------------------------------------------------------------------------------------------ the command
-
-
-def test_the_command_hands_the_size_of_a_batch_to_the_protector(tmp_path, monkeypatch):
-    (tmp_path / "in").mkdir()
-    Image.new("RGB", (8, 8), "white").save(tmp_path / "in" / "a.png")
-    chosen = []
-    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or Inverter())
-    folders = [str(tmp_path / "in"), str(tmp_path / "out")]
-    assert command.main(["protect", *folders, "--batch", "3"]) == command.main(["protect", *folders]) == 0
-    assert chosen == [Choice(batch=3), Choice()]
-
-
-def test_a_batch_of_none_exits_with_2(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        command.main(["protect", str(tmp_path), str(tmp_path / "out"), "--batch", "0"])
-    assert stopped.value.code == 2 and "--batch: 0 is not 1 or more" in capsys.readouterr().err
+# ------------------------------------------------------------------------------------------------ the protector
 
 
 def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_done(two):
@@ -392,21 +372,3 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two):
     assert "no face found" in str(nobody)
     assert {(event["photos"], event["at_once"]) for event in events if "at_once" in event} == {(2, 3)}
     assert all(result.image.device.type == "cpu" for result in (first, second))
-
-
-@pytest.mark.parametrize(("photos", "said"), [(1, "a.png"), (4, "a.png and 3 more")])
-def test_the_terminal_says_which_photos_are_at_work(photos, said):
-    assert command._photos_of("a.png", {"photos": photos}) == said == command._photos_of(said, {})
-
-
-@pytest.mark.parametrize(
-    ("event", "said"),
-    [
-        ({}, ""),
-        ({"face": 1, "faces": 1, "at_once": 1}, ""),
-        ({"face": 2, "faces": 3, "at_once": 1}, "face 2 of 3, "),
-        ({"face": 3, "faces": 5, "at_once": 2}, "faces 2 to 3 of 5, "),
-    ],
-)
-def test_the_terminal_says_which_faces_are_at_work(event, said):
-    assert command._faces_of(event) == said
