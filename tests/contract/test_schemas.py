@@ -57,7 +57,9 @@ WIDGETS = {
     "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
     "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
-    "FaceProtectPerformance": ["precision", "memory", "gradient_tile", "faces_at_once", "cuda_graphs"],
+    "FaceProtectPerformance": [
+        "precision", "memory", "gradient_tile", "faces_at_once", "cuda_graphs", "fused_attention",
+    ],
     "FaceProtectVerify": [],
     "FaceProtectVerifyRobustness": [],
 }
