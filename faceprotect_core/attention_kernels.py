@@ -95,18 +95,19 @@ class _Launch:
     def __call__(self, kernel, *tensors: Tensor) -> None:
         blocks = self.blocks
         grid = triton.cdiv(self.tokens, blocks.rows), self.images * self.heads
-        kernel[grid](
-            *tensors,
-            self.tokens,
-            self.heads,
-            self.dim**-0.5 * LOG2_E,
-            DIM=self.dim,
-            WIDTH=self.width,
-            ROWS=blocks.rows,
-            COLUMNS=blocks.columns,
-            num_warps=blocks.warps,
-            num_stages=blocks.stages,
-        )
+        with torch.cuda.device_of(self.query):  # Triton launches on the device in force
+            kernel[grid](
+                *tensors,
+                self.tokens,
+                self.heads,
+                self.dim**-0.5 * LOG2_E,
+                DIM=self.dim,
+                WIDTH=self.width,
+                ROWS=blocks.rows,
+                COLUMNS=blocks.columns,
+                num_warps=blocks.warps,
+                num_stages=blocks.stages,
+            )
 
 
 @triton.jit

@@ -52,7 +52,8 @@ class _Worker:
 
     def __init__(self, load: Callable[[], Work], retries: int, threads: int, starts, workers: int):
         self.retries, self.starts, self.not_loaded = retries, starts, None
-        torch.set_num_threads(threads)
+        if torch.get_num_threads() != threads:  # setting it also changes how Intel's MKL shares work: other last bits
+            torch.set_num_threads(threads)
         try:
             deaths = self._count("begin", "load") - workers
             require(deaths <= retries, "a worker process dies while it loads the models", _MORE_MEMORY)
