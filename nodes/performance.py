@@ -28,7 +28,8 @@ class Performance(io.ComfyNode):
                     options=["as loaded", "float32", "bfloat16"],
                     default="as loaded",
                     tooltip="What the U-Net and the VAE compute in. bfloat16 halves the memory and is faster on recent "
-                    "GPUs and CPUs, and the result is another one. As loaded: float16 is computed in float32, from a copy.",
+                    "GPUs and CPUs, and the result is another one. As loaded: float16 is computed in float32, from a "
+                    "copy.",
                 ),
                 io.Combo.Input(
                     "memory",
