@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.count:
         _count(chosen)
         return
-    setup = build(MODELS[chosen.model], chosen.size[0], chosen.device, surrogates=chosen.surrogates)
+    dtype = getattr(torch, chosen.precision)
+    setup = build(MODELS[chosen.model], chosen.size[0], chosen.device, dtype, chosen.surrogates)
     runs = [compare(chosen, setup.of_size(size), size) for size in chosen.size]
     _print(runs)
     if chosen.out:
@@ -154,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", choices=list(MODELS), default="reduced", help="whose shapes the networks have (reduced)")
     add("--size", type=_size, nargs="+", default=[256], help="width and height of the photo in pixels (256)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
+    precisions = ["float32", "float64"]
+    add("--precision", choices=precisions, default="float32", help="float64: rounding no longer hides what is equal")
     add("--null-text-iterations", type=_positive, default=20, help="for each of the 3 steps (20, the paper's)")
     add("--iterations", type=_positive, default=35, help="of the latent (35, the paper's)")
     add("--ways", nargs="+", choices=list(WAYS), default=["release", "exact"])
