@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LOG2_E = 1.4426950408889634
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class FusedComparison(torch.autograd.Function):
@@ -100,7 +100,7 @@ class _Launch:
                 *tensors,
                 self.tokens,
                 self.heads,
-                self.dim**-0.5 * LOG2_E,
+                self.dim**-0.5 * LOG2_E.value,
                 DIM=self.dim,
                 WIDTH=self.width,
                 ROWS=blocks.rows,
@@ -215,7 +215,7 @@ def _backward_of_queries(
         of_p = _product(of_out, tl.trans(v)) + w * (p - u)
         of_s = tl.where(inside, p * (of_p - levels[:, None]), 0.0)
         of_q += _product(of_s.to(k.dtype), k)
-    _store(of_query, of_q * (scale / 1.4426950408889634), rows, image, head, count, heads, DIM, WIDTH)
+    _store(of_query, of_q * (scale / LOG2_E), rows, image, head, count, heads, DIM, WIDTH)
 
 
 @triton.jit
@@ -247,5 +247,5 @@ def _backward_of_keys(
         of_p = _product(v, tl.trans(of_out)) + w * (p - u)
         of_s = p * (of_p - levels[None, :])
         of_k += _product(of_s.to(q.dtype), q)
-    _store(of_key, of_k * (scale / 1.4426950408889634), keys, image, head, count, heads, DIM, WIDTH)
+    _store(of_key, of_k * (scale / LOG2_E), keys, image, head, count, heads, DIM, WIDTH)
     _store(of_value, of_v, keys, image, head, count, heads, DIM, WIDTH)

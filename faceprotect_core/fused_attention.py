@@ -16,7 +16,8 @@ from torch import Tensor
 from .attention import Capture, Comparison, StructureLoss, compare
 from .model import SelfAttention
 
-# The largest error that is taken, relative to the largest number. Rounding gives less than a fifth of it.
+# The largest of relative_errors that are taken. Rounding gives less than a fifth of it: in float32, and by what float16
+# shows, which has three bits more, in bfloat16.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # Of a head. Larger ones, which Stable Diffusion 1.x has where there are few tokens, do not fit.
 LARGEST_DIM = {torch.float32: 128, torch.bfloat16: 256}
@@ -77,15 +78,26 @@ def _require_right(kernels: Comparison, like: Tensor) -> None:
     shape = 2, 80, 3, like.shape[-1]  # tokens that do not fill their blocks
     with torch.inference_mode(False), torch.enable_grad():
         inputs = [torch.randn(shape, generator=generator, device=like.device).to(like.dtype) for _ in range(5)]
-        found, expected = _results(kernels, inputs), _results(compare, [tensor.double() for tensor in inputs])
-    for name, ours, right in zip(NAMES, found, expected, strict=True):
-        error = ((ours.double() - right).abs().max() / right.abs().max()).item()
+        errors = relative_errors(kernels, inputs)
+    for name, error in errors.items():
         if not error <= TOLERANCE[like.dtype]:
             raise RuntimeError(f"the {name} of the kernels is wrong by {error:.1e}")
 
 
+def relative_errors(comparison: Comparison, inputs: list[Tensor]) -> dict[str, float]:
+    """NAMES -> the largest difference from what `compare` gives in float64, in units of the largest number there.
+
+    inputs: query, key, value and the reference's query and key, [B, tokens, heads, dim] each.
+    """
+    found, expected = _results(comparison, inputs), _results(compare, [tensor.double() for tensor in inputs])
+    return {
+        name: ((ours.double() - right).abs().max() / right.abs().max()).item()
+        for name, ours, right in zip(NAMES, found, expected, strict=True)
+    }
+
+
 def _results(comparison: Comparison, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """What NAMES says. inputs: query, key, value and the reference's query and key, [B, tokens, heads, dim]."""
+    """What NAMES says."""
     query, key, value, *reference = (tensor.transpose(1, 2) for tensor in inputs)
     trained = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
     output, difference = comparison(*trained, tuple(reference))

@@ -1,6 +1,6 @@
 """python interpreted_kernels.py: the kernels on a CPU, by Triton's interpreter, against PyTorch in float64.
 
-A process of its own: Triton reads TRITON_INTERPRET when it is imported. Prints the largest relative errors as JSON.
+A process of its own: Triton reads TRITON_INTERPRET when it is imported. Prints relative_errors as JSON.
 """
 
 import json
@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[2]))
 import torch
 from triton.runtime import interpreter
 
-from faceprotect_core import attention_kernels, fused_attention
-from faceprotect_core.attention import compare
+from faceprotect_core.attention_kernels import FusedComparison
+from faceprotect_core.fused_attention import relative_errors
 
 # Images, heads, tokens (which fill their blocks, or do not), and the size of a head.
 SHAPES = ((2, 2, 70, 40), (1, 3, 64, 8), (1, 1, 33, 160))
@@ -33,20 +33,14 @@ def let_numbers_be_indices() -> None:
 
 
 def errors(dtype: torch.dtype, images: int, heads: int, tokens: int, dim: int) -> list[float]:
-    """Of what fused_attention.NAMES says."""
     torch.manual_seed(0)
     inputs = [torch.randn(images, tokens, heads, dim).to(dtype) for _ in range(5)]
-    found = fused_attention._results(attention_kernels.FusedComparison.apply, inputs)
-    expected = fused_attention._results(compare, [tensor.double() for tensor in inputs])
-    return [
-        ((ours.double() - right).abs().max() / right.abs().max()).item()
-        for ours, right in zip(found, expected, strict=True)
-    ]
+    return list(relative_errors(FusedComparison.apply, inputs).values())
 
 
 def loss_of_equal_maps() -> float:
     query, key, value = (torch.randn(1, 2, 70, 40) for _ in range(3))
-    return attention_kernels.FusedComparison.apply(query, key, value, (query, key))[1].item()
+    return FusedComparison.apply(query, key, value, (query, key))[1].item()
 
 
 def main() -> None:
