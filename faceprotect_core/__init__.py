@@ -9,15 +9,15 @@ from .optimizer import ProtectionResult, optimize_latent
 from .protect import protect
 from .schedule import DDIMSchedule
 from .surrogates import FRSurrogate, load_surrogate
-from .views import RandomViews
+from .views import AlignmentJitter
 
 __all__ = [
+    "AlignmentJitter",
     "DDIMSchedule",
     "FRSurrogate",
     "IdentityObjective",
     "ProtectionError",
     "ProtectionResult",
-    "RandomViews",
     "SelfAttentionReference",
     "Trajectory",
     "capture_self_attention",

@@ -6,12 +6,13 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import require, require_image
 from .faces import Face
 from .surrogates import FRSurrogate
-from .views import RandomViews
+from .views import AlignmentJitter
 
 WHERE = "FR Surrogate Loss"
 CropBox = tuple[float, float, float, float]
@@ -37,11 +38,11 @@ class IdentityObjective:
 
     What helps against recognisers that were not seen, off unless asked for, so that the paper stays the paper:
 
+    jitter: the loss is the mean over slightly wrong alignments, other ones in each iteration; needs a face.
+    steepness: 0 stops pushing where the margin is reached. Above 0 a surrogate's loss is
+        softplus(steepness * (margin - how far past its threshold)) / steepness, so that those that are behind count
+        more, and pushing eases off around the margin.
     weights: one number per surrogate that its loss is multiplied by.
-    views: the loss is the mean over the image and its random views; see RandomViews.
-    lagging: 0 for none. Surrogates that are further from their thresholds weigh more: softmax of lagging * (how far),
-        per image, so that 10 makes one that is 0.1 behind another weigh 2.7 times as much. The smooth form of the worst
-        case over an ensemble (Wang et al., "Adversarial Attack Generation Empowered by Min-Max Optimization", 2021).
     average_targets: the target images [N, 3, H, W] all show one person, and the mean of their embeddings is the target
         (the template of the IJB protocols).
     """
@@ -58,17 +59,17 @@ class IdentityObjective:
         target_face: Faces = None,
         source_face: Faces = None,
         margin: float | None = None,
+        jitter: AlignmentJitter | None = None,
+        steepness: float = 0.0,
         weights: Sequence[float] | None = None,
-        views: RandomViews | None = None,
-        lagging: float = 0.0,
         average_targets: bool = False,
     ):
         _check(surrogates, target, source, crop_box, reduction, face)
-        _check_ensemble(surrogates, margin, weights, lagging)
+        _check_ensemble(surrogates, margin, weights, steepness, face, jitter)
         self.surrogates = tuple(surrogates)
         self.crop_box, self.face = crop_box, face
         self.reduction, self.margin = reduction, margin
-        self.weights, self.views, self.lagging = weights, views or RandomViews(), lagging
+        self.weights, self.jitter, self.steepness = weights, jitter or AlignmentJitter(), steepness
         self.target = None if target is None else self._embed_all(target, target_face)
         self.source = None if source is None else self._embed_all(source, source_face)
         if average_targets and self.target is not None:
@@ -77,12 +78,12 @@ class IdentityObjective:
     def __call__(self, image: Tensor, iteration: int = 0) -> Tensor:
         """The loss of every image: [B, 3, H, W] in about [0, 1] -> [B], differentiable.
 
-        iteration: which of the random views to look at; without views it makes no difference.
+        iteration: which of the alignments to look through; without jitter it makes no difference.
         """
-        views = [self.embed(view) for view in self.views(image, iteration)]
+        views = self._views(image, iteration)
         indices = range(len(self.surrogates))
         losses = torch.stack([sum(self._loss(k, view[k]) for view in views) / len(views) for k in indices])
-        weights = self._weights(views).to(losses) if self.weights or self.lagging else None
+        weights = None if self.weights is None else torch.tensor(self.weights).to(losses)[:, None]
         loss = (losses if weights is None else weights * losses).sum(0)
         return loss / len(self.surrogates) if self.reduction == "mean" else loss
 
@@ -98,8 +99,7 @@ class IdentityObjective:
             f"{WHERE}: there is no margin, and so nothing that could be reached",
             "switch stop_at_margin on, or early_stop of the optimizer off",
         )
-        behind = [self._behind(k, x) for k, x in enumerate(self.embed(image))]
-        return torch.stack(behind).amax(0) <= -self.margin
+        return self.past(image) >= self.margin
 
     def embed(self, image: Tensor) -> list[Tensor]:
         """The changed image as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
@@ -112,6 +112,15 @@ class IdentityObjective:
                 "give the box in pixels of the image that is protected, as x0, y0, x1, y1",
             )
         return [surrogate.embed(image, self.face) for surrogate in self.surrogates]
+
+    def _views(self, image: Tensor, iteration: int) -> list[list[Tensor]]:
+        """What every surrogate sees in this iteration, once for each alignment."""
+        if not self.jitter.copies:
+            return [self.embed(image)]
+        return [
+            [one.embed(image, self.jitter(self.face, iteration, k, copy)) for k, one in enumerate(self.surrogates)]
+            for copy in range(self.jitter.copies)
+        ]
 
     @torch.no_grad()
     def report(self, image: Tensor) -> dict[str, dict]:
@@ -139,20 +148,9 @@ class IdentityObjective:
         return self._pull(index, x) + self._push(index, x)
 
     @torch.no_grad()
-    def _weights(self, views: list[list[Tensor]]) -> Tensor:
-        """[surrogates, 1 or B]: what each surrogate's loss is multiplied by; their mean is 1 if only lagging counts.
-
-        A surrogate that is past its margin in every view has no gradient left, and takes no weight from the others.
-        """
-        count = len(self.surrogates)
-        weights = torch.tensor(self.weights or [1.0] * count)[:, None]
-        if not self.lagging:
-            return weights
-        behind = torch.stack([torch.stack([self._behind(k, view[k]) for view in views]) for k in range(count)])
-        lag = self.lagging * behind.mean(1)
-        if self.margin is not None:
-            lag = lag.masked_fill(behind.amax(1) <= -self.margin, -torch.inf)
-        return weights.to(lag) * count * lag.softmax(0).nan_to_num(1 / count)
+    def past(self, image: Tensor) -> Tensor:
+        """[B]: how far the least-fooled surrogate is past its threshold on the image itself, in its metric's units."""
+        return -torch.stack([self._behind(k, x) for k, x in enumerate(self.embed(image))]).amax(0)
 
     def _behind(self, index: int, x: Tensor) -> Tensor:
         """[B]: how far a surrogate is from being past its thresholds, in its metric's units; negative when it is past.
@@ -172,25 +170,27 @@ class IdentityObjective:
         if self.target is None:
             return 0.0
         surrogate, target = self.surrogates[index], self.target[index]
-        loss = 1.0 - surrogate.cosine(x, target)
-        return loss if self.margin is None else _until(-surrogate.margin(x, target) >= self.margin, loss)
+        return self._until(lambda: 1.0 - surrogate.cosine(x, target), lambda: -_margin(surrogate, x, target))
 
     def _push(self, index: int, x: Tensor) -> Tensor | float:
         """-(1 - cos(x, source))."""
         if self.source is None:
             return 0.0
         surrogate, source = self.surrogates[index], self.source[index]
-        loss = surrogate.cosine(x, source) - 1.0
-        return loss if self.margin is None else _until(surrogate.margin(x, source) >= self.margin, loss)
+        return self._until(lambda: surrogate.cosine(x, source) - 1.0, lambda: _margin(surrogate, x, source))
+
+    def _until(self, loss: Callable[[], Tensor], past: Callable[[], Tensor]) -> Tensor:
+        """The paper's loss, or what it is with a margin."""
+        if self.margin is None:
+            return loss()
+        if self.steepness:
+            return F.softplus(self.steepness * (self.margin - past())) / self.steepness
+        value = loss()
+        return torch.where(past() >= self.margin, value.detach(), value)  # the same value, without a gradient
 
 
 def _margin(surrogate: FRSurrogate, a: Tensor, b: Tensor) -> Tensor:
     return surrogate.margin(a, b) if surrogate.has_threshold else -surrogate.cosine(a, b)
-
-
-def _until(reached: Tensor, loss: Tensor) -> Tensor:
-    """The same value, without a gradient where the goal is reached."""
-    return torch.where(reached, loss.detach(), loss)
 
 
 def _check(surrogates, target, source, crop_box, reduction, face) -> None:
@@ -211,7 +211,7 @@ def _check(surrogates, target, source, crop_box, reduction, face) -> None:
     )
 
 
-def _check_ensemble(surrogates, margin: float | None, weights: Sequence[float] | None, lagging: float) -> None:
+def _check_ensemble(surrogates, margin, weights, steepness: float, face, jitter: AlignmentJitter | None) -> None:
     unknown = [surrogate.name for surrogate in surrogates if not surrogate.has_threshold]
     require(
         margin is None or not unknown,
@@ -224,4 +224,13 @@ def _check_ensemble(surrogates, margin: float | None, weights: Sequence[float] |
         "give one number that is not negative for each surrogate, or none at all",
     )
     require(weights is None or any(weights), f"{WHERE}: all weights are 0", "give one surrogate a weight above 0")
-    require(0 <= lagging < float("inf"), f"{WHERE}: lagging is {lagging}", "use a number from 0, for off, to about 20")
+    require(
+        steepness == 0 or (0 < steepness < float("inf") and margin is not None),
+        f"{WHERE}: steepness is {steepness} and the margin {margin}",
+        "use 0, or about 6 together with a margin",
+    )
+    require(
+        jitter is None or not jitter.copies or face is not None,
+        f"{WHERE}: jitter moves the alignment, and there is no face to align",
+        "connect the face, from Detect Faces, or switch jitter off",
+    )

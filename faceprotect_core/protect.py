@@ -30,7 +30,7 @@ def protect(
     output: Output = "published",
     mask: Tensor | None = None,
     fidelity_weight: float = 0.0,
-    momentum: float = 0.0,
+    keep_colours: bool = False,
     early_stop: bool = False,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
@@ -60,7 +60,7 @@ def protect(
         image=image if output == "detail" else None,
         mask=mask,
         fidelity_weight=fidelity_weight,
-        momentum=momentum,
+        keep_colours=keep_colours,
         early_stop=early_stop,
         on_step=on_step,
     )

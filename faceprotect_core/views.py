@@ -1,87 +1,52 @@
-"""Random differentiable views: what may happen to a photo before a recogniser sees it."""
+"""Slightly wrong alignments: a recogniser that was not asked aligns the face in its own way."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
-KINDS = ("blur", "resize", "jpeg", "noise")
-# Ranges of the strengths. Pixels mean pixels of the image that is protected.
-SHIFT = 0.01  # of width and height, either way
-BLUR_SIGMA = (0.5, 1.5)  # pixels
-RESIZE = (0.4, 0.9)  # of width and height
-JPEG_QUALITY = (50.0, 95.0)
-NOISE = (0.005, 0.03)  # standard deviation
+from .checks import require
+from .faces import Face
 
 
 @dataclass(frozen=True)
-class RandomViews:
-    """Views of an image for the identity loss, so that the protection neither hangs on one alignment nor is lost in
-    processing: expectation over transformation (Athalye et al., "Synthesizing Robust Adversarial Examples", 2018) with
-    the input diversity of Xie et al., "Improving Transferability of Adversarial Examples" (2019).
+class AlignmentJitter:
+    """Every surrogate sees the face through slightly wrong alignments instead of the right one, others each time.
 
-    Each view is shifted a little and then blurred, resized down and up, compressed as JPEG or made noisy; the four
-    kinds take turns, their strengths are drawn. The same seed and iteration give the same views, for each image of a
-    batch and in each run.
+    Expectation over transformation (Athalye et al., "Synthesizing Robust Adversarial Examples", 2018) over what a
+    recogniser's own detector and cropper do. The face's points are turned by N(0, s) rad, scaled by 1 + N(0, s) and
+    shifted by N(0, s) of their width; s is drawn from `spread` for each copy. The same numbers give the same
+    alignments, for each image of a batch and in each run.
 
-    count: views beside the image itself; 0 for none.
-    seed: of the strengths, shifts and noise.
+    Args:
+        copies: alignments for each surrogate in an iteration; 0 for the right one alone.
+        spread: lowest and highest s.
+        seed: of the draws.
     """
 
-    count: int = 0
+    copies: int = 0
+    spread: tuple[float, float] = (0.0, 0.06)
     seed: int = 0
 
-    def __call__(self, image: Tensor, iteration: int = 0) -> list[Tensor]:
-        """The image and its views for one iteration: [B, 3, H, W] in about [0, 1] -> `count` + 1 of the same shape."""
-        numbers = range(iteration * self.count, (iteration + 1) * self.count)
-        return [image, *(self._view(image, number) for number in numbers)]
+    def __post_init__(self):
+        low, high = self.spread
+        require(
+            self.copies >= 0 and 0 <= low <= high,
+            f"AlignmentJitter: copies is {self.copies}, spread {self.spread}",
+            "use 1 or 2 copies and a spread of about (0, 0.06)",
+        )
 
-    def _view(self, image: Tensor, number: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        shifted = _shift(image, generator)
-        return _CHANGES[KINDS[number % len(KINDS)]](shifted, generator)
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _shift(image: Tensor, generator: torch.Generator) -> Tensor:
-    """By a part of a pixel or a few; what comes in from outside repeats the border."""
-    from kornia.geometry.transform import translate
-
-    height, width = image.shape[-2:]
-    by = [_uniform(-SHIFT, SHIFT, generator) * width, _uniform(-SHIFT, SHIFT, generator) * height]
-    return translate(image, image.new_tensor([by]).expand(len(image), 2), padding_mode="border", align_corners=True)
-
-
-def _blur(image: Tensor, generator: torch.Generator) -> Tensor:
-    from kornia.filters import gaussian_blur2d
-
-    sigma = _uniform(*BLUR_SIGMA, generator)
-    return gaussian_blur2d(image, (7, 7), (sigma, sigma), border_type="replicate")
-
-
-def _resize(image: Tensor, generator: torch.Generator) -> Tensor:
-    size, factor = image.shape[-2:], _uniform(*RESIZE, generator)
-    smaller = [max(1, round(side * factor)) for side in size]
-    small = F.interpolate(image, smaller, mode="bilinear", align_corners=False, antialias=True)
-    return F.interpolate(small, size, mode="bilinear", align_corners=False)
-
-
-def _jpeg(image: Tensor, generator: torch.Generator) -> Tensor:
-    from kornia.enhance import jpeg_codec_differentiable
-
-    quality = image.new_tensor([_uniform(*JPEG_QUALITY, generator)])
-    return jpeg_codec_differentiable(image.clamp(0, 1), quality.expand(len(image)))
-
-
-def _noise(image: Tensor, generator: torch.Generator) -> Tensor:
-    deviation = _uniform(*NOISE, generator)
-    return image + deviation * torch.randn(image.shape[1:], generator=generator).to(image)
-
-
-_CHANGES = {"blur": _blur, "resize": _resize, "jpeg": _jpeg, "noise": _noise}
+    def __call__(self, face: Face | Sequence[Face], *draw: int) -> Face | Sequence[Face]:
+        """One face, or one per image, as a cropper that is off would have it; draw: which of the alignments."""
+        if not isinstance(face, Face):
+            return [self(one, *draw) for one in face]
+        random = np.random.default_rng((self.seed, *draw))
+        size = random.uniform(*self.spread)
+        angle, zoom, *shift = random.normal(0.0, size, 4)
+        points = np.array(face.landmarks)
+        middle, width = points.mean(0), np.ptp(points[:, 0])
+        turn = (1 + zoom) * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        there = middle + np.array(shift) * width
+        return face.transformed(np.column_stack([turn, there - turn @ middle]))

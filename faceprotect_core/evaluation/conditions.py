@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..faces import TEMPLATES
-from ..faces.align import transform_points
+from ..faces.face import transform_points
 from ..faces.landmarks import similarity_transform
 from .robustness import as_saved
 from .scenes import Subject

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
-from .detect import Face, FaceDetector, detect_faces, overlap
+from .detect import FaceDetector, detect_faces, overlap
+from .face import Face
 
 SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
 SMALLEST_AGAIN = 0.6  # of the face's size: the smallest face to look for in the other version
@@ -25,8 +27,8 @@ def window_around(face: Face, photo: Tensor) -> tuple[slice, slice, Face]:
 def moved(face: Face, x: float, y: float) -> Face:
     """The face, that many pixels further right and down."""
     left, top, right, bottom = face.box_xyxy
-    points = tuple((px + x, py + y) for px, py in face.landmarks)
-    return replace(face, box_xyxy=(left + x, top + y, right + x, bottom + y), landmarks=points)
+    shifted = face.transformed(np.array([[1.0, 0.0, x], [0.0, 1.0, y]]))
+    return replace(shifted, box_xyxy=(left + x, top + y, right + x, bottom + y))
 
 
 def find_again(photo: Tensor, face: Face, detector: FaceDetector, *, quick: bool = False) -> Face | None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .detect import Face
+from .face import Face, transform_points
 from .landmarks import similarity_transform
 
 
@@ -25,10 +25,12 @@ class Template:
 
     points: five (x, y) in pixel indices of the chip at its native size, in the order of `Face.landmarks`.
     size: native width and height in pixels.
+    five_points: of `Face.five_points`, in pixel indices; a face whose mesh is known is aligned by them. () for none.
     """
 
     points: tuple[tuple[float, float], ...]
     size: int
+    five_points: tuple[tuple[float, float], ...] = ()
 
 
 # The mean shape of dlib's `get_face_chip_details`: corners of the eye on the right, of the eye on the left, nose base.
@@ -42,8 +44,8 @@ _DLIB_SHAPE = np.array(
     ]
 )
 _DLIB_PADDING = 0.25
-# The first two points of the ArcFace template: the eye on the image's left, the eye on its right.
-_ARCFACE_EYES = np.array([(38.2946, 51.6963), (73.5318, 51.5014)])
+# ArcFace's template: the eye on the image's left, the eye on its right, the tip of the nose, the corners of the mouth.
+_ARCFACE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 
 
 def _dlib_points(size: int) -> np.ndarray:
@@ -54,16 +56,10 @@ def _dlib_points(size: int) -> np.ndarray:
 def _arcface_points() -> np.ndarray:
     """dlib's mean shape, laid so that its eye centres are those of the ArcFace template.
 
-    The eyes are what the two have in common: ArcFace's other points are the tip of the nose and the corners of the
-    mouth, which the five landmarks do not have.
+    For a face without a mesh: the eyes are what the two have in common.
     """
     eyes = np.stack([_DLIB_SHAPE[2:4].mean(0), _DLIB_SHAPE[0:2].mean(0)])
-    return transform_points(similarity_transform(eyes, _ARCFACE_EYES), _DLIB_SHAPE)
-
-
-def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Apply an affine transform [2, 3] to points [..., 2]."""
-    return points @ transform[:, :2].T + transform[:, 2]
+    return transform_points(similarity_transform(eyes, np.array(_ARCFACE[:2])), _DLIB_SHAPE)
 
 
 # Median landmarks of the built-in detector in 450 photos of 256 x 256 pixels with FFHQ's framing, made symmetric: the
@@ -72,7 +68,7 @@ _FFHQ_POINTS = ((171.7, 120.8), (146.3, 122.5), (83.3, 120.8), (108.7, 122.5), (
 
 TEMPLATES = {
     "dlib_150": Template(tuple(map(tuple, _dlib_points(150).tolist())), 150),
-    "arcface_112": Template(tuple(map(tuple, _arcface_points().tolist())), 112),
+    "arcface_112": Template(tuple(map(tuple, _arcface_points().tolist())), 112, _ARCFACE),
     "ffhq_256": Template(_FFHQ_POINTS, 256),
 }
 
@@ -90,10 +86,11 @@ def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = Non
     if template not in TEMPLATES:
         raise ValueError(f"align_face: unknown template {template!r}. How to fix: use one of {[*TEMPLATES, 'box']}.")
     native = TEMPLATES[template]
-    points = np.array(native.points)
+    by_mesh = bool(native.five_points) and face.mesh is not None
+    points = np.array(native.five_points if by_mesh else native.points)
     if size:
         points = (points + 0.5) * size / native.size - 0.5
-    return similarity_transform(points, np.array(face.landmarks))
+    return similarity_transform(points, face.five_points if by_mesh else np.array(face.landmarks))
 
 
 def _box_to_image(face: Face, size: int | None) -> np.ndarray:

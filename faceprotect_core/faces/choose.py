@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..checks import require
-from .detect import Face
+from .face import Face
 
 Box = tuple[float, float, float, float]
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import require, require_image
-from .align import chip_to_image, transform_points, warp
-from .detect import Face
+from .align import chip_to_image, warp
+from .face import Face, transform_points
 from .mask import face_mask
 
 TEMPLATE = "ffhq_256"
@@ -136,9 +136,8 @@ def through(face: Face, transform: np.ndarray) -> Face:
     x, y = transform_points(transform, np.array([(left + right) / 2, (top + bottom) / 2]))
     scale = math.hypot(transform[0, 0], transform[1, 0]) / 2
     reach_x, reach_y = (right - left) * scale, (bottom - top) * scale
-    points = transform_points(transform, np.array(face.landmarks))
     box = tuple(float(value) for value in (x - reach_x, y - reach_y, x + reach_x, y + reach_y))
-    return replace(face, box_xyxy=box, landmarks=tuple((float(px), float(py)) for px, py in points))
+    return replace(face.transformed(transform), box_xyxy=box)
 
 
 def _kept(faces: Sequence[Face], size: int) -> Tensor:

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .face import UNSTEADY, Face, as_tuples
 from .landmarks import LandmarkPredictor, predict_landmarks
+from .mesh import FaceMesh, load_face_mesh, mesh_of
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "face_stack" / "detector.safetensors"
 WINDOW = 80  # pixels: the size of face that the network sees
@@ -31,7 +33,6 @@ PYRAMID_STEP = 5 / 6
 OVERLAP = 0.338  # intersection over union above which the weaker of two boxes is dropped
 TURNED_FACE = 120  # pixels: the size at which a found face is looked at in quarter turns
 TURNED_ROOM = 0.75  # of its box: how much of its surroundings
-UNSTEADY = 0.03  # eye distances: landmarks that move by more are doubtful
 # From where landmarks are sought to see whether they are steady: squares of these shares of the box, moved by these.
 SOUGHT_SCALES, SOUGHT_SHIFTS = (0.85, 1.0, 1.15), ((0.0, 0.0), (0.06, 0.06), (-0.06, 0.06))
 MEAN_RGB = (122.782, 117.001, 104.298)
@@ -39,29 +40,6 @@ MEAN_RGB = (122.782, 117.001, 104.298)
 
 class FaceNotFoundError(ValueError):
     """A photo in which no face was found."""
-
-
-@dataclass(frozen=True)
-class Face:
-    """A face in a photo; coordinates are pixel indices (0, 0 is the centre of the top left pixel), not rounded.
-
-    box_xyxy: left, top, right, bottom; the last two are the last pixels inside.
-    score: the detector's score; above 0 is a face.
-    landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner of
-        the eye on its left, 4 the base of the nose.
-    unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
-        `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
-    """
-
-    box_xyxy: tuple[float, float, float, float]
-    score: float
-    landmarks: tuple[tuple[float, float], ...]
-    unsteadiness: float = 0.0
-
-    @property
-    def doubtful(self) -> bool:
-        """The landmarks are unsteady: what a recogniser says about this face may mislead."""
-        return self.unsteadiness > UNSTEADY
 
 
 class WindowScorer(nn.Module):
@@ -95,19 +73,20 @@ class WindowScorer(nn.Module):
 
 @dataclass(frozen=True)
 class FaceDetector:
-    """The two loaded models that `detect_faces` needs; load once with `load_detector` to detect in many photos."""
+    """The loaded models that `detect_faces` needs; load once with `load_detector` to detect in many photos."""
 
     scorer: WindowScorer
     landmarks: LandmarkPredictor
+    mesh: FaceMesh
 
 
 def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
-    """Load the built-in detector and landmark predictor (CC0 1.0; see weights/face_stack/README.md)."""
+    """Load the built-in detector and landmark predictor (CC0 1.0) and the face mesh (Apache-2.0); see NOTICE."""
     with torch.inference_mode(False):
         scorer = WindowScorer()
         scorer.load_state_dict(load_file(WEIGHTS))
         scorer.eval().requires_grad_(False).to(device)
-    return FaceDetector(scorer, LandmarkPredictor.load())
+    return FaceDetector(scorer, LandmarkPredictor.load(), load_face_mesh(device))
 
 
 def detect_faces(
@@ -145,7 +124,8 @@ def detect_faces(
         boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
         grey = grey_levels(photo) if boxes else None
     faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
-    return [_turned(photo, face, detector) if face.doubtful else face for face in faces]
+    faces = [_turned(photo, face, detector) if face.doubtful else face for face in faces]
+    return [with_mesh(photo, face, detector) for face in faces]
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
@@ -233,9 +213,14 @@ def overlap(a: tuple, b: tuple) -> float:
     return overlap / (areas - overlap)
 
 
+def with_mesh(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
+    """The face with its mesh; photo: [3, H, W] in [0, 1]."""
+    return replace(face, mesh=mesh_of(photo, face.box_xyxy, face.landmarks, detector.mesh))
+
+
 def _with_landmarks(grey: np.ndarray, box: tuple, score: float, detector: FaceDetector) -> Face:
     landmarks = predict_landmarks(detector.landmarks, grey, box)
-    return Face(box, score, _as_tuples(landmarks), unsteadiness(grey, box, detector))
+    return Face(box, score, as_tuples(landmarks), unsteadiness(grey, box, detector))
 
 
 def unsteadiness(grey: np.ndarray, box: tuple, detector: FaceDetector) -> float:
@@ -285,7 +270,7 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
 
     corners = back(np.array(views[turns].box_xyxy).reshape(2, 2))
     box = (*corners.min(0).tolist(), *corners.max(0).tolist())
-    return replace(views[turns], box_xyxy=box, landmarks=_as_tuples(back(views[turns].landmarks)))
+    return replace(views[turns], box_xyxy=box, landmarks=as_tuples(back(views[turns].landmarks)))
 
 
 def _grown(box: tuple, width: int, height: int) -> tuple:
@@ -316,7 +301,3 @@ def _box_in_the_middle(view: Tensor, scorer: WindowScorer) -> tuple | None:
 def grey_levels(photo: Tensor) -> np.ndarray:
     """(R + G + B) // 3 of 8-bit values, as in dlib: [3, H, W] in [0, 1] -> [H, W] integers."""
     return (sum((channel * 255).round().to(torch.int16) for channel in photo) // 3).cpu().numpy()
-
-
-def _as_tuples(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    return tuple((float(x), float(y)) for x, y in points)

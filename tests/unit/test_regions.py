@@ -14,7 +14,7 @@ from faceprotect_core.faces import (
     paste_faces,
     select_faces,
 )
-from faceprotect_core.faces.detect import UNSTEADY
+from faceprotect_core.faces.face import UNSTEADY
 from faceprotect_core.faces.regions import MEDIAPIPE_POINTS, boxes_of_mask
 
 TIGHT = (180, 55, 262, 175)  # forehead to chin, as other detectors frame the astronaut's face

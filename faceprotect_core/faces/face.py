@@ -1,0 +1,63 @@
+"""A face in a photo: what every part of the product passes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+UNSTEADY = 0.03  # eye distances: landmarks that move by more are doubtful
+# Points of the mesh; "left" and "right" are the image's.
+LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = (33, 133), (362, 263), 1, (61, 291)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a photo; coordinates are pixel indices (0, 0 is the centre of the top left pixel), not rounded.
+
+    box_xyxy: left, top, right, bottom; the last two are the last pixels inside.
+    score: the detector's score; above 0 is a face.
+    landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner of
+        the eye on its left, 4 the base of the nose.
+    unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
+        `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
+    mesh: [468, 2], the points of MediaPipe's face mesh, (x, y); None where nobody looked for them.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    landmarks: tuple[tuple[float, float], ...]
+    unsteadiness: float = 0.0
+    mesh: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def doubtful(self) -> bool:
+        """The landmarks are unsteady: what a recogniser says about this face may mislead."""
+        return self.unsteadiness > UNSTEADY
+
+    @property
+    def five_points(self) -> np.ndarray | None:
+        """ArcFace's five points [5, 2], (x, y): eyes, tip of the nose, corners of the mouth; None without a mesh.
+
+        Left before right, as they are in the image.
+        """
+        if self.mesh is None:
+            return None
+        eyes = [self.mesh[list(eye)].mean(0) for eye in (LEFT_EYE, RIGHT_EYE)]
+        return np.stack([*eyes, self.mesh[NOSE_TIP], *self.mesh[list(MOUTH)]])
+
+    def transformed(self, transform: np.ndarray) -> Face:
+        """Its points where a similarity [2, 3] takes them; the box stays as it is."""
+        landmarks = transform_points(transform, np.array(self.landmarks))
+        mesh = None if self.mesh is None else transform_points(transform, self.mesh)
+        return replace(self, landmarks=as_tuples(landmarks), mesh=mesh)
+
+
+def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Apply an affine transform [2, 3] to points [..., 2]."""
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+def as_tuples(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Points [N, 2] as `Face.landmarks` has them."""
+    return tuple((float(x), float(y)) for x, y in points)

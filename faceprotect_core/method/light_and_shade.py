@@ -1,0 +1,135 @@
+"""Light and shade: the photo's own lightness is changed, coarsely, until recognisers see somebody else.
+
+No diffusion model: the variable is one plane of lightness changes, far coarser than the photo, that is enlarged and
+added to red, green and blue alike, so that the photo keeps its colours. Not from the paper; the loop is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import require, require_image
+from ..inversion import OnStep
+from .variables import Objective, Optimised, Rendering, optimize
+
+WHERE = "Light and Shade"
+SPREAD = 0.3  # standard deviation of the start, before tanh: at 0 a photo that should be left has no gradient
+SMALLEST, LARGEST = 4, 256  # values along each side of the plane
+
+
+@dataclass(frozen=True)
+class LightAndShadeSettings:
+    """How the light may change; measured in docs/RESULTS.md.
+
+    grid: values along each side of the plane. Finer protects a little more and looks patchier.
+    strength: root mean square of the change over the mask, in levels of 255.
+    iterations, lr: of AdamW.
+    likeness_weight: of 1 - SSIM to the photo, beside the sum of the surrogates' losses.
+    seed: of the start.
+    """
+
+    grid: int = 64
+    strength: float = 9.0
+    iterations: int = 30
+    lr: float = 0.25
+    likeness_weight: float = 25.0
+    seed: int = 0
+
+
+class LightAndShade:
+    """The variable: [B, 1, grid, grid], any real numbers -> the photo with another light.
+
+    photo + strength * t / rms(t) for t = mask * tanh(the plane, enlarged by bicubic interpolation), clamped to [0, 1].
+    """
+
+    losses = ("likeness",)
+
+    def __init__(self, photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings):
+        """photo: [B, 3, H, W] in [0, 1]. mask: [1 or B, 1, H, W] in [0, 1]; where it is 0, pixels stay bit-equal."""
+        self.photo, self.settings = photo, settings
+        self.mask = torch.ones_like(photo[:, :1]) if mask is None else mask.to(photo).expand(len(photo), -1, -1, -1)
+        generator = torch.Generator().manual_seed(settings.seed)
+        start = SPREAD * torch.randn(1, 1, settings.grid, settings.grid, generator=generator)
+        self.start = start.to(photo).repeat(len(photo), 1, 1, 1)
+        self.area = self.mask.flatten(1).sum(1).clamp_min(1.0)[:, None, None, None]
+
+    def change(self, value: Tensor) -> Tensor:
+        """[B, 1, H, W]: what is added to each channel, before clamping."""
+        plane = F.interpolate(value, self.photo.shape[-2:], mode="bicubic", align_corners=False)
+        change = self.mask * plane.tanh()
+        size = (change.square().sum((1, 2, 3), keepdim=True) / self.area).sqrt()
+        return change * (self.settings.strength / 255 / size.clamp_min(1e-6))
+
+    def render(self, value: Tensor) -> Rendering:
+        change = self.change(value)
+        image = torch.where(self.mask > 0, (self.photo + change).clamp(0.0, 1.0), self.photo)
+        return Rendering(image, {"likeness": self.settings.likeness_weight * unlikeness(self.photo, image)})
+
+
+def unlikeness(photo: Tensor, image: Tensor) -> Tensor:
+    """1 - SSIM of each pair of images [B, 3, H, W] -> [B], differentiable in the second. See evaluation/quality.py."""
+    from kornia.metrics import ssim
+
+    return 1.0 - ssim(photo, image, 11, padding="valid").flatten(1).mean(1)
+
+
+def protect_by_light(
+    photo: Tensor,
+    objective: Objective,
+    settings: LightAndShadeSettings | None = None,
+    *,
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+    early_stop: bool = False,
+    on_step: OnStep | None = None,
+) -> Optimised:
+    """Change a photo's light and shade until the objective is met, as far as `strength` allows.
+
+    Args:
+        photo: [B, 3, H, W] in [0, 1], the untouched photo.
+        objective: image [B, 3, H, W] -> loss [B], as IdentityObjective.
+        mask: [1 or B, 1, H, W] in [0, 1], where the photo may change; bit-equal where it is 0.
+        start: the `value` of an earlier run, to go on from there.
+        early_stop, on_step: see `optimize`.
+
+    Returns:
+        `.rendering.image`: [B, 3, H, W] in [0, 1]. `.value`: [B, 1, grid, grid]. `.history`: "identity" and "likeness".
+
+    Raises:
+        ProtectionError: settings out of range, a mask of another size, NaN in the photo or a loss.
+    """
+    settings = settings or LightAndShadeSettings()
+    _check(photo, mask, settings)
+    return optimize(
+        LightAndShade(photo, mask, settings),
+        objective,
+        iterations=settings.iterations,
+        lr=settings.lr,
+        start=start,
+        early_stop=early_stop,
+        on_step=on_step,
+        where=WHERE,
+    )
+
+
+def _check(photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings) -> None:
+    require_image(photo, WHERE)
+    require(
+        SMALLEST <= settings.grid <= LARGEST,
+        f"{WHERE}: grid is {settings.grid}",
+        f"use a number of values from {SMALLEST} to {LARGEST}; 64 is what was measured",
+    )
+    require(
+        0 < settings.strength <= 255 and settings.likeness_weight >= 0,
+        f"{WHERE}: strength is {settings.strength} and likeness_weight {settings.likeness_weight}",
+        "use a strength above 0 (about 9 of 255) and a weight that is not negative",
+    )
+    require(
+        mask is None or (mask.ndim == 4 and mask.shape[-2:] == photo.shape[-2:] and len(mask) in (1, len(photo))),
+        f"{WHERE}: the mask is {list(getattr(mask, 'shape', ()))}, the photo {list(photo.shape)}",
+        "draw the mask on the very photo that is connected",
+    )
