@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.measure import Stopwatch, peak_memory, reset_peak
 from faceprotect_core.checks import require
-from faceprotect_core.photo import PRESETS, PhotoResult
+from faceprotect_core.photo import PhotoResult
 from faceprotect_core.photo_file import read_photo
+from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.protector import Choice, PhotoProtector, load_protector
 
 COLUMNS = ("at once", "s", "images a minute", "peak, GiB", "largest difference", "verdicts that agree")
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     paths = sorted(chosen.images.glob("*_a.jpg"))[: chosen.photos]
     require(bool(paths), f"there are no photos *_a.jpg in {chosen.images}", "name a folder that has some (--images)")
     photos = [read_photo(path).image for path in paths]
-    protector = load_protector(Choice(preset=chosen.preset, device=chosen.device))
+    protector = load_protector(Choice(DIFFUSION, preset=chosen.preset, device=chosen.device))
     print(f"| {chosen.preset}, {len(photos)} photos, {chosen.device} | {' | '.join(COLUMNS)} |")
     print(f"|{' --- |' * (len(COLUMNS) + 1)}")
     single = None
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--photos", type=int, default=8, help="how many of them (8)")
     add("--sizes", type=int, nargs="+", default=[1, 2, 4], help="faces at once; 1 is always among them (1 2 4)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--preset", choices=list(PRESETS), default="fast")
+    add("--preset", choices=list(PRESETS[DIFFUSION]), default="fast")
     return parser
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from faceprotect_core.cuda_graphs import Recorder
 from faceprotect_core.faces import detect_faces
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.judge import JUDGE
 from faceprotect_core.photo_file import read_photo
+from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.protector import Choice, PhotoProtector, load_protector
 
 COLUMNS = ("s a face", "distance to the original", "to another photo", "PSNR in the mask, dB", "protected")
@@ -27,7 +28,7 @@ COLUMNS = ("s a face", "distance to the original", "to another photo", "PSNR in 
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    protectors = {"float32": load_protector(Choice(preset=chosen.preset, device=chosen.device))}
+    protectors = {"float32": load_protector(Choice(DIFFUSION, preset=chosen.preset, device=chosen.device))}
     protectors["bfloat16"] = in_bfloat16(protectors["float32"])
     if chosen.device == "cuda":
         protectors["bfloat16, CUDA graphs"] = recorded(protectors["bfloat16"])
@@ -46,17 +47,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def in_bfloat16(protector: PhotoProtector) -> PhotoProtector:
     """A copy whose U-Net and autoencoder compute in bfloat16; latents, losses and optimiser stay in float32."""
-    denoiser, codec = copy.deepcopy((protector.denoiser, protector.codec))
-    denoiser.unet.bfloat16()
-    codec.vae.bfloat16()
-    return replace(protector, denoiser=denoiser, codec=codec)
+    model = copy.deepcopy(protector.model)
+    model.denoiser.unet.bfloat16()
+    model.codec.vae.bfloat16()
+    return replace(protector, model=model)
 
 
 def recorded(protector: PhotoProtector) -> PhotoProtector:
     """Replayed as CUDA graphs, which are made with the first photo."""
     recorder = Recorder()
-    denoiser, codec = recorder.denoiser(protector.denoiser), recorder.codec(protector.codec)
-    return replace(protector, denoiser=denoiser, codec=codec, surrogates=recorder.surrogates(protector.surrogates))
+    denoiser, codec = recorder.denoiser(protector.model.denoiser), recorder.codec(protector.model.codec)
+    model = replace(protector.model, denoiser=denoiser, codec=codec)
+    return replace(protector, model=model, surrogates=recorder.surrogates(protector.surrogates))
 
 
 def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[float, ...]:
@@ -64,8 +66,8 @@ def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[fl
     start = time.monotonic()
     result = protector.protect(photo)
     seconds = time.monotonic() - start
-    (verdict,), (surrogate,) = result.faces, protector.surrogates
-    (score,) = verdict.scores.values()
+    (verdict,), surrogate = result.faces, protector.judging
+    (score,) = (one for one in verdict.scores if one.role == JUDGE)
     with torch.no_grad():
         device = protector.choice.device
         protected, other = result.image[None].to(device), other.to(device)
@@ -74,7 +76,7 @@ def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[fl
     changed = result.mask[0] > 0
     error = (result.image - photo)[:, changed].square().mean().item()
     distance = surrogate.distance(protected, reference).item()
-    return seconds, score["after"], distance, -10 * math.log10(error), float(verdict.protected)
+    return seconds, score.after, distance, -10 * math.log10(error), float(verdict.protected)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=Path, required=True, help="folder of photos NAME_a.jpg and NAME_b.jpg of one person each")
     add("--people", type=int, default=12, help="how many of them (12)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--preset", choices=list(PRESETS), default="fast")
+    add("--preset", choices=list(PRESETS[DIFFUSION]), default="fast")
     return parser
 
 

@@ -18,7 +18,7 @@ from faceprotect_core.gradient_codec import StraightThroughCodec
 from faceprotect_core.inversion import OnStep
 from faceprotect_core.memory import blocks_of
 from faceprotect_core.model import Denoiser, ImageCodec
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.tiling import TiledCodec
 
 from .models import Setup
@@ -130,7 +130,7 @@ class Prepared:
         arguments = self.denoiser, self.codec, setup.image, setup.context, self.objective
         settings = {"schedule": setup.schedule, "null_text_iterations": null_text_iterations, "iterations": iterations}
         if self.way.preset:
-            preset = PRESETS[self.way.preset]
+            preset = PRESETS[DIFFUSION][self.way.preset]
             settings |= {name: getattr(preset, name) for name in ("depth", "null_text_iterations", "iterations")}
         run = protect_as_released if self.way.released else protect
         return run(*arguments, **settings, on_step=on_step)

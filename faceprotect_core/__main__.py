@@ -20,6 +20,7 @@ from .checks import ProtectionError, require
 from .cost import Cost, Meter, duration
 
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
+LIGHT_AND_SHADE = "light-and-shade"
 STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
 
 
@@ -71,10 +72,14 @@ def _add_protect(commands) -> None:
     add("in_dir", type=Path, metavar="IN_DIR", help="folder of photos")
     add("out_dir", type=Path, metavar="OUT_DIR", help="folder for the protected photos and faceprotect.json")
     add("--preset", choices=("fast", "balanced", "strong"), default="balanced", help="how hard to protect (balanced)")
+    ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion is the paper's method, and what --model chooses"
+    add("--way", choices=(LIGHT_AND_SHADE, "diffusion"), help=ways)
+    add("--surrogate", nargs="+", metavar="NAME|FILE", help="recognisers to protect against (three built-in ones)")
+    add("--judge", metavar="NAME|FILE|none", help="a recogniser that is not used, and asked at the end (dlib_resnet)")
     add("--faces", type=_which, default="all", help="all, largest, or numbers from the left such as 0,2 (all)")
     add("--goal", choices=("dodge", "synthetic", "impersonate"), default="dodge", help="see the README (dodge)")
     add("--target", type=Path, metavar="FILE", help="photo of whom to look like, for synthetic and impersonate")
-    add("--model", default="demo", help="demo, or a folder of Stable Diffusion 1.x or 2.x in diffusers' format (demo)")
+    add("--model", help="demo, or a folder of Stable Diffusion 1.x or 2.x in diffusers' format; chooses diffusion")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (cpu)")
     add("--min-face", type=_positive, default=80.0, metavar="PIXELS", help="smallest face to look for (80)")
     add("--threshold", type=float, default=0.0, help="detector score above which something is a face (0)")
@@ -121,8 +126,10 @@ def _protect(arguments: argparse.Namespace) -> int:
     options = Options(**{name: getattr(arguments, name) for name in names})
     plan(arguments.in_dir, arguments.out_dir, options, Record.read(arguments.out_dir))  # before the model is loaded
     names = ("model", "preset", "goal", "target", "min_face", "threshold", "device", "batch")
-    choice = Choice(which=arguments.faces, **{name: getattr(arguments, name) for name in names})
-    reporter = Reporter(sys.stdout, arguments.goal, arguments.device)
+    chosen = {name: getattr(arguments, name) for name in names} | _recognisers(arguments)
+    way = arguments.way and arguments.way.replace("-", " ")
+    choice = Choice(which=arguments.faces, way=way, **chosen)
+    reporter = Reporter(sys.stdout, arguments.device)
     done = protect_folder(
         arguments.in_dir,
         arguments.out_dir,
@@ -136,13 +143,36 @@ def _protect(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if any(photo.status == "failed" for photo in done) else FINE
 
 
+def _recognisers(arguments: argparse.Namespace) -> dict:
+    """Those that are named. Of the built-in ones that are not, the judge is none that is used."""
+    from .photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES
+
+    if arguments.surrogate is None:
+        built_in = (*BUILT_IN_SURROGATES, BUILT_IN_JUDGE)
+        judge = arguments.judge or BUILT_IN_JUDGE
+        return {
+            "judge": judge,
+            "surrogates": tuple(one for one in built_in if one != judge and one in BUILT_IN_SURROGATES),
+        }
+    left = [one for one in (BUILT_IN_JUDGE, *BUILT_IN_SURROGATES) if one not in arguments.surrogate]
+    return {"judge": arguments.judge or (left[0] if left else "none"), "surrogates": tuple(arguments.surrogate)}
+
+
 def _ray(arguments: argparse.Namespace, choice) -> dict:
     """What protect_folder needs for Ray. A worker may have another working directory: no relative paths."""
     from .parallel import RayOptions
-    from .protector import DEMO, load_protector
+    from .protector import DEMO, NO_JUDGE, load_protector
+    from .surrogates import BUILT_IN_SURROGATES
 
-    model = choice.model if choice.model == DEMO else str(Path(choice.model).absolute())
-    choice = replace(choice, model=model, target=choice.target and choice.target.absolute())
+    def absolute(name: str | None) -> str | None:
+        return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+    def named(recogniser: str) -> str:
+        return recogniser if recogniser in (*BUILT_IN_SURROGATES, NO_JUDGE) else absolute(recogniser)
+
+    model = choice.model if choice.model == DEMO else absolute(choice.model)
+    files = {"surrogates": tuple(map(named, choice.surrogates)), "judge": named(choice.judge)}
+    choice = replace(choice, model=model, target=choice.target and choice.target.absolute(), **files)
     ray = RayOptions(workers=arguments.workers, device=arguments.device)
     return {"ray": ray, "load": partial(load_protector, choice)}
 
@@ -151,8 +181,8 @@ class Reporter:
     """Says what happens, a line per photo; on a terminal also what is being done right now. What a photo costs is said
     before the first and after it."""
 
-    def __init__(self, stream, goal: str = "dodge", device: str = "cpu"):
-        self.stream, self.goal, self.live = stream, goal, ""
+    def __init__(self, stream, device: str = "cpu"):
+        self.stream, self.live = stream, ""
         self.device, self.predicted, self.meter = torch.device(device), None, None
 
     def step(self, task, event: dict) -> None:
@@ -184,11 +214,8 @@ class Reporter:
     def _outcome(self, done) -> str:
         if done.status == "failed":
             return f"FAILED: {done.entry['reason']}"
-        faces = done.entry["faces"]
-        protected = f"{len(faces)} face{'s' * (len(faces) != 1)} protected, {_closest(faces, self.goal)}"
-        doubtful = sum(face.get("doubtful", False) for face in faces)
-        protected += f", {doubtful} of them DOUBTFUL (covered, dark or turned: do not trust it)" if doubtful else ""
-        return f"{protected}, {done.entry['seconds']:.0f} s" if done.status == "protected" else f"already: {protected}"
+        verdict = done.entry["verdict"]
+        return f"{verdict} {done.entry['seconds']:.0f} s" if done.status == "protected" else f"already: {verdict}"
 
     def summary(self, done) -> None:
         count = Counter(photo.status for photo in done)
@@ -196,7 +223,6 @@ class Reporter:
         _write(self.stream, f"{len(done)} photos: {', '.join(parts)}.\n")
         if count["failed"]:
             _write(self.stream, "Nothing was written for the photos that failed.\n")
-        _write(self.stream, "The recogniser was seen by the optimizer: no evidence about others.\n")
 
 
 def _photos_of(name: str, event: dict) -> str:
@@ -211,19 +237,6 @@ def _faces_of(event: dict) -> str:
     if count == 1:
         return ""
     return f"face {last} of {count}, " if at_once == 1 else f"faces {last - at_once + 1} to {last} of {count}, "
-
-
-def _closest(faces: list[dict], goal: str) -> str:
-    """The verdict that is the least past its threshold, in words."""
-
-    def past(score: dict) -> float:
-        away = score["after"] - score["threshold"]
-        return -away if (score["metric"] == "cosine") != (goal == "impersonate") else away
-
-    score = min((score for face in faces for score in face["scores"].values()), key=past)
-    word, side = ("similarity", "above") if score["metric"] == "cosine" else ("distance", "below")
-    word += " to the target" if goal == "impersonate" else ""
-    return f"{word} {score['after']:.2f} (same person {side} {score['threshold']:.2f})"
 
 
 def _write(stream, text: str) -> None:

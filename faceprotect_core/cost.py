@@ -15,8 +15,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .attention import ELEMENTS_AT_ONCE, StructureLoss
 from .inversion import expand_context
+from .method.light_and_shade import LightAndShade, LightAndShadeSettings
+from .method.variables import Objective
 from .model import Denoiser, ImageCodec
-from .optimizer import Objective, Output
+from .optimizer import Output
 
 # Seconds of a backward pass to those of its forward pass, gradients of activations alone. One thread, 256 px: U-Net
 # 1.04 to 1.08, decoder 1.04, recogniser 1.06 (demo model); U-Net 1.13 to 1.22, decoder 1.29 (reduced model of the
@@ -122,6 +124,22 @@ def predict_cost(
         held = [*unet, probes["decode"], probes["objective"]]
         memory = max(memory, _memory(held, image.device, attention if structure else None, depth))
     return Cost(seconds, memory)
+
+
+def predict_light_cost(image: Tensor, objective: Objective, settings: LightAndShadeSettings) -> Cost:
+    """What `protect_by_light` costs with the same arguments, on a machine as busy as it is now; see `predict_cost`."""
+    loss = objective.at(0) if hasattr(objective, "at") else objective
+    variable = LightAndShade(image, None, settings)
+    value = variable.start.requires_grad_()
+
+    def run() -> Tensor:
+        rendering = variable.render(value)
+        return loss(rendering.image) + rendering.losses["likeness"]
+
+    _probe(run, objective, image.device)
+    probe = _probe(run, objective, image.device)
+    seconds = probe.seconds_of(Passes(1, settings.iterations))
+    return Cost(seconds, _memory([probe], image.device) if settings.iterations else 0)
 
 
 def _memory(probes: Sequence[Probe], device: torch.device, attention: _SelfAttention | None = None, depth=0) -> int:

@@ -19,6 +19,7 @@ from .folder_record import sha256_of
 from .inversion import OnStep
 from .judge import FaceVerdict
 from .photo_file import PhotoFile, read_photo, write_photo
+from .photos import words
 
 OnTaskStep = Callable[[Task, dict], None]
 
@@ -114,7 +115,8 @@ def write_result(task: Task, source: Source, result: Result, protector: Protecto
     judged: list[FaceVerdict] = []
 
     def check(written: PhotoFile) -> None:
-        judged[:] = protector.judge(photo.image, written.image, faces)
+        again = protector.judge(photo.image, written.image, faces)
+        judged[:] = [replace(one, asked=before.asked) for one, before in zip(again, result.faces, strict=True)]
         suffix = task.output.suffix.lower()
         png = "" if suffix == ".png" else "write it as PNG (--format png), or "
         _require_protected(judged, f"the written {suffix} file, read back,", png + _stronger(preset))
@@ -129,6 +131,7 @@ def write_result(task: Task, source: Source, result: Result, protector: Protecto
         "output": task.output_name,
         "output_sha256": sha256_of(task.output),
         "settings": settings_of(protector, options),
+        "verdict": words.in_a_line(judged),
         "faces": [verdict.to_dict() for verdict in judged],
         "seconds": round(time.monotonic() - source.start, 1),
     }
@@ -143,7 +146,8 @@ def _stronger(preset: str | None) -> str:
 def _require_protected(verdicts, what: str, fix: str) -> None:
     require(bool(verdicts), f"{what} has no face", "use a photo in which the face is upright and well lit")
     failed = [str(number) for number, verdict in enumerate(verdicts) if not verdict.protected]
-    require(not failed, f"{what} is NOT PROTECTED enough: face {', '.join(failed)} of {len(verdicts)}", fix)
+    said = "; ".join(words.short(verdict) for verdict in verdicts if not verdict.protected)
+    require(not failed, f"{what} is NOT PROTECTED enough: face {', '.join(failed)} of {len(verdicts)} ({said})", fix)
 
 
 def settings_of(protector: Protector, options: Options) -> dict:

@@ -1,22 +1,43 @@
-"""Does it work? What the recognisers say about a finished photo, whose faces are found again as a stranger would."""
+"""Does it work? What recognisers say about a finished photo, whose faces are found again as a stranger would.
+
+The judge is a recogniser that was kept out of the loss: only what it says is evidence about others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .checks import require
 from .faces import Face, FaceDetector, find_again, find_face, load_detector, window_around
+from .photos.settings import Goal
 from .surrogates import FRSurrogate
 
-if TYPE_CHECKING:
-    from .photo import PhotoSettings
+JUDGE, LOSS = "judge", "loss"
 
-Goal = Literal["dodge", "synthetic", "impersonate"]
+
+@dataclass(frozen=True)
+class Score:
+    """What one recogniser says about one face.
+
+    role: "judge": it was kept out of the loss. "loss": the face was optimised against it.
+    before, after: the similarity to the reference, in the metric: a cosine, or a Euclidean distance.
+    threshold: beyond it two photos show the same person.
+    knew: it took the original for the person of the reference.
+    reached: it no longer takes the finished face for that person; to impersonate, it takes it for the target.
+    """
+
+    recogniser: str
+    role: str
+    metric: str
+    before: float
+    after: float
+    threshold: float
+    knew: bool
+    reached: bool
 
 
 @dataclass(frozen=True)
@@ -25,13 +46,19 @@ class FaceVerdict:
 
     face: in the photo's pixels, as it was found in the original.
     found_again: the detector finds a face there in the finished photo, too.
-    scores: per surrogate "metric", "before" and "after" (the similarity to the original photo, in that metric),
-        "threshold", "wanted" (what "after" had to reach) and "reached"; to impersonate, to the target photo.
+    scores: of every recogniser. The reference is the original itself, or another photo of the person; to impersonate,
+        the target.
+    goal: what was wanted.
+    other: the reference of this face was another photo.
+    asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
     """
 
     face: Face
     found_again: bool
-    scores: dict[str, dict[str, str | float | bool]]
+    scores: tuple[Score, ...]
+    goal: Goal = "dodge"
+    other: bool = False
+    asked: int = 1
 
     @property
     def doubtful(self) -> bool:
@@ -40,19 +67,37 @@ class FaceVerdict:
 
     @property
     def protected(self) -> bool:
-        """Every surrogate reached what was wanted."""
-        return all(score["reached"] for score in self.scores.values())
+        """Every recogniser reached what was wanted; to impersonate, every one that was in the loss."""
+        return all(score.reached for score in self.scores if self.goal != "impersonate" or score.role == LOSS)
+
+    @property
+    def evidence(self) -> bool:
+        """A recogniser that was not used knew the person before, and no longer does."""
+        return self.protected and any(s.knew and s.reached for s in self.scores if s.role == JUDGE)
 
     def to_dict(self) -> dict:
         """For JSON."""
-        box = [round(value, 1) for value in self.face.box_xyxy]
         return {
-            "box_xyxy": box,
+            "box_xyxy": [round(value, 1) for value in self.face.box_xyxy],
             "protected": self.protected,
+            "evidence": self.evidence,
             "doubtful": self.doubtful,
             "found_again": self.found_again,
-            "scores": self.scores,
+            "compared_with_another_photo": self.other,
+            "judge_asked": self.asked,
+            "scores": [vars(score) for score in self.scores],
         }
+
+
+def require_other_network(judge: FRSurrogate | None, surrogates: Sequence[FRSurrogate]) -> None:
+    """A judge that was in the loss is none."""
+    same = next((one for one in surrogates if judge and one.fingerprint == judge.fingerprint), None)
+    require(
+        same is None,
+        f"the judge {judge.name if judge else ''} is the same network as {same.name if same else ''}, which is used to "
+        "make the protection: it would only say that the optimiser worked",
+        "name another recogniser as the judge, or none; or take this one out of those that are used",
+    )
 
 
 def judge_photo(
@@ -60,24 +105,29 @@ def judge_photo(
     finished: Tensor,
     faces: Sequence[Face],
     surrogates: Sequence[FRSurrogate],
-    settings: PhotoSettings,
+    judge: FRSurrogate | None = None,
     goal: Goal = "dodge",
     target: Tensor | None = None,
     *,
+    other: Tensor | None = None,
     detector: FaceDetector | None = None,
 ) -> tuple[FaceVerdict, ...]:
     """Compare each face of a finished photo with the original, on pixels rounded to 8 bits.
 
     A face is looked at where it was and where the detector finds it again, and the less protected of the two counts:
     a change that only misleads our landmarks protects nobody.
-    The surrogates that were optimised against are no evidence about other recognisers.
 
     Args:
         original, finished: [3, H, W] in [0, 1], of the same size.
         faces: in the original's pixels.
-        settings: for its `wanted_margin`.
-        goal: "dodge" and "synthetic" want the face past the threshold by that much; "impersonate" wants it to match
-            the target [3, h, w] or [1, 3, h, w].
+        surrogates: that were in the loss; what they say is no evidence about other recognisers.
+        judge: a recogniser that was not; None for none.
+        goal: "dodge" and "synthetic" want the face past the threshold; "impersonate" wants it to match the target
+            [3, h, w] or [1, 3, h, w].
+        other: another photo [3, h, w] of one of the persons; the face that is most like it is compared with it.
+
+    Raises:
+        ProtectionError: sizes that differ, no face in the target or the other photo.
     """
     require(
         original.shape == finished.shape,
@@ -85,44 +135,70 @@ def judge_photo(
         "compare two photos of the same size",
     )
     detector = detector or load_detector(original.device)
-    reference = None
-    if goal == "impersonate":
-        image = target if target.ndim == 4 else target[None]
-        reference = [surrogate.embed(image, find_face(image[0], detector)) for surrogate in surrogates]
-    verdicts = []
-    for face in faces:
-        rows, columns, inside = window_around(face, original)
-        before, after = original[:, rows, columns], finished[:, rows, columns].mul(255).round().div(255)
-        found = find_again(after, inside, detector)
-        scores = {}
-        for index, surrogate in enumerate(surrogates):
-            with torch.no_grad():
-                embedding = surrogate.embed(before[None], inside)
-                changed = embed_places(surrogate, after, inside, found)
-            other = embedding if reference is None else reference[index]
-            score = _score(surrogate, embedding, changed, other, goal, settings.wanted_margin)
-            scores[f"{index + 1}. {surrogate.name}"] = score
-        verdicts.append(FaceVerdict(face, found is not None, scores))
+    panel = [*((judge, JUDGE) for _ in (1,) if judge is not None), *((one, LOSS) for one in surrogates)]
+    with torch.no_grad():
+        fixed = _references(panel, target, detector) if goal == "impersonate" else None
+        theirs = None if fixed or other is None else _references(panel, other, detector)
+        looked = [_Looked(panel, original, finished, face, detector) for face in faces]
+        same = _most_alike(panel, looked, theirs) if theirs else None
+        verdicts = []
+        for number, one in enumerate(looked):
+            references = fixed or (theirs if number == same else one.before)
+            verdicts.append(one.verdict(references, goal, number == same))
     return tuple(verdicts)
 
 
-def _score(surrogate: FRSurrogate, before: Tensor, changed: Tensor, other: Tensor, goal: Goal, wanted: float) -> dict:
+def _references(panel, photo: Tensor, detector: FaceDetector) -> list[Tensor]:
+    image = photo if photo.ndim == 4 else photo[None]
+    face = find_face(image[0], detector)
+    return [recogniser.embed(image, face) for recogniser, _ in panel]
+
+
+class _Looked:
+    """One face, as every recogniser of the panel sees it before and after."""
+
+    def __init__(self, panel, original: Tensor, finished: Tensor, face: Face, detector: FaceDetector):
+        rows, columns, inside = window_around(face, original)
+        before, after = original[:, rows, columns], finished[:, rows, columns].mul(255).round().div(255)
+        self.panel, self.face, self.again = panel, face, find_again(after, inside, detector)
+        self.before = [recogniser.embed(before[None], inside) for recogniser, _ in panel]
+        self.after = [embed_places(recogniser, after, inside, self.again) for recogniser, _ in panel]
+
+    def verdict(self, references: Sequence[Tensor], goal: Goal, other: bool) -> FaceVerdict:
+        rows = zip(self.panel, self.before, self.after, references, strict=True)
+        scores = tuple(_score(*one, before, after, reference, goal) for one, before, after, reference in rows)
+        return FaceVerdict(self.face, self.again is not None, scores, goal, other)
+
+
+def _most_alike(panel, looked: Sequence[_Looked], references: Sequence[Tensor]) -> int:
+    """Which of the faces the recognisers together find most like the references."""
+
+    def likeness(one: _Looked) -> float:
+        pairs = zip(panel, one.before, references, strict=True)
+        return sum(recogniser.cosine(before, reference).item() for (recogniser, _), before, reference in pairs)
+
+    return max(range(len(looked)), key=lambda number: likeness(looked[number]))
+
+
+def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, other: Tensor, goal: Goal) -> Score:
     """The worst of the embeddings [places, D] counts: a recogniser may align the face by either place."""
-    threshold, after = surrogate.threshold(), worst_place(surrogate, changed, other, goal)
-    away = surrogate.margin(after, other).item()
-    if goal == "impersonate":
-        reached, goal_value = away < 0, threshold
-    else:
-        reached = away >= wanted
-        goal_value = threshold - wanted if surrogate.metric == "cosine" else threshold + wanted
-    return {
-        "metric": surrogate.metric,
-        "before": surrogate.similarity(before, other).item(),
-        "after": surrogate.similarity(after, other).item(),
-        "threshold": threshold,
-        "wanted": goal_value,
-        "reached": reached,
-    }
+    after = worst_place(surrogate, changed, other, goal)
+    matches = bool(surrogate.is_match(after, other))
+    return Score(
+        surrogate.name,
+        role,
+        surrogate.metric,
+        surrogate.similarity(before, other).item(),
+        surrogate.similarity(after, other).item(),
+        surrogate.threshold(),
+        bool(surrogate.is_match(before, other)),
+        matches if goal == "impersonate" else not matches,
+    )
+
+
+def asked_again(verdict: FaceVerdict, before: FaceVerdict) -> FaceVerdict:
+    """The verdict on a further version of a face."""
+    return replace(verdict, asked=before.asked + 1)
 
 
 def embed_places(surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None) -> Tensor:

@@ -15,6 +15,7 @@ from .surrogates import FRSurrogate
 from .views import AlignmentJitter
 
 WHERE = "FR Surrogate Loss"
+LEAD = 2.0  # a surrogate that has just reached the margin is still pushed with sigmoid(2) = 88 % of the force
 CropBox = tuple[float, float, float, float]
 Faces = Face | Sequence[Face] | None
 
@@ -40,8 +41,8 @@ class IdentityObjective:
 
     jitter: the loss is the mean over slightly wrong alignments, other ones in each iteration; needs a face.
     steepness: 0 stops pushing where the margin is reached. Above 0 a surrogate's loss is
-        softplus(steepness * (margin - how far past its threshold)) / steepness, so that those that are behind count
-        more, and pushing eases off around the margin.
+        softplus(steepness * (margin - how far past its threshold) + LEAD) / steepness, so that those that are behind
+        count more, and pushing eases off beyond the margin.
     weights: one number per surrogate that its loss is multiplied by.
     average_targets: the target images [N, 3, H, W] all show one person, and the mean of their embeddings is the target
         (the template of the IJB protocols).
@@ -184,7 +185,7 @@ class IdentityObjective:
         if self.margin is None:
             return loss()
         if self.steepness:
-            return F.softplus(self.steepness * (self.margin - past())) / self.steepness
+            return F.softplus(self.steepness * (self.margin - past()) + LEAD) / self.steepness
         value = loss()
         return torch.where(past() >= self.margin, value.detach(), value)  # the same value, without a gradient
 

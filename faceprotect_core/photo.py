@@ -1,16 +1,16 @@
-"""Protect Photo: every face of a photo is cut out, protected by the method, pasted back, and judged in the result."""
+"""Protect Photo: every face of a photo is cut out, protected, pasted back, and judged in the result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from torch import Tensor
 
 from .checks import require, require_image
 from .cost import CostPredictor
-from .crop_batch import FAILURES, Aim, CropProtector, find_aim
+from .crop_batch import FAILURES, Aim, Changed, CropProtector, Diffusion, find_aim
 from .faces import (
     Face,
     FaceCrop,
@@ -21,48 +21,13 @@ from .faces import (
     load_detector,
     paste_faces,
 )
-from .inversion import OnStep, Pairing
-from .judge import FaceVerdict, Goal, judge_photo
-from .model import Denoiser, ImageCodec
+from .inversion import OnStep
+from .judge import FaceVerdict, asked_again, judge_photo, require_other_network
+from .photos.settings import DIFFUSION, LIGHT, PRESETS, Goal, PhotoSettings
 from .schedule import DDIMSchedule
 from .surrogates import FRSurrogate
 
-
-@dataclass(frozen=True)
-class PhotoSettings:
-    """How hard to protect: the arguments of `protect`, and what the finished photo must reach.
-
-    size: of the crop around each face in pixels; 256 for the demo model, 512 for Stable Diffusion.
-    margin: how far past its verification threshold each surrogate is pushed, in its metric's units.
-    wanted_margin: how far past the threshold the finished photo must be for the face to count as protected.
-    """
-
-    size: int = 256
-    depth: int = 1
-    pairing: Pairing = "exact"
-    null_text_iterations: int = 10
-    null_text_lr: float = 0.1
-    iterations: int = 40
-    lr: float = 0.02
-    objective_weight: float = 0.003
-    fidelity_weight: float = 1.5
-    margin: float = 0.35
-    wanted_margin: float = 0.1
-
-    @property
-    def method(self) -> dict:
-        """Those of them that are arguments of `protect`."""
-        return {name: value for name, value in asdict(self).items() if name not in ("size", "margin", "wanted_margin")}
-
-
-# Measured with the demo model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
-PRESETS = {
-    "fast": PhotoSettings(depth=1, null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0, margin=0.3),
-    "balanced": PhotoSettings(),
-    "strong": PhotoSettings(
-        depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5, margin=0.5, wanted_margin=0.2
-    ),
-}
+BALANCED = PRESETS[LIGHT]["balanced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +49,13 @@ class PhotoResult:
 
 
 def protect_photo(
-    denoiser: Denoiser,
-    codec: ImageCodec,
-    context: Tensor,
     photo: Tensor,
     surrogates: Sequence[FRSurrogate],
-    settings: PhotoSettings = PRESETS["balanced"],
+    settings: PhotoSettings = BALANCED,
     *,
+    model: Diffusion | None = None,
+    judge: FRSurrogate | None = None,
+    other: Tensor | None = None,
     goal: Goal = "dodge",
     target: Tensor | None = None,
     faces: Sequence[Face] | None = None,
@@ -115,18 +80,18 @@ def protect_photo(
         image: who calls this decides what to do with it.
 
     Raises:
-        ProtectionError: no face, a NaN in any of them, a goal without a target.
+        ProtectionError: no face, a NaN in any of them, a goal without a target, diffusion without a model, a judge that
+            is used itself.
     """
     require(
         photo.ndim == 3, f"protect_photo takes one photo [3, H, W], got {list(photo.shape)}", "pass them one by one"
     )
     require_image(photo[None], "protect_photo")
-    _check(goal, target, faces_per_batch)
     detector = detector or load_detector(photo.device)
     cut = CutPhoto(photo, tuple(crops if crops is not None else _cut(photo, settings.size, faces, keep, detector)))
-    options = {"goal": goal, "target": target, "schedule": schedule, "detector": detector}
-    options |= {"faces_per_batch": faces_per_batch, "predictor": predictor, "on_step": on_step}
-    (outcome,) = protect_photos(denoiser, codec, context, [cut], surrogates, settings, **options)
+    options = {"model": model, "judge": judge, "other": other, "goal": goal, "target": target, "schedule": schedule}
+    options |= {"detector": detector, "faces_per_batch": faces_per_batch, "predictor": predictor, "on_step": on_step}
+    (outcome,) = protect_photos([cut], surrogates, settings, **options)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -146,13 +111,13 @@ class CutPhoto:
 
 
 def protect_photos(
-    denoiser: Denoiser,
-    codec: ImageCodec,
-    context: Tensor,
     photos: Iterable[CutPhoto | Exception],
     surrogates: Sequence[FRSurrogate],
-    settings: PhotoSettings = PRESETS["balanced"],
+    settings: PhotoSettings = BALANCED,
     *,
+    model: Diffusion | None = None,
+    judge: FRSurrogate | None = None,
+    other: Tensor | None = None,
     goal: Goal = "dodge",
     target: Tensor | None = None,
     schedule: DDIMSchedule | None = None,
@@ -163,45 +128,48 @@ def protect_photos(
 ) -> Iterator[PhotoResult | Exception]:
     """Protect the faces of many photos, in batches across photos.
 
-    A photo that fails costs the others nothing: its exception comes in its place.
+    Every face is pushed until the least-fooled surrogate is `settings.margin` past its threshold, and no further. A
+    face that somebody still knows in the finished photo is pushed further once (`settings.tries`), from where it
+    stopped. A photo that fails costs the others nothing: its exception comes in its place.
 
     Args:
-        context: the empty prompt's embedding [1, tokens, dim].
         photos: taken when they are needed, as many as fill a batch. An exception, why a photo could not be read or
             cut, is passed on in its place.
+        surrogates: the recognisers that the faces are optimised against.
+        model: denoiser, codec and the empty prompt's embedding [1, tokens, dim], for the way through diffusion.
+        judge: a recogniser that is none of them; it is asked at the end, and its answer is the evidence.
+        other: another photo [3, h, w] of one of the persons, with which the judges compare that person's face.
         goal: "dodge": no longer the same person. "synthetic": the same, pulled towards the target, which should be
             nobody. "impersonate": to be taken for the target.
         target: [3, h, w] or [1, 3, h, w] with one face, for "synthetic" and "impersonate".
         faces_per_batch: at most this many crops of one size go through the model together, fewer where memory runs
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
-            optimiser amplifies: most of all to dodge, where it decides the first step, as with another number of
-            threads.
+            optimiser amplifies.
         predictor: the same for all photos of a run. With it, on_step first gets {"stage": "cost", "cost": the Cost of
             the photos that are next, "faces": how many faces they have, "photos": how many they are}.
         on_step: receives the events of `protect`, with "face" (from 1; of a batch the last), "faces" and "photos" (how
-            many there are in the photos that are at work together) and "at_once" (how many are in this batch) added.
+            many there are in the photos that are at work together), "at_once" (how many are in this batch) and
+            "attempt" (2 where a face is pushed further) added.
 
     Yields:
         For each photo its result (see `protect_photo`) or an exception of any kind.
 
     Raises:
-        ProtectionError: a goal without a target, or a target without a face.
+        ProtectionError: a goal without a target, or a target without a face; diffusion without a model; a judge that
+            is used itself.
     """
-    _check(goal, target, faces_per_batch)
-    aim = protector = None
+    _check(goal, target, faces_per_batch, settings, model)
+    require_other_network(judge, surrogates)
+    studio = None
     for together in _together(photos, faces_per_batch):
         cut = [photo for photo in together if isinstance(photo, CutPhoto)]
-        changed: Iterator[Tensor | Exception] = iter(())
-        if cut:
+        if cut and studio is None:
             detector = detector or load_detector(cut[0].photo.device)
-            aim = aim or find_aim(goal, surrogates, settings, schedule, target, detector)
-            protector = protector or CropProtector(denoiser, codec, context, aim, faces_per_batch)
-            changed = iter(_protect_crops(protector, cut, predictor, on_step))
+            aim = find_aim(goal, surrogates, settings, model, schedule, target, detector)
+            studio = _Studio(aim, judge, other, detector, faces_per_batch)
+        outcomes = iter(studio.protect(cut, predictor, on_step) if cut else ())
         for photo in together:
-            if isinstance(photo, Exception):
-                yield photo
-            else:
-                yield _finish(photo, [next(changed) for _ in photo.crops], aim, detector)
+            yield photo if isinstance(photo, Exception) else next(outcomes)
 
 
 def _together(photos: Iterable[CutPhoto | Exception], faces: int) -> Iterator[list[CutPhoto | Exception]]:
@@ -217,41 +185,72 @@ def _together(photos: Iterable[CutPhoto | Exception], faces: int) -> Iterator[li
         yield pending
 
 
-def _protect_crops(
-    protector: CropProtector, photos: Sequence[CutPhoto], predictor: CostPredictor | None, on_step: OnStep | None
-) -> list[Tensor | Exception]:
-    """Of all their crops, in a row."""
-    crops = [crop for photo in photos for crop in photo.crops]
-    report = on_step and (lambda event: on_step(event | {"photos": len(photos)}))
-    cost = protector.cost(crops, predictor) if crops and predictor and report else None
-    if cost:
-        report({"stage": "cost", "cost": cost, "faces": len(crops)})
-    return protector(crops, report)
+class _Studio:
+    """Where photos are protected, judged, and taken further where that is needed."""
 
+    def __init__(self, aim: Aim, judge, other: Tensor | None, detector: FaceDetector, faces_per_batch: int):
+        self.aim, self.judge, self.other, self.detector = aim, judge, other, detector
+        self.protectors = [CropProtector(aim, faces_per_batch)]
+        for _ in range(1, aim.settings.tries):
+            before = self.protectors[-1].aim
+            self.protectors.append(CropProtector(replace(before, settings=before.settings.further), faces_per_batch))
 
-def _finish(
-    photo: CutPhoto, changed: Sequence[Tensor | Exception], aim: Aim, detector: FaceDetector
-) -> PhotoResult | Exception:
-    """Pastes the changed crops and judges them; a crop that failed is the outcome of its photo."""
-    failed = next((crop for crop in changed if isinstance(crop, Exception)), None)
-    if failed is not None:
-        return failed
-    try:
+    def protect(
+        self, photos: Sequence[CutPhoto], predictor: CostPredictor | None, on_step: OnStep | None
+    ) -> list[PhotoResult | Exception]:
+        crops = [crop for photo in photos for crop in photo.crops]
+        report = on_step and (lambda event: on_step({"photos": len(photos), "attempt": 1} | event))
+        first = self.protectors[0]
+        cost = first.cost(crops, predictor) if crops and predictor and report else None
+        if cost:
+            report({"stage": "cost", "cost": cost, "faces": len(crops)})
+        changed = iter(first(crops, report))
+        outcomes = []
+        for photo in photos:
+            of_photo = [next(changed) for _ in photo.crops]
+            outcomes.append(self._finished(photo, of_photo, report))
+        return outcomes
+
+    def _finished(
+        self, photo: CutPhoto, changed: list[Changed | Exception], on_step: OnStep | None
+    ) -> PhotoResult | Exception:
+        """A crop that failed is the outcome of its photo."""
+        try:
+            result = self._pasted(photo, changed)
+            for attempt, protector in enumerate(self.protectors[1:], start=2):
+                failed = [number for number, face in enumerate(result.faces) if not face.protected]
+                if not failed:
+                    break
+                report = on_step and (lambda event, attempt=attempt: on_step(event | {"attempt": attempt}))
+                crops, starts = [photo.crops[one] for one in failed], [changed[one].value for one in failed]
+                for number, further in zip(failed, protector(crops, report, starts), strict=True):
+                    changed[number] = further
+                again = self._pasted(photo, changed)
+                faces = zip(again.faces, result.faces, strict=True)
+                asked = [asked_again(*pair) if n in failed else pair[0] for n, pair in enumerate(faces)]
+                result = replace(again, faces=tuple(asked))
+            return result
+        except FAILURES as error:
+            return error
+
+    def _pasted(self, photo: CutPhoto, changed: Sequence[Changed | Exception]) -> PhotoResult:
+        for one in changed:
+            if isinstance(one, Exception):
+                raise one
         height, width = photo.photo.shape[1:]
         require(
             bool(photo.crops),
             f"no face found in the photo of {width} x {height} pixels",
             "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
         )
-        image, mask = paste_faces(photo.photo, photo.crops, changed)
-        faces, wanted = [crop.photo_face for crop in photo.crops], (aim.settings, aim.goal, aim.target)
-        verdicts = judge_photo(photo.photo, image, faces, aim.surrogates, *wanted, detector=detector)
+        image, mask = paste_faces(photo.photo, photo.crops, [one.image for one in changed])
+        faces, aim = [crop.photo_face for crop in photo.crops], self.aim
+        wanted = aim.surrogates, self.judge, aim.goal, aim.target
+        verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)
         return PhotoResult(image, mask, photo.crops, verdicts)
-    except FAILURES as error:
-        return error
 
 
-def _check(goal: str, target: Tensor | None, faces_per_batch: int) -> None:
+def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, model: Diffusion | None) -> None:
     require(goal in get_args(Goal), f"the goal is {goal!r}", f"use one of {', '.join(map(repr, get_args(Goal)))}")
     require(
         goal == "dodge" or target is not None,
@@ -259,3 +258,8 @@ def _check(goal: str, target: Tensor | None, faces_per_batch: int) -> None:
         "pass a target photo with one face, or use the goal 'dodge'",
     )
     require(faces_per_batch >= 1, f"faces_per_batch is {faces_per_batch}", "use 1, for one after the other, or more")
+    require(
+        settings.way != DIFFUSION or model is not None,
+        "the settings are those of diffusion, and there is no diffusion model",
+        "pass model=load_demo_model() or another one, or use the presets of light and shade",
+    )

@@ -32,6 +32,7 @@ def protect(
     fidelity_weight: float = 0.0,
     keep_colours: bool = False,
     early_stop: bool = False,
+    start: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
     """Protects a photo from face recognition: "Enhancing Facial Privacy Protection via Weakening Diffusion
@@ -62,5 +63,6 @@ def protect(
         fidelity_weight=fidelity_weight,
         keep_colours=keep_colours,
         early_stop=early_stop,
+        start=start,
         on_step=on_step,
     )

@@ -15,26 +15,32 @@ from .cost import CostPredictor
 from .faces import Face, FaceDetector, crop_selection, load_detector, select_faces
 from .folder_record import sha256_of
 from .inversion import OnStep
-from .judge import FaceVerdict, Goal, judge_photo
+from .judge import FaceVerdict, judge_photo, require_other_network
 from .model import Denoiser, ImageCodec
-from .photo import PRESETS, CutPhoto, PhotoResult, PhotoSettings, protect_photos
+from .photo import CutPhoto, PhotoResult, protect_photos
 from .photo_file import read_photo
+from .photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, Goal, PhotoSettings, Way
 from .surrogates import FRSurrogate, load_surrogate
 
 DEMO = "demo"
-BUILT_IN_SURROGATE = "dlib_resnet"
+NO_JUDGE = "none"
 
 
 @dataclass(frozen=True)
 class Choice:
     """What the user chooses.
 
-    which: see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces at once;
-    it changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
+    way: None for light and shade, or, where a model is named, for diffusion. model: "demo", or a folder; None for the
+    demo model where one is needed. surrogates, judge: built-in names or weights files; judge "none" for none. which:
+    see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces at once; it
+    changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
     """
 
-    model: str = DEMO
+    way: Way | None = None
+    model: str | None = None
     preset: str = "balanced"
+    surrogates: tuple[str, ...] = BUILT_IN_SURROGATES
+    judge: str = BUILT_IN_JUDGE
     goal: Goal = "dodge"
     target: Path | None = None
     which: str = "all"
@@ -43,15 +49,18 @@ class Choice:
     device: str = "cpu"
     batch: int = 1
 
+    @property
+    def chosen_way(self) -> Way:
+        return self.way or (LIGHT if self.model is None else DIFFUSION)
+
 
 @dataclass(frozen=True, eq=False)
 class PhotoProtector:
     """A Protector, see folder.py; made by `load_protector`."""
 
-    denoiser: Denoiser
-    codec: ImageCodec
-    context: Tensor
+    model: LoadedModel | None
     surrogates: tuple[FRSurrogate, ...]
+    judging: FRSurrogate | None
     detector: FaceDetector
     photo_settings: PhotoSettings
     target: Tensor | None
@@ -75,12 +84,11 @@ class PhotoProtector:
     ) -> Iterator[PhotoResult | Exception]:
         """The same for many, their faces in batches across photos, see `protect_photos`."""
         outcomes = protect_photos(
-            self.denoiser,
-            self.codec,
-            self.context,
             map(self._cut, photos),
             self.surrogates,
             self.photo_settings,
+            model=None if self.model is None else (self.model.denoiser, self.model.codec, self.model.context),
+            judge=self.judging,
             goal=self.choice.goal,
             target=self.target,
             detector=self.detector,
@@ -107,37 +115,43 @@ class PhotoProtector:
 
     def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]:
         photos = original.to(self.choice.device), finished.to(self.choice.device)
-        aims = self.photo_settings, self.choice.goal, self.target
-        return judge_photo(*photos, faces, self.surrogates, *aims, detector=self.detector)
+        aims = self.surrogates, self.judging, self.choice.goal, self.target
+        return judge_photo(*photos, faces, *aims, detector=self.detector)
 
 
 def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) -> PhotoProtector:
     """Loads everything once.
 
-    photo_settings: instead of the preset's; the size of the crop is the model's own in any case.
+    photo_settings: instead of the preset's; with diffusion the size of the crop is the model's own in any case.
 
     Raises:
-        ProtectionError: an unknown preset, no such device or model, a target that is missing or of no use.
+        ProtectionError: an unknown preset, no such device, model or recogniser, a target that is missing or of no
+            use, a judge that is used itself.
     """
     _check(choice)
-    target = _target(choice)
-    model = load_model(choice.model, choice.device)
-    settings = replace(photo_settings or PRESETS[choice.preset], size=model.size)
-    surrogates = (load_surrogate(BUILT_IN_SURROGATE).to(choice.device),)
-    detector = load_detector(choice.device)
+    target, way = _target(choice), choice.chosen_way
+    settings = photo_settings or PRESETS[way][choice.preset]
+    model = None
+    if settings.way == DIFFUSION:
+        model = load_model(choice.model or DEMO, choice.device)
+        settings = replace(settings, size=model.size)
+    surrogates = tuple(load_surrogate(name).to(choice.device) for name in choice.surrogates)
+    judge = None if choice.judge == NO_JUDGE else load_surrogate(choice.judge).to(choice.device)
+    require_other_network(judge, surrogates)
     return PhotoProtector(
-        model.denoiser,
-        model.codec,
-        model.context,
+        model,
         surrogates,
-        detector,
+        judge,
+        load_detector(choice.device),
         settings,
         target,
         choice,
         {
-            "model": Path(choice.model).name,
-            "model_sha256": model.sha256,
-            "surrogates": [surrogate.name for surrogate in surrogates],
+            "way": settings.way,
+            "model": None if model is None else Path(choice.model or DEMO).name,
+            "model_sha256": None if model is None else model.sha256,
+            "surrogates": [f"{one.name} {one.fingerprint[:16]}" for one in surrogates],
+            "judge": None if judge is None else f"{judge.name} {judge.fingerprint[:16]}",
             "preset": choice.preset,
             "photo_settings": asdict(settings),
             "goal": choice.goal,
@@ -150,7 +164,14 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
 
 
 def _check(choice: Choice) -> None:
-    require(choice.preset in PRESETS, f"there is no preset {choice.preset!r}", f"use one of {', '.join(PRESETS)}")
+    presets = PRESETS[choice.chosen_way]
+    require(choice.preset in presets, f"there is no preset {choice.preset!r}", f"use one of {', '.join(presets)}")
+    require(
+        choice.model is None or choice.chosen_way == DIFFUSION,
+        f"the way is {choice.chosen_way!r}, which needs no model, and the model {choice.model!r} is named",
+        "leave the model out, or choose the way through diffusion",
+    )
+    require(bool(choice.surrogates), "no recogniser is named", "name at least one, or leave --surrogate out")
     require_device(choice.device)
     require(
         choice.target is None or choice.goal != "dodge",
@@ -184,7 +205,7 @@ def _target(choice: Choice) -> Tensor | None:
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusionModel:
+class LoadedModel:
     """A diffusion model as the method needs it.
 
     context: the empty prompt's embedding [1, tokens, dim]. size: of the square picture it was made for, in pixels.
@@ -198,7 +219,7 @@ class DiffusionModel:
     sha256: str
 
 
-def load_model(name: str = DEMO, device: str = "cpu") -> DiffusionModel:
+def load_model(name: str = DEMO, device: str = "cpu") -> LoadedModel:
     """The demo model, or Stable Diffusion 1.x or 2.x from a folder in diffusers' format."""
     if name == DEMO:
         from .demo import WEIGHTS, load_demo_model
@@ -207,14 +228,14 @@ def load_model(name: str = DEMO, device: str = "cpu") -> DiffusionModel:
         files = sorted(WEIGHTS.glob("*.safetensors"))
         for network in (denoiser.unet, codec.vae):
             network.to(device)
-        return DiffusionModel(denoiser, codec, context.to(device), 256, digest_of_files(files))
+        return LoadedModel(denoiser, codec, context.to(device), 256, digest_of_files(files))
     from .diffusers_backend import PARTS, load_diffusers
 
     folder = Path(name)
     denoiser, codec, context = load_diffusers(folder, device)
     files = sorted(path for part in PARTS for path in (folder / part).glob("*.safetensors"))
     pixels = denoiser.unet.config.sample_size * 2 ** (len(codec.vae.config.block_out_channels) - 1)
-    return DiffusionModel(denoiser, codec, context, pixels, digest_of_files(files))
+    return LoadedModel(denoiser, codec, context, pixels, digest_of_files(files))
 
 
 def digest_of_files(files: list[Path]) -> str:

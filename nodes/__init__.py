@@ -7,6 +7,7 @@ from .crop import CropFace
 from .demo import LoadDemoModel
 from .faces import DetectFaces
 from .inversion import DDIMInversion
+from .light_and_shade import LightAndShade
 from .null_text import NullTextLearner
 from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     SelfAttentionCapture,
     FRSurrogateLoss,
     AdversarialLatentOptimizer,
+    LightAndShade,
     PixelSpaceAttack,
     SaveProtectedImage,
     VerifyProtection,

@@ -28,7 +28,7 @@ class DetectFaces(io.ComfyNode):
             node_id="FaceProtectDetectFaces",
             display_name="Detect Faces",
             category=CATEGORY,
-            description="Finds faces and their five landmarks with the built-in CC0 detector: no download.",
+            description="Finds faces, their landmarks and their outline with built-in networks: no download.",
             search_aliases=["faceprotect", "face detection", "landmarks", "privacy"],
             inputs=[
                 io.Image.Input("image", tooltip="One or several photos."),
@@ -47,8 +47,8 @@ class DetectFaces(io.ComfyNode):
                     min=0.1,
                     max=3.0,
                     step=0.05,
-                    tooltip="Radius of the mask around each face: 1 covers what a recogniser looks at, forehead to "
-                    "chin. Smaller changes less of the photo and protects less.",
+                    tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears "
+                    "and neck. Smaller changes less of the photo and protects less.",
                 ),
                 io.Int.Input(
                     "min_face",
@@ -60,12 +60,15 @@ class DetectFaces(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FacesSocket.Output(display_name="faces", tooltip="Per image the faces with landmarks, best first."),
+                FacesSocket.Output(
+                    display_name="faces", tooltip="Per image the faces with landmarks and mesh, best first."
+                ),
                 io.BoundingBox.Output(
                     "bboxes", tooltip="The same faces as boxes in pixels, for other nodes that take bounding boxes."
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="1 on the faces, falling softly to 0: where the photo may change."
+                    display_name="mask",
+                    tooltip="1 on the faces, falling softly to 0 at their outline: where the photo may change.",
                 ),
             ],
         )

@@ -1,9 +1,11 @@
 """FR Surrogate Loss: surrogates, photo, target -> FACEPROTECT_OBJECTIVE (core: objectives.py)."""
 
 from comfy_api.latest import io
+from torch import Tensor
 
-from ..faceprotect_core import IdentityObjective, ProtectionError, RandomViews
+from ..faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.method.least_change import least_change
 from . import host
 from .faces import find_faces
 from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket
@@ -82,35 +84,36 @@ class FRSurrogateLoss(io.ComfyNode):
                     "holds better on other photos of the person and changes the photo more.",
                 ),
                 io.Int.Input(
-                    "views",
+                    "jitter",
                     optional=True,
                     default=0,
                     min=0,
-                    max=16,
+                    max=4,
                     advanced=True,
-                    tooltip="Random views of the photo that every surrogate sees besides: shifted, then blurred, "
-                    "resized, JPEG or noisy, new ones in each iteration. 0 in the paper; each costs one more pass "
-                    "through the surrogates.",
+                    tooltip="Above 0 each surrogate sees the face through so many slightly wrong alignments, other "
+                    "ones in each iteration: what helps most against recognisers that were not connected. 1 takes no "
+                    "longer than 0. Framing aligned only. 0: the right alignment, as in the paper.",
                 ),
                 io.Int.Input(
-                    "views_seed",
+                    "jitter_seed",
                     optional=True,
                     default=0,
                     min=0,
                     max=2**31 - 1,
                     advanced=True,
-                    tooltip="Of the random views; the same number gives the same result.",
+                    tooltip="Of the wrong alignments; the same number gives the same result.",
                 ),
                 io.Float.Input(
-                    "lagging",
+                    "steepness",
                     optional=True,
                     default=0.0,
                     min=0.0,
                     max=100.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="How much more the surrogate counts that is furthest from its threshold. 0 in the paper: "
-                    "all count the same. With 10, one that is 0.1 behind counts 2.7 times as much.",
+                    tooltip="With stop_at_margin. Above 0 (about 6) the surrogates that are furthest behind count "
+                    "more, and pushing eases off beyond the margin. 0: each is pushed alike, and not at all once it "
+                    "is past the margin.",
                 ),
                 io.String.Input(
                     "weights",
@@ -144,9 +147,9 @@ class FRSurrogateLoss(io.ComfyNode):
         margin,
         target=None,
         faces=None,
-        views=0,
-        views_seed=0,
-        lagging=0.0,
+        jitter=0,
+        jitter_seed=0,
+        steepness=0.0,
         weights="",
         average_targets=False,
     ) -> io.NodeOutput:
@@ -155,6 +158,7 @@ class FRSurrogateLoss(io.ComfyNode):
             f"{WHERE}: mode {mode!r} needs somebody to look like, and no target is connected",
             "connect an image to target, or choose dodge",
         )
+        _require_that_it_fits(framing, jitter, steepness, stop_at_margin)
         loaded: list[SurrogateData] = [surrogate for surrogate in surrogates.values() if surrogate is not None]
         patchers = tuple(surrogate.patcher for surrogate in loaded)
         with host.no_gradients(*patchers):
@@ -166,13 +170,64 @@ class FRSurrogateLoss(io.ComfyNode):
                 source=None if mode == "impersonate" else image,
                 reduction=reduction,
                 margin=margin if stop_at_margin else None,
-                views=RandomViews(views, views_seed),
-                lagging=lagging,
+                jitter=AlignmentJitter(jitter, seed=jitter_seed),
+                steepness=steepness,
                 weights=_weights(weights),
                 average_targets=average_targets,
                 **_framing(framing, image, target, faces),
             )
         return io.NodeOutput(ObjectiveData(objective, patchers, tuple(image.shape[2:])))
+
+
+def least_change_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "least_change",
+        optional=True,
+        default=False,
+        advanced=True,
+        tooltip="On: what went further than it had to is taken back at the end, so that the surrogate that is fooled "
+        "least is just past its threshold by the margin of FR Surrogate Loss, which must have stop_at_margin on. Off: "
+        "the whole change, as in the paper.",
+    )
+
+
+def as_little_as_suffices(photo: Tensor | None, changed: Tensor, objective: IdentityObjective, where: str) -> Tensor:
+    """[B, 3, H, W] in [0, 1]: see `least_change`."""
+    require(
+        photo is not None and objective.margin is not None,
+        f"{where}: least_change takes a change of a photo back to a margin, and there is no "
+        f"{'photo' if photo is None else 'margin'}",
+        "choose output detail and connect the photo, and switch stop_at_margin on in FR Surrogate Loss; or switch "
+        "least_change off",
+    )
+    image, _ = least_change(photo, changed, objective)
+    return image
+
+
+def photo_and_mask(objective: ObjectiveData, image, mask, where: str) -> tuple[Tensor, Tensor | None]:
+    """What a node changes that works on the pixels of the objective's photo, and where it may: [B, 3, H, W] and
+    [1 or B, 1, H, W] in [0, 1] on the compute device."""
+    photo, (height, width) = host.to_core_image(image, where).clamp(0.0, 1.0), objective.image_size
+    require(
+        (height, width) == tuple(photo.shape[2:]),
+        f"{where}: the photo of FR Surrogate Loss is {height} x {width} pixels, the image {photo.shape[2]} x "
+        f"{photo.shape[3]}",
+        "connect the very same photo to both",
+    )
+    return photo, None if mask is None else host.to_device(mask.reshape(-1, 1, *mask.shape[-2:])).clamp(0.0, 1.0)
+
+
+def _require_that_it_fits(framing: str, jitter: int, steepness: float, stop_at_margin: bool) -> None:
+    require(
+        jitter == 0 or framing == "aligned",
+        f"{WHERE}: jitter moves the alignment, and with framing {framing!r} nothing is aligned",
+        "choose framing aligned, or set jitter to 0",
+    )
+    require(
+        steepness == 0 or stop_at_margin,
+        f"{WHERE}: steepness is {steepness:g}, and there is no margin around which pushing could ease off",
+        "switch stop_at_margin on, or set steepness to 0",
+    )
 
 
 def _weights(text: str) -> list[float] | None:

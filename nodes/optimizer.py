@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..faceprotect_core import optimize_latent
 from ..faceprotect_core.checks import require
 from . import host
+from .objectives import as_little_as_suffices, least_change_input
 from .sockets import (
     CATEGORY,
     NullTextSocket,
@@ -93,15 +94,13 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     tooltip="Weight of the mean squared change of the image. 0 in the paper; more keeps the photo "
                     "closer to the original and protects less.",
                 ),
-                io.Float.Input(
-                    "momentum",
+                io.Boolean.Input(
+                    "keep_colours",
                     optional=True,
-                    default=0.0,
-                    min=0.0,
-                    max=0.99,
-                    step=0.05,
+                    default=False,
                     advanced=True,
-                    tooltip="How much of the earlier gradients is kept (MI-FGSM), on top of AdamW. 0 in the paper.",
+                    tooltip='With output "detail" only. On: adds only lightness, the same to red, green and blue, so '
+                    "that the photo keeps its colours; may protect less. Off: the change as it is.",
                 ),
                 io.Boolean.Input(
                     "early_stop",
@@ -111,6 +110,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, "
                     "which must have stop_at_margin on. Off: all iterations, as in the paper.",
                 ),
+                least_change_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The protected photo."),
@@ -140,8 +140,9 @@ class AdversarialLatentOptimizer(io.ComfyNode):
         structure=None,
         image=None,
         mask=None,
-        momentum=0.0,
+        keep_colours=False,
         early_stop=False,
+        least_change=False,
     ) -> io.NodeOutput:
         host.require_same_model(model, trajectory.model_identity, WHERE)
         denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
@@ -163,15 +164,19 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 image=photo,
                 mask=None if mask is None else host.to_core_mask(mask, *objective.image_size),
                 fidelity_weight=fidelity_weight,
-                momentum=momentum,
+                keep_colours=keep_colours,
                 early_stop=early_stop,
                 on_step=host.Progress(iterations),
             )
-            report = result.history | {"surrogates": objective.objective.report(result.image)}
+            changed = result.image
+            if least_change:
+                untouched = photo if output == "detail" else None
+                changed = as_little_as_suffices(untouched, changed, objective.objective, WHERE)
+            report = result.history | {"surrogates": objective.objective.report(changed)}
         history = json.dumps(report)
         latent = host.to_comfy_latent(model, result.decoded_latent)
         host.show_on_node(cls.hidden.unique_id, summary(report))
-        return io.NodeOutput(host.to_comfy_image(result.image), latent, history, ui=ui.PreviewText(summary(report)))
+        return io.NodeOutput(host.to_comfy_image(changed), latent, history, ui=ui.PreviewText(summary(report)))
 
 
 def _require_same_photo(objective: ObjectiveData, path) -> None:

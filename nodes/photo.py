@@ -1,8 +1,9 @@
-"""Protect Photo: the whole method in one node, for a photo of any size (core: photo.py)."""
+"""Protect Photo: every face of a photo of any size, and whether it worked (core: photo.py)."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -12,23 +13,31 @@ from ..faceprotect_core.checks import require
 from ..faceprotect_core.cost import Cost, CostPredictor, Meter, total
 from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
-from ..faceprotect_core.judge import FaceVerdict
-from ..faceprotect_core.photo import PRESETS, CutPhoto, PhotoResult, PhotoSettings, protect_photos
+from ..faceprotect_core.judge import require_other_network
+from ..faceprotect_core.photo import CutPhoto, PhotoResult, protect_photos
+from ..faceprotect_core.photos import words
+from ..faceprotect_core.photos.settings import (
+    BUILT_IN_JUDGE,
+    BUILT_IN_SURROGATES,
+    DIFFUSION,
+    LIGHT,
+    PRESETS,
+    PhotoSettings,
+)
 from . import host
 from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found
 from .sockets import CATEGORY, FacesSocket, SeenSocket, SurrogateSocket
-from .surrogates import loaded_or_built_in
+from .surrogates import load
 
 WHERE = "Protect Photo"
-# Measured with the demo model on two CPU cores, against the built-in recogniser (README, "Whole photos").
-PRESET_NOTES = {
-    "fast": "fast: 16 s a face on two CPU cores, mean distance 0.83 to another photo, change at 31 dB.",
-    "balanced": "balanced: 27 s, distance 0.87, a smaller change (32 dB).",
-    "strong": "strong: 64 s, distance 0.96, a more visible change (28 dB).",
-}
-NO_EVIDENCE = "These recognisers were seen by the optimizer: no evidence about others."
-DOUBT = " DOUBTFUL: it is covered, very dark or turned, and its landmarks are uncertain; do not trust this verdict."
+AUTOMATIC, NO_JUDGE = "automatic", "none"
+MODEL_SOCKETS = "model", "vae", "conditioning"
+# Measured on two CPU cores, see docs/RESULTS.md.
+PRESET_TOOLTIP = (
+    "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. fast: "
+    "the fewest steps. balanced: more steps, a smaller change. strong: further past the threshold, more visible."
+)
 STOP, LEAVE_OUT = "stop", "leave out"
 PROGRESS_STEPS = 1000
 DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
@@ -44,15 +53,28 @@ class ProtectPhoto(io.ComfyNode):
             node_id="FaceProtectProtectPhoto",
             display_name="Protect Photo",
             category=CATEGORY,
-            description="Protects every face in a photo of any size from face recognition, and says whether it worked. "
-            "All blocks in one: crop, inversion, null-text embeddings, structure, loss, optimizer, paste.",
+            description="Protects every face in a photo of any size from face recognition, and says whether it worked, "
+            "by the word of a recogniser that was not used. Without a model it changes light and shade, in seconds; "
+            "with one it is the paper's method, all blocks in one.",
             search_aliases=["faceprotect", "face privacy", "anonymize", "cloak", "protect face", "privacy"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x, or Load Demo Model."),
-                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-                io.Conditioning.Input("conditioning", tooltip="CLIP Text Encode with an empty text."),
                 io.Image.Input("image", tooltip="One or several photos of any size."),
-                io.Combo.Input("preset", options=list(PRESETS), default="balanced", tooltip=_preset_tooltip()),
+                io.Combo.Input("preset", options=list(PRESETS[LIGHT]), default="balanced", tooltip=PRESET_TOOLTIP),
+                io.Combo.Input(
+                    "way",
+                    options=[AUTOMATIC, LIGHT, DIFFUSION],
+                    default=AUTOMATIC,
+                    tooltip="light and shade: changes lightness only, keeps your colours, needs no model and takes "
+                    "seconds. diffusion: the paper's method, through the connected model. automatic: diffusion if a "
+                    "model is connected.",
+                ),
+                io.Combo.Input(
+                    "judge",
+                    options=[BUILT_IN_JUDGE, *BUILT_IN_SURROGATES, NO_JUDGE],
+                    default=BUILT_IN_JUDGE,
+                    tooltip="A recogniser that is not used to make the protection and is asked at the end: its answer "
+                    "is the evidence that others are fooled too. none: no evidence.",
+                ),
                 io.Combo.Input(
                     "goal",
                     options=["dodge", "synthetic", "impersonate"],
@@ -74,7 +96,21 @@ class ProtectPhoto(io.ComfyNode):
                     "surrogates",
                     template=surrogates,
                     optional=True,
-                    tooltip="From Load FR Surrogate: whom to protect against. Without any, the built-in recogniser.",
+                    tooltip="From Load FR Surrogate: whom to protect against. Without any, the three built-in "
+                    "recognisers other than the judge.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="Stable Diffusion 1.x or 2.x, or Load Demo Model: for diffusion."
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE of the same checkpoint."),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="CLIP Text Encode with an empty text, or Load Demo Model's."
+                ),
+                io.Image.Input(
+                    "other_photo",
+                    optional=True,
+                    tooltip="Another photo of you, never changed: the recognisers compare with it instead of with the "
+                    "original, which is the better test.",
                 ),
                 FacesSocket.Input(
                     "faces", optional=True, tooltip="From Detect Faces. Without it the faces are detected here."
@@ -116,44 +152,57 @@ class ProtectPhoto(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        vae,
-        conditioning,
         image,
         preset,
+        way,
+        judge,
         goal,
         size,
         which,
         numbers,
         on_failure,
         surrogates: io.Autogrow.Type = None,
+        model=None,
+        vae=None,
+        conditioning=None,
+        other_photo=None,
         faces=None,
         bboxes=None,
         mask=None,
         target=None,
     ) -> io.NodeOutput:
-        denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
-        loaded = loaded_or_built_in(surrogates)
+        way = _way(way, model, vae, conditioning)
+        loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
-        settings = replace(PRESETS[preset], size=size)
-        latent = 4, size // 8, size // 8
-        at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.depth)
-        others = [one.patcher for one in loaded]
-        with host.optimization(denoiser, codec, (at_once, *latent), settings.depth, *others) as recorder:
+        settings = replace(PRESETS[way][preset], size=size)
+        others = [one.patcher for one in (*loaded, *judging)]
+        with ExitStack() as stack:
+            diffusion, recorder, at_once = None, None, 1
+            if way == DIFFUSION:
+                denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
+                latent = 4, size // 8, size // 8
+                at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.depth)
+                work = host.optimization(denoiser, codec, (at_once, *latent), settings.depth, *others)
+                recorder = stack.enter_context(work)
+                context = host.null_context(model, conditioning, WHERE)
+                diffusion = recorder.denoiser(denoiser), recorder.codec(codec), context
+            else:
+                stack.enter_context(host.gradients(*others))
             photos = host.to_core_image(image, WHERE)
             select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
+            used = [one.surrogate for one in loaded]
             predicted, meter = [], Meter(photos.device)
             progress = _PhotoProgress(len(photos), settings, cls.hidden.unique_id, predicted.append)
             outcomes = protect_photos(
-                recorder.denoiser(denoiser),
-                recorder.codec(codec),
-                host.null_context(model, conditioning, WHERE),
                 _cut(photos, select, size, on_failure),
-                recorder.surrogates([one.surrogate for one in loaded]),
+                recorder.surrogates(used) if recorder else used,
                 settings,
+                model=diffusion,
+                judge=judging[0].surrogate if judging else None,
+                other=_other(other_photo),
                 goal=goal,
                 target=_target(goal, target),
-                schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1),
+                schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1) if diffusion else None,
                 detector=select.detector,
                 faces_per_batch=at_once,
                 predictor=CostPredictor(),
@@ -166,9 +215,38 @@ class ProtectPhoto(io.ComfyNode):
                 results.append(_accepted(outcome, where, preset, on_failure))
             cost = _describe_cost(predicted, meter)
         described = map(_describe, range(1, len(results) + 1), results)
-        report = "\n\n".join([*described, NO_EVIDENCE, *cost])
+        report = "\n\n".join([*described, *cost])
         host.show_on_node(cls.hidden.unique_id, report)
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
+
+
+def _way(way: str, model, vae, conditioning) -> str:
+    chosen = (LIGHT if model is None else DIFFUSION) if way == AUTOMATIC else way
+    missing = [name for name, one in zip(MODEL_SOCKETS, (model, vae, conditioning), strict=True) if one is None]
+    require(
+        chosen != DIFFUSION or not missing,
+        f"{WHERE}: the way through diffusion needs {' and '.join(missing)}, and nothing is connected there",
+        "connect Load Demo Model (MODEL, VAE and CONDITIONING), or a checkpoint; or choose the way light and shade",
+    )
+    return chosen
+
+
+def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:
+    """Those to protect against, and the judge, if there is one."""
+    loaded = [one for one in (surrogates or {}).values() if one is not None]
+    loaded = loaded or [load(name) for name in BUILT_IN_SURROGATES if name != judge]
+    judging = [] if judge == NO_JUDGE else [load(judge)]
+    require_other_network(judging[0].surrogate if judging else None, [one.surrogate for one in loaded])
+    return loaded, judging
+
+
+def _other(photo) -> torch.Tensor | None:
+    """[3, h, w]."""
+    if photo is None:
+        return None
+    image = host.to_core_image(photo, f"{WHERE} (other photo)")
+    require(len(image) == 1, f"{WHERE}: {len(image)} other photos are connected", "connect one other photo of you")
+    return image[0]
 
 
 def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[CutPhoto | ValueError]:
@@ -212,11 +290,10 @@ def _target(goal: str, target):
 
 
 def _require_protected(result: PhotoResult, where: str, preset: str) -> None:
-    failed = [str(number) for number, face in enumerate(result.faces) if not face.protected]
+    failed = [f"face {number}: {words.verdict(face)}" for number, face in enumerate(result.faces) if not face.protected]
     require(
         not failed,
-        f"{where}: face {', '.join(failed)} (from the left, starting at 0) is NOT PROTECTED enough: "
-        f"{'; '.join(_scores(face) for face in result.faces if not face.protected)}",
+        f"{where}: {' '.join(failed)} (faces count from the left, starting at 0)",
         "choose the preset strong"
         if preset != "strong"
         else "use a larger or sharper photo, or the blocks with more iterations",
@@ -236,11 +313,9 @@ def _outputs(results: list, image) -> tuple:
 def _describe(number: int, result: PhotoResult | ValueError) -> str:
     if not isinstance(result, PhotoResult):
         return f"Photo {number}: NOT PROTECTED, left out. {result}"
-    lines = [f"Photo {number}: protected, {len(result.faces)} face{'s' * (len(result.faces) != 1)}."]
+    lines = [f"Photo {number}: {words.photo_verdict(result.faces)}"]
     for index, face in enumerate(result.faces):
-        again = "" if face.found_again else " The detector finds no face there any more."
-        doubt = DOUBT if face.doubtful else ""
-        lines.append(f"Face {index}: {_scores(face)}.{again}{doubt}")
+        lines += [f"Face {index}: {words.verdict(face)}", *words.numbers(face)]
     return "\n\n".join(lines)
 
 
@@ -253,14 +328,6 @@ def _describe_cost(predicted: Sequence[Cost], meter: Meter) -> list[str]:
     return [text]
 
 
-def _scores(face: FaceVerdict) -> str:
-    return "; ".join(
-        f"{name.split('. ', 1)[-1]} {score['metric']} {score['before']:.2f} before, {score['after']:.2f} after "
-        f"(threshold {score['threshold']:.2f}, wanted {score['wanted']:.2f})"
-        for name, score in face.scores.items()
-    )
-
-
 class _PhotoProgress:
     """Moves the progress bar through all photos and faces, and says on the node what it will cost and how long it will
     take. finished: photos that are done, or left out. on_cost: called with the prediction."""
@@ -268,20 +335,31 @@ class _PhotoProgress:
     def __init__(self, photos: int, settings: PhotoSettings, node_id: str, on_cost: Callable[[Cost], None]):
         self.photos, self.node_id, self.on_cost, self.finished = photos, node_id, on_cost, 0
         self.stages = _stages(settings)
-        self.bar, self.start, self.said = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0
+        self.bar, self.start, self.said, self.at = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0, 0
 
     def __call__(self, event: dict) -> None:
         where = f"{_numbers('photo', self.finished + 1, event['photos'])} of {self.photos}"
         if event["stage"] == "cost":
             self._predict(where, event["faces"], event["cost"])
             return
+        if event["attempt"] > 1:
+            self._further(f"{where}, {_numbers('face', event['face'] - event['at_once'] + 1, event['at_once'])}")
+            return
         begin, end = self.stages[event["stage"]]
         of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
         before = event["face"] - event["at_once"]  # faces that are done
         done = self.finished + event["photos"] * (before + event["at_once"] * of_face) / event["faces"]
-        self.bar(event | {"step": round(PROGRESS_STEPS * done / self.photos), "steps": PROGRESS_STEPS})
+        self.at = round(PROGRESS_STEPS * done / self.photos)
+        self.bar(event | {"step": self.at, "steps": PROGRESS_STEPS})
         faces = _numbers("face", before + 1, event["at_once"])
         self._say(done, f"{where}, {faces} of {event['faces']}")
+
+    def _further(self, where: str) -> None:
+        """A second try has no share of the bar; it must still notice that the run is cancelled."""
+        self.bar({"step": self.at, "steps": PROGRESS_STEPS})
+        if time.monotonic() - self.said >= 1:
+            self.said = time.monotonic()
+            host.show_on_node(self.node_id, f"{where}: still recognised, so it is changed further")
 
     def _predict(self, where: str, faces: int, cost: Cost) -> None:
         text = f"{where}: {faces} face{'s' * (faces != 1)}, about {cost}"
@@ -306,6 +384,8 @@ def _numbers(name: str, first: int, count: int) -> str:
 
 def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
     """Stage -> share of the time that is over when it begins, and when it ends; counted in steps through the U-Net."""
+    if settings.way == LIGHT:
+        return {"protection": (0.0, 1.0)}
     depth, stages, begin = settings.depth, {}, 0.0
     steps = {
         "inversion": depth / 3,  # forward only
@@ -318,7 +398,3 @@ def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
         stages[stage] = (begin, min(end, 1.0))
         begin = end
     return stages
-
-
-def _preset_tooltip() -> str:
-    return "How hard to protect. " + " ".join(PRESET_NOTES.values())

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..faceprotect_core.checks import require
 from ..faceprotect_core.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
 from . import host
+from .objectives import photo_and_mask
 from .optimizer import summary
 from .sockets import CATEGORY, ObjectiveData, ObjectiveSocket
 
@@ -72,14 +72,13 @@ class PixelSpaceAttack(io.ComfyNode):
     def execute(cls, image, objective: ObjectiveData, method, epsilon, iterations, seed, mask=None) -> io.NodeOutput:
         settings = _settings(method, epsilon, iterations, seed)
         with host.gradients(*objective.patchers):
-            photo = host.to_core_image(image, WHERE).clamp(0.0, 1.0)
-            _require_same_photo(objective, photo)
+            photo, mask = photo_and_mask(objective, image, mask, WHERE)
             changed = attack_pixels(
                 photo,
                 objective.objective,
                 method,
                 settings=settings,
-                mask=None if mask is None else host.to_device(mask)[:, None].clamp(0.0, 1.0),
+                mask=mask,
                 on_step=host.Progress(settings.iterations),
             )
             text = summary({"surrogates": objective.objective.report(changed)})
@@ -95,14 +94,4 @@ def _settings(method: str, epsilon: float, iterations: int, seed: int) -> PixelA
         epsilon=epsilon / 255 if epsilon else published.epsilon,
         iterations=iterations or published.iterations,
         seed=seed,
-    )
-
-
-def _require_same_photo(objective: ObjectiveData, photo) -> None:
-    height, width = objective.image_size
-    require(
-        (height, width) == tuple(photo.shape[2:]),
-        f"{WHERE}: the photo of FR Surrogate Loss is {height} x {width} pixels, the image {photo.shape[2]} x "
-        f"{photo.shape[3]}",
-        "connect the very same photo to both",
     )

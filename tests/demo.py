@@ -1,7 +1,8 @@
 """From a portrait to a protected photo in a real ComfyUI, and the numbers that show it: `make demo`, `make serve`.
 
 Starts ComfyUI without a browser on a free port, with this pack as its only custom node, runs workflows/api/demo.json
-on a public-domain portrait, and writes demo_output/protected.png, original.png and report.png.
+on a public-domain portrait, both ways from one loss, and writes demo_output/diffusion.png, light_and_shade.png,
+original.png and report.png.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from comfyui import PACK, ComfyUIServer
-from comfyui_run import Result
 
 sys.path.append(str(PACK))  # for faceprotect_core, after the tests' own modules
 
@@ -26,7 +26,8 @@ OUTPUT = PACK / "demo_output"
 WORKFLOW = PACK / "workflows/api/demo.json"
 PORTRAIT = "faceprotect_portrait.png"
 HEAD = (slice(11, 191), slice(132, 312))  # rows, columns: framed as the demo model's training photos are
-OPTIMIZER = "FaceProtectLatentOptimizer"
+WAYS = {"diffusion": "FaceProtectLatentOptimizer", "light and shade": "FaceProtectLightAndShade"}
+JUDGE = "dlib_resnet"  # in no loss of the workflow
 AMPLIFICATION = 5
 
 
@@ -51,14 +52,14 @@ def demo(device: str):
         start = time.monotonic()
         result = server.run(prompt, timeout=1800, on_event=ProgressBar(prompt)).check()
         seconds = time.monotonic() - start
-        before, after = shown_images(prompt)
-        original, protected = (rgb(server.image(result.images(node)[0])) for node in (before, after))
+        pictures = {name: rgb(server.image(result.images(node)[0])) for name, node in shown_images(prompt).items()}
     OUTPUT.mkdir(exist_ok=True)
-    save_without_metadata(original, OUTPUT / "original.png")
-    save_without_metadata(protected, OUTPUT / "protected.png")
-    make_report(original, protected, read_history(result), OUTPUT / "report.png")
-    print_table(measure(original, protected), seconds)
-    print(f"\nLook at {OUTPUT.name}/report.png, protected.png and original.png.")
+    for name, picture in pictures.items():
+        save_without_metadata(picture, OUTPUT / f"{name.replace(' ', '_')}.png")
+    original = pictures.pop("original")
+    make_report(original, pictures, OUTPUT / "report.png")
+    print_table({name: measure(original, picture) for name, picture in pictures.items()}, seconds)
+    print(f"\nLook at {OUTPUT.name}/report.png, {', '.join(one.replace(' ', '_') + '.png' for one in pictures)}.")
 
 
 def serve(device: str):
@@ -93,30 +94,19 @@ def nodes_of(prompt: dict, *class_types: str) -> dict:
     return {node_id: node for node_id, node in prompt.items() if node["class_type"] in class_types}
 
 
-def shown_images(prompt: dict) -> tuple[str, str]:
-    """The ids of the nodes that show the photo before and after: the latter is fed by the optimizer."""
+def shown_images(prompt: dict) -> dict[str, str]:
+    """What each picture is -> the id of the node that shows it: one is fed by each optimizer, the other by neither."""
     shown = nodes_of(prompt, "PreviewImage", "SaveImage")
-    after = [one for one, node in shown.items() if prompt[node["inputs"]["images"][0]]["class_type"] == OPTIMIZER]
-    before = [one for one in shown if one not in after]
-    if not after or not before:
+    made_by = {one: prompt[node["inputs"]["images"][0]]["class_type"] for one, node in shown.items()}
+    originals = [one for one, by in made_by.items() if by not in WAYS.values()]
+    found = {"original": originals[0]} if originals else {}
+    found |= {way: one for way, optimizer in WAYS.items() for one, by in made_by.items() if by == optimizer}
+    if not originals or len(found) < 2:
         raise ValueError(
-            f"{WORKFLOW.name} shows {len(before)} images before and {len(after)} images after {OPTIMIZER}, and one of "
-            "each is needed. How to fix: connect a PreviewImage to the cropped photo and one to the optimizer's image."
+            f"The workflow shows {', '.join(found) or 'nothing'}. How to fix: connect a PreviewImage to the photo, and "
+            "one to the image of each optimizer."
         )
-    return before[0], after[0]
-
-
-def read_history(result: Result) -> dict[str, list[float]]:
-    """The optimizer's history from the node that shows it as text; per iteration, of the first image."""
-    for output in result.outputs.values():
-        for text in output.get("text", []):
-            if text.lstrip().startswith("{"):
-                history = json.loads(text)
-                lists = {name: values for name, values in history.items() if isinstance(values, list)}
-                return {name: [float(np.ravel(value)[0]) for value in values] for name, values in lists.items()}
-    raise ValueError(
-        f"{WORKFLOW.name} shows no history. How to fix: connect the optimizer's history to a PreviewAny node."
-    )
+    return found
 
 
 class ProgressBar:
@@ -149,81 +139,68 @@ class ProgressBar:
 
 
 def measure(original: np.ndarray, protected: np.ndarray) -> dict:
-    """uint8 [H, W, 3] twice -> what the recogniser and the image measures say about the pair.
+    """uint8 [H, W, 3] twice -> the judge's verdict in words, and the image measures.
 
     The face is found again in the protected photo, as a stranger would have to.
     """
     from faceprotect_core import load_surrogate
-    from faceprotect_core.faces import detect_faces, find_face
+    from faceprotect_core.faces import find_face
+    from faceprotect_core.judge import judge_photo
+    from faceprotect_core.photos import words
 
-    recognizer = load_surrogate("dlib_resnet")
-    face = find_face(to_tensor(original))
-    found = detect_faces(to_tensor(protected))
-    reference = recognizer.embed(to_tensor(original)[None], face)
-    changed = recognizer.embed(to_tensor(protected)[None], found[0] if found else face)
+    before, after = to_tensor(original), to_tensor(protected)
+    (face,) = judge_photo(before, after, [find_face(before)], [], load_surrogate(JUDGE))
+    (score,) = face.scores
     a, b = original / 255, protected / 255
     return {
-        "threshold": recognizer.threshold(),
-        "before": recognizer.distance(reference, reference).item(),
-        "after": recognizer.distance(changed, reference).item(),
-        "face_found": bool(found),
+        "threshold": score.threshold,
+        "after": score.after,
+        "evidence": face.evidence,
+        "face_found": face.found_again,
+        "words": words.verdict(face),
         "psnr": peak_signal_noise_ratio(a, b, data_range=1.0),
         "ssim": structural_similarity(a, b, channel_axis=-1, data_range=1.0),
     }
 
 
-def print_table(numbers: dict, seconds: float):
-    threshold = numbers["threshold"]
-    verdicts = ["same person" if numbers[when] < threshold else "not the same" for when in ("before", "after")]
+def print_table(ways: dict[str, dict], seconds: float):
+    numbers = list(ways.values())
     rows = [
-        ("", "before", "after"),
-        ("distance to the original", f"{numbers['before']:.3f}", f"{numbers['after']:.3f}"),
-        (f"verdict at {threshold:.2f}", *verdicts),
-        ("face found", "yes", "yes" if numbers["face_found"] else "no"),
-        ("PSNR", "", f"{numbers['psnr']:.1f} dB"),
-        ("SSIM", "", f"{numbers['ssim']:.3f}"),
-        ("seconds", "", f"{seconds:.0f}"),
+        ("", *ways),
+        (f"distance, {JUDGE}", *(f"{one['after']:.3f}" for one in numbers)),
+        (f"same person below {numbers[0]['threshold']:.2f}", *("no" if one["evidence"] else "YES" for one in numbers)),
+        ("evidence of protection", *("yes" if one["evidence"] else "NO" for one in numbers)),
+        ("face found", *("yes" if one["face_found"] else "no" for one in numbers)),
+        ("PSNR", *(f"{one['psnr']:.1f} dB" for one in numbers)),
+        ("SSIM", *(f"{one['ssim']:.3f}" for one in numbers)),
     ]
     print()
     for row in rows:
-        print("  {:<28}{:>14}{:>14}".format(*row))
-    print("\nThe built-in recogniser judged, the one that the optimizer worked against: no evidence about others.")
+        print("  {:<28}{:>18}{:>18}".format(*row))
+    for name, one in ways.items():
+        print(f"\n{name}: {one['words']}")
+    print(f"\n{seconds:.0f} s for both. {JUDGE} was in no loss: what it says is evidence.")
 
 
-def make_report(original: np.ndarray, protected: np.ndarray, history: dict[str, list[float]], path: Path):
-    """Writes the picture: before, after, what changed (amplified around grey), and each curve of the history."""
+def make_report(original: np.ndarray, ways: dict[str, np.ndarray], path: Path):
+    """Writes the picture: before, and for each way after and what changed, amplified around grey."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    change = protected / 255 - original / 255
-    panels = {
-        "before": original,
-        "after": protected,
-        f"the change, {AMPLIFICATION} times": np.clip(0.5 + AMPLIFICATION * change, 0, 1),
-    }
-    figure, axes = pyplot.subplots(1, 4, figsize=(17, 4.6), width_ratios=(1, 1, 1, 1.15), layout="constrained")
-    for axis, (title, picture) in zip(axes, panels.items(), strict=False):
+    panels = {"before": original}
+    for name, protected in ways.items():
+        change = protected / 255 - original / 255
+        panels[name] = protected
+        panels[f"its change, {AMPLIFICATION} times"] = np.clip(0.5 + AMPLIFICATION * change, 0, 1)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 4.4), layout="constrained")
+    for axis, (title, picture) in zip(axes, panels.items(), strict=True):
         axis.imshow(picture, interpolation="lanczos")
         axis.set_title(title)
         axis.axis("off")
-    draw_curves(axes[-1], {name: values for name, values in history.items() if values})
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
-
-
-def draw_curves(axis, history: dict[str, list[float]]):
-    """One vertical scale for each curve: an identity loss and a structure loss differ by orders of magnitude."""
-    axis.set_title("the optimizer's losses")
-    axis.set_xlabel("iteration")
-    for index, (name, values) in enumerate(history.items()):
-        scale = axis if index == 0 else axis.twinx()
-        if index > 1:
-            scale.spines["right"].set_position(("outward", 55 * (index - 1)))
-        scale.plot(range(1, len(values) + 1), values, color=f"C{index}")
-        scale.set_ylabel(name, color=f"C{index}")
-        scale.tick_params(axis="y", colors=f"C{index}")
 
 
 def to_tensor(image: np.ndarray):

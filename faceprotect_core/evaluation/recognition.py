@@ -1,6 +1,6 @@
 """How good is a recogniser? True accept rates and thresholds on pairs of photos.
 
-    python -m faceprotect_core.evaluation.recognition --images FACES --surrogate dlib_resnet [--held-out]
+    python -m faceprotect_core.evaluation.recognition --images FACES --surrogate dlib_resnet faceres [--held-out]
 
 FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Every photo a is compared with every photo b:
 n genuine pairs and n (n - 1) of strangers.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..faces import find_face, load_detector
-from ..surrogates import FRSurrogate
+from ..surrogates import FRSurrogate, load_surrogate
 
 log = logging.getLogger("faceprotect.evaluation.recognition")
 FARS = (0.1, 0.01, 0.001)
@@ -77,7 +77,6 @@ def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[
 
 def main() -> None:
     from ..demo.train import read_images, split_identities
-    from .small_recognizers import load_recognizer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
@@ -89,7 +88,7 @@ def main() -> None:
     paths = held_out if args.held_out else sorted([*training, *held_out])
     photos = list(read_images(paths).float() / 255)
     for name in args.surrogate:
-        surrogate = load_recognizer(name)
+        surrogate = load_surrogate(name)
         found = verification_rates(similarities(surrogate, photos[::2], photos[1::2]))
         log.info("%s (%s): %s", surrogate.name, surrogate.metric, json.dumps(found.to_dict()))
 

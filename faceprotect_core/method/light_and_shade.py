@@ -133,3 +133,8 @@ def _check(photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings) 
         f"{WHERE}: the mask is {list(getattr(mask, 'shape', ()))}, the photo {list(photo.shape)}",
         "draw the mask on the very photo that is connected",
     )
+    require(
+        mask is None or bool((mask.flatten(1).amax(1) > 0).all()),
+        f"{WHERE}: the mask is empty: nothing may change",
+        "draw over the whole face, or disconnect the mask",
+    )

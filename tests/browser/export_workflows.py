@@ -35,7 +35,6 @@ from workflow_graphs import (
     Node,
     Workflow,
 )
-from workflow_notes import SURROGATE_FILES, SURROGATE_FOLDER
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44
@@ -130,14 +129,12 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
 
 
 def put_files_in_place(server: ComfyUIServer):
-    """What the workflows name must exist, or the frontend reports it as missing: pictures, a folder, model files."""
+    """What the workflows name must exist, or the frontend reports it as missing: pictures, a folder, a model file."""
     server.upload_image(portrait(), PORTRAIT)
     server.upload_image(whole_photo(), PHOTO)
     server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
     server.upload_image(np.full((512, 512, 3), 128, np.uint8), TARGET)
     (server.models_dir / SD2_BASE["directory"] / SD2_BASE["name"]).touch()
-    for name in SURROGATE_FILES:
-        (server.models_dir / SURROGATE_FOLDER / name).touch()
 
 
 def _measure(server, browser, flows, nodes_2: bool) -> dict:

@@ -10,7 +10,6 @@ import pytest
 from comfyui import PACK
 from demo import portrait, whole_photo
 from frontend import Frontend
-from workflow_notes import SURROGATE_FILES, SURROGATE_FOLDER
 
 FOLDER = PACK / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -47,16 +46,13 @@ RECTANGLES = """() => app.graph.nodes.map(node => {
 @pytest.fixture(scope="module", autouse=True)
 def files_that_the_workflows_name(comfyui):
     checkpoint = comfyui.models_dir / "checkpoints/512-base-ema.safetensors"
-    recognisers = [comfyui.models_dir / SURROGATE_FOLDER / name for name in SURROGATE_FILES]
-    for file in (checkpoint, *recognisers):
-        file.touch()
+    checkpoint.touch()
     comfyui.upload_image(portrait(), "faceprotect_portrait.png")
     comfyui.upload_image(np.full((512, 512, 3), 128, np.uint8), "faceprotect_target.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png", subfolder="faceprotect_photos")
     yield
-    for file in (checkpoint, *recognisers):
-        file.unlink()
+    checkpoint.unlink()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
@@ -125,8 +121,9 @@ def test_demo_runs_from_the_page(page):
     assert page.wait_for_image(after) == (256, 256)
     history = json.loads(run["outputs"][str(numbers)]["text"][0])
     assert len(history["identity"]) == few
-    assert any("dlib_resnet" in surrogate for surrogate in history["surrogates"])
-    assert "dlib_resnet" in page.page.evaluate(TEXT_ON_NODE, "FaceProtectLatentOptimizer")
+    assert list(history["surrogates"]) == ["1. mobilefacenet", "2. faceres", "3. mobileface"]
+    for kind in ("FaceProtectLatentOptimizer", "FaceProtectLightAndShade"):
+        assert "mobileface" in page.page.evaluate(TEXT_ON_NODE, kind)
     page.page.wait_for_timeout(500)
     page.screenshot(f"demo_ran_{page.name}")
 
@@ -170,7 +167,7 @@ def _images(run: dict) -> list[dict]:
 def test_the_info_panel_shows_the_help_page_of_every_node(page):
     shown = {}
     # These hold every node of the pack but Performance Settings, which is put beside the last.
-    for name in ("whole_photo", "protect_photo", "verify", "noise_baseline"):
+    for name in ("whole_photo", "protect_photo", "verify", "light_and_shade", "noise_baseline"):
         page.load(FOLDER / f"{name}.json")
         if name == "noise_baseline":
             page.page.evaluate("() => { app.graph.add(LiteGraph.createNode('FaceProtectPerformance')) }")

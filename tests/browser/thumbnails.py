@@ -54,7 +54,7 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
         (after, *_) = (one for one, node in nodes_of(prompt, "PreviewImage").items())
         panels = [whole_photo()[HEAD], server.image(result.images(after)[0])[HEAD][..., :3]]
     else:
-        panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt)]
+        panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt).values()]
     picture = np.concatenate([_middle(panel) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
     return path

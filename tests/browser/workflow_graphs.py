@@ -12,16 +12,17 @@ from typing import NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS
 from workflow_notes import (
     BASELINE_NOTE,
     DEMO_NOTE,
     ENSEMBLE_NOTE,
     FOLDER_NOTE,
     IMPERSONATION_NOTE,
+    LIGHT_MARGIN,
+    LIGHT_NOTE,
     OBFUSCATION_NOTE,
     PHOTO_NOTE,
-    SURROGATE_FILES,
     VERIFY_NOTE,
     WHOLE_NOTE,
 )
@@ -37,7 +38,8 @@ SD2_BASE = {
     "directory": "checkpoints",
 }
 BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
-SURROGATE = "surrogates.surrogate0"  # the first socket of FR Surrogate Loss
+# What helps against recognisers that were not asked, in FR Surrogate Loss.
+BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
 
 
 class Output(NamedTuple):
@@ -92,18 +94,62 @@ class Workflow:
 
 
 def demo() -> Workflow:
-    """The blocks on a portrait, without any download."""
-    return _demo("demo", DEMO_NOTE, ("dlib_resnet",), stop_at_margin=True, margin=DEMO.margin)
+    """The blocks on a portrait, without any download, and Light and Shade beside them, from one loss."""
+    flow, canvas, loss, faces, square, _ = _demo("demo", DEMO_NOTE)
+    light = flow.node(
+        "FaceProtectLightAndShade", size=(290, 0), image=square["IMAGE"], objective=loss["objective"],
+        mask=faces["mask"],
+    )  # fmt: skip
+    after = flow.node("PreviewImage", "After, by light and shade", size=(290, 310), images=light["image"])
+    flow.canvas = [*canvas, [Block("The other way, without a diffusion model", ORANGE, [[light, after]])]]
+    return flow
 
 
 def black_box_ensemble() -> Workflow:
-    """The demo against several recognisers of different kinds at once."""
-    names = ("dlib_resnet", *SURROGATE_FILES)
-    return _demo("black_box_ensemble", ENSEMBLE_NOTE, names, reduction="mean", stop_at_margin=True, margin=DEMO.margin)
+    """The demo against three recognisers of different kinds, and what a fourth says that was not among them."""
+    flow, canvas, loss, faces, square, protected = _demo("black_box_ensemble", ENSEMBLE_NOTE)
+    checked = _asked(flow, square["IMAGE"], protected["image"], loss["objective"], faces["faces"])
+    flow.canvas = [*canvas, [Block("5  Did it work?", GREEN, [checked])]]
+    return flow
 
 
-def _demo(name: str, text: str, surrogate_names: tuple[str, ...], **wanted) -> Workflow:
-    """The demo setting against the recognisers named. wanted: values of FR Surrogate Loss."""
+def light_and_shade() -> Workflow:
+    """A photo of any size without any diffusion model."""
+    flow = Workflow("light_and_shade")
+    note = flow.node("MarkdownNote", "Read me first", size=(400, 860), text=LIGHT_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)
+    found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
+    crop = flow.node("FaceProtectCropFace", size=(285, 0), image=photo["IMAGE"], faces=found["faces"])
+    surrogates, sockets = _built_in_surrogates(flow)
+    loss = flow.node(
+        "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
+        framing="aligned", **BLACK_BOX, margin=LIGHT_MARGIN, **sockets,
+    )  # fmt: skip
+    light = flow.node(
+        "FaceProtectLightAndShade", size=(290, 0), image=crop["crops"], objective=loss["objective"], mask=crop["mask"],
+    )  # fmt: skip
+    pasted = flow.node(
+        "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=light["image"]
+    )
+    checked = _asked(flow, photo["IMAGE"], pasted["image"], loss["objective"], found["faces"])
+    compare = flow.node(
+        "ImageCompare", "Before and after", size=(400, 440), image_a=photo["IMAGE"], image_b=pasted["image"]
+    )
+    save = _save(flow, pasted["image"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo and face", BLUE, [[photo, found], [crop]])],
+        [Block("2  Who must not recognise it", PURPLE, [surrogates, [loss]])],
+        [Block("3  Light and shade", RED, [[light, pasted]])],
+        [Block("4  Did it work?", GREEN, [checked])],
+        [Block("5  Look, and save", GREEN, [[compare, save]])],
+    ]
+    return flow
+
+
+def _demo(name: str, text: str) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
+    """The demo setting against the three built-in recognisers other than the judge: the workflow, where its blocks
+    stand, and of its nodes the loss, the faces, the square photo and the optimizer."""
     flow = Workflow(name)
     note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=text)
     photo, square = _photo(flow, "Your photo", PORTRAIT)
@@ -114,13 +160,10 @@ def _demo(name: str, text: str, surrogate_names: tuple[str, ...], **wanted) -> W
         flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
     )
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
-    surrogates = [
-        flow.node("FaceProtectLoadSurrogate", Path(one).stem, size=(285, 0), surrogate=one) for one in surrogate_names
-    ]
-    sockets = {f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(surrogates)}
+    surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
-        framing="aligned", **wanted, **sockets,
+        framing="aligned", **BLACK_BOX, margin=DEMO.margin, **sockets,
     )  # fmt: skip
     knobs = dict(DEMO.optimizer)
     protected = _optimizer(
@@ -128,7 +171,7 @@ def _demo(name: str, text: str, surrogate_names: tuple[str, ...], **wanted) -> W
         mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
     )  # fmt: skip
     results = _results(flow, square, protected)
-    flow.canvas = [
+    canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and model", BLUE, [[photo, square, model, latent]])],
         [
@@ -137,7 +180,7 @@ def _demo(name: str, text: str, surrogate_names: tuple[str, ...], **wanted) -> W
         ],
         [Block("4  Protect", RED, [[protected], results])],
     ]
-    return flow
+    return flow, canvas, loss, faces, square, protected
 
 
 def protect_photo() -> Workflow:
@@ -160,8 +203,8 @@ def protect_photo() -> Workflow:
 
 
 def whole_photo() -> Workflow:
-    """The blocks on a photo of any size, and Protect Photo beside them: the same call, the same result."""
-    flow, same = Workflow("whole_photo"), PRESETS["balanced"]
+    """The blocks on a photo of any size, and Protect Photo beside them, with the same settings."""
+    flow, same = Workflow("whole_photo"), PRESETS[DIFFUSION]["balanced"]
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=WHOLE_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)
     model = flow.node("FaceProtectLoadDemoModel", size=(285, 0))
@@ -172,11 +215,11 @@ def whole_photo() -> Workflow:
     trajectory, null_text, structure = _keep(
         flow, model["model"], model["empty_prompt"], latent["LATENT"], same.depth, same.pairing, learned
     )
-    surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
+    surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
-        "FaceProtectFRSurrogateLoss", size=(290, 0),
-        surrogates__surrogate0=surrogate["surrogate"], photo=crop["crops"], faces=crop["faces"],
-        mode="dodge", framing="aligned", stop_at_margin=True, margin=same.margin,
+        "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
+        framing="aligned", stop_at_margin=True, margin=same.margin, jitter=same.jitter, steepness=same.steepness,
+        **sockets,
     )  # fmt: skip
     optimizer = _optimizer(
         flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=crop["crops"],
@@ -195,7 +238,7 @@ def whole_photo() -> Workflow:
         [Block("1  Photo and model", BLUE, [[photo, model]]), Block("2  Cut the faces out", BLUE, [[found, crop]])],
         [
             Block("3  Weaken the purification", GREEN, [[latent, trajectory], [null_text, structure]]),
-            Block("4  Who must not recognise it", PURPLE, [[surrogate], [loss]]),
+            Block("4  Who must not recognise it", PURPLE, [surrogates, [loss]]),
         ],
         [Block("5  Protect", RED, [[optimizer]])],
         [Block("6  Carry the change back", BLUE, [[pasted, by_blocks]])],
@@ -328,6 +371,23 @@ def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
     return photo, square
 
 
+def _built_in_surrogates(flow: Workflow) -> tuple[list[Node], dict[str, Output]]:
+    """A loader for each recogniser but the judge, and the sockets that they go into."""
+    loaders = [
+        flow.node("FaceProtectLoadSurrogate", name, size=(285, 0), surrogate=name) for name in BUILT_IN_SURROGATES
+    ]
+    return loaders, {f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(loaders)}
+
+
+def _asked(flow: Workflow, original: Output, protected: Output, seen: Output, faces: Output) -> list[Node]:
+    """What the recogniser says that was not in the loss: its loader, Verify Protection and the picture."""
+    judge = flow.node(
+        "FaceProtectLoadSurrogate", f"The judge: {BUILT_IN_JUDGE}", size=(460, 0), surrogate=BUILT_IN_JUDGE
+    )
+    links = {"faces": faces, "recognizers__recognizer0": judge["surrogate"]}
+    return [judge, *_verify(flow, "FaceProtectVerify", original, protected, seen, **links)]
+
+
 def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[Node, Node, Node]:
     """The three blocks that keep the photo: inversion, null-text, self-attention."""
     trajectory = flow.node(
@@ -388,6 +448,7 @@ BUILDERS = (
     protect_photo,
     verify,
     noise_baseline,
+    light_and_shade,
     whole_photo,
     batch_folder,
     demo,

@@ -2,37 +2,39 @@
 
 from faceprotect_core.demo.settings import DEMO
 
-# Three of the four recognisers of the paper; the fourth, mobile_face, is the black box.
-SURROGATE_FILES = ("irse50.pth", "ir152.pth", "facenet.pth")
 SURROGATE_FOLDER = "face_recognition"
+LIGHT_MARGIN = 0.25  # of FR Surrogate Loss in the workflow light_and_shade
 
 DEMO_NOTE = f"""# Protect a photo, without any download
 
-This changes the face in your photo so that a face recogniser no longer says "the same person", while people still
-see you. Press **Run**.
+This changes the face in your photo so that face recognisers no longer say "the same person", while people still see
+you: by the paper's method, and, from the same loss, by light and shade alone. Press **Run**.
 
 **What to pick**
 - *Your photo*: one face, upright and well lit, that fills about half of the picture. The centre is cut to \
 256 x 256, because the built-in model works at that size.
-- Nothing else: the model and the recogniser are part of this pack.
+- Nothing else: the model and the recognisers are part of this pack.
 
-**How long**: about a minute on two idle CPU cores.
+**How long**: about a minute on two idle CPU cores, a sixth of it for light and shade.
 
 **What happens, from left to right**
 1. The photo becomes a latent of the small built-in diffusion model.
 2. *DDIM Inversion* walks it {DEMO.depth} steps towards noise; the *Null-Text Embedding Learner* learns how to come \
 back without losing detail; *Self-Attention Capture* remembers the structure.
-3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge), {DEMO.margin:g} past the threshold.
+3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge) for three recognisers, \
+{DEMO.margin:g} past their thresholds.
 4. The *Adversarial Latent Optimizer* searches for the change and adds it to the untouched photo, on the face only. \
-At the end the node says whether the recogniser still matches.
+At the end the node says whether the recognisers still match.
+5. *Light and Shade* does it without a diffusion model, by making parts of the face lighter or darker.
 
 **What to change**
 - **margin** (FR Surrogate Loss): more holds better on other photos of you, and changes the photo more.
-- **iterations** (Optimizer): more, when the node still says "matches the photo".
+- **iterations** (Optimizer, Light and Shade): more, when the node still says "matches the photo".
 - **mask_scale** (Detect Faces): how much of the face may change.
 
 **Limits, please read**
-- The optimizer sees the recogniser that it fools. That another recogniser is fooled too does not follow: check it.
+- Both see the recognisers that they fool. That another one is fooled too does not follow: the workflow \
+**black_box_ensemble** asks one.
 - No promise against a system that is trained on protected photos, and none for photos of you that are already out.
 - ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
 - The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
@@ -45,42 +47,73 @@ LIMITS_NOTE = """**Limits, please read**
 - The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
 """
 
-ENSEMBLE_NOTE = f"""# Several recognisers at once
+ENSEMBLE_NOTE = f"""# Several recognisers at once, and one that was not asked
 
-A photo that one recogniser no longer matches may still match in another. Here the photo is protected against four \
-of different kinds together, so that there is a better chance with a fifth.
+A photo that one recogniser no longer matches may still match in another. Here it is protected against three of \
+different kinds together, and a fourth, which was **not** among them, says whether that carries over: the **black box**.
 
-**What you need**: {", ".join(f"**{file}**" for file in SURROGATE_FILES)} in **models/{SURROGATE_FOLDER}**. They are \
-those of the AMT-GAN release, which the protection papers use, with **mobile_face.pth** left out as the black box: \
-the one to check with. This pack does not come with them. Any of these files does as well:
-- the recogniser of an InsightFace pack (buffalo_l's **w600k_r50.onnx**, antelopev2's or AuraFace's \
-**glintr100.onnx**), found where InsightFace keeps it; needs `pip install onnx`;
-- facexlib's **recognition_arcface_ir_se50.pth**, found where facexlib keeps it;
-- facenet-pytorch's **20180402-114759-vggface2.pt**;
-- as .safetensors, .pth, .pt or .onnx. The network is told from the file's tensors, not from its name.
+**What you need**: nothing. All four are part of this pack: **mobilefacenet**, **faceres** and **mobileface** in the \
+loss, **dlib_resnet** as the judge. Press **Run**.
 
-Have none of them? Choose *dlib_resnet* in one loader, and delete the others. Check the licence of each file: most are \
-for research only.
+**What helps against a recogniser that was not asked** (FR Surrogate Loss)
+- **jitter** 1: each recogniser sees the face through a slightly wrong alignment, another one in each iteration. Every \
+system aligns faces in its own way; a change that needs one alignment fools one system. It costs no time.
+- **steepness** 6: the recogniser that is furthest behind counts more, and pushing eases off beyond **margin**.
+- More recognisers of different kinds: a free socket appears when one is taken.
 
-**What is different from the demo** (FR Surrogate Loss)
-- **reduction** *mean*: the four together count as much as one does in the demo, to change the photo about as little.
-- **stop_at_margin**: a recogniser that is {DEMO.margin:g} past its threshold is left alone, and the others go on. A \
-file without a known threshold needs one: **threshold** in Load FR Surrogate.
+**Did it work?** *Verify Protection* says so, by the word of **dlib_resnet**. Only what it says is evidence: the three \
+others were fooled on purpose.
 
-**What to try**: **lagging** 10 (the recogniser that is furthest from its threshold counts more), **views** 2 (each \
-also sees the photo shifted and blurred, resized, compressed or noisy), **momentum** 0.9 in the Optimizer. Papers \
-report gains. In our measurement with small recognisers (docs/transfer.md) only momentum gained, a little, and it \
-changes the face visibly: they are off.
+**Use your own**: put recognisers into **models/{SURROGATE_FOLDER}**, and choose them in *Load FR Surrogate*, in the \
+loss or better as a judge: the recogniser of an InsightFace pack (buffalo_l's **w600k_r50.onnx**, needs \
+`pip install onnx`), facexlib's **recognition_arcface_ir_se50.pth**, facenet-pytorch's files, or those of the AMT-GAN \
+release. They are told from the file's tensors, not from its name. A file without a known threshold needs one: \
+**threshold** in Load FR Surrogate. Check the licence: most are for research only.
 
-**How long**: about a minute on two idle CPU cores; the three files add about 0.4 s to each iteration.
+**What to change**
+- **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches.
+- Choose another judge: swap it with one of the three.
 
-**Did it work?** The node says so for the four that were optimised against. That is no evidence about others: show the \
-photo to one that was not among them.
+**How long**: about a minute on two idle CPU cores.
 
 **Limits, please read**
-- No promise about a recogniser that was not asked, and none against a system that is trained on protected photos.
+- Four small recognisers are not all: no promise about one that was not asked, such as the large one of a face search, \
+and none against a system that is trained on protected photos.
+- The honest test compares with another photo of you: connect one to **other** of Verify Protection.
 - ComfyUI writes the workflow into saved images. *Save Protected Image* does not.
 - The built-in diffusion model is for research only, and small: Stable Diffusion does it better.
+"""
+
+LIGHT_NOTE = f"""# Light and shade: no diffusion model, seconds on a CPU
+
+Makes parts of your face a little lighter or darker, softly, until three built-in recognisers no longer see you. Your \
+photo keeps its colours, its size, and every pixel outside the face. Press **Run**.
+
+**What to pick**
+- *Your photo*: any size, one or several faces.
+- Nothing else: nothing is downloaded, and there is no model to load.
+
+**What happens, from left to right**
+1. *Crop Face* cuts the faces out at 256 x 256.
+2. *FR Surrogate Loss*: no longer the same person for **mobilefacenet**, **faceres** and **mobileface**, \
+{LIGHT_MARGIN:g} past their thresholds, through slightly wrong alignments (**jitter**).
+3. *Light and Shade* searches for the light; *Paste Face Back* carries it into the photo.
+4. *Verify Protection* asks **dlib_resnet**, which was not in the loss: what it says is evidence.
+5. Compare before and after with the slider. *Save Protected Image* saves it without metadata.
+
+**What to change** (Light and Shade)
+- **strength**: more protects more and is seen more.
+- **iterations**: more, when the judge still matches; it takes longer and is not more visible.
+- **grid**: coarser looks like soft shadows, finer protects a little more.
+
+**How long**: about ten seconds for each face on two CPU cores.
+
+**Limits, please read**
+- It is not from the paper: see the workflow **demo** for both ways side by side.
+- Somebody who trains a remover on this tool's output undoes much of it.
+- The judge is one small recogniser. That it is fooled does not mean that every one is; the honest test compares with \
+another photo of you: connect it to **other** of Verify Protection.
+- No promise for photos of you that are already out. Hair, clothes, place and company stay what they are.
 """
 
 PHOTO_NOTE = f"""# Protect a photo
@@ -112,7 +145,8 @@ WHOLE_NOTE = f"""# A whole photo, block by block
 
 The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \
 model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right the same in one \
-node, **Protect Photo** with the preset *balanced*: the same call, the same result.
+node, **Protect Photo** with the preset *balanced*, which besides takes back what went further than it had to, and \
+asks a judge.
 
 **What to pick**
 - *Your photo*: any size, one or several faces.

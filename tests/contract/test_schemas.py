@@ -18,6 +18,7 @@ IDS = {
     "FaceProtectProtectPhoto": "Protect Photo",
     "FaceProtectSaveImage": "Save Protected Image",
     "FaceProtectLoadDemoModel": "Load Demo Model",
+    "FaceProtectLightAndShade": "Light and Shade",
     "FaceProtectPixelAttack": "Pixel-Space Attack",
     "FaceProtectPerformance": "Performance Settings",
     "FaceProtectVerify": "Verify Protection",
@@ -29,10 +30,11 @@ PAPER = {
     "FaceProtectNullTextLearner": {"iterations": 20, "learning_rate": 0.1},
     "FaceProtectLatentOptimizer": {
         "iterations": 35, "learning_rate": 0.01, "objective_weight": 0.003, "fidelity_weight": 0.0,
-        "output": "published", "momentum": 0.0, "early_stop": False,
+        "output": "published", "keep_colours": False, "early_stop": False,
+        "least_change": False,
     },
     "FaceProtectFRSurrogateLoss": {
-        "reduction": "sum", "stop_at_margin": False, "views": 0, "lagging": 0.0, "weights": "",
+        "reduction": "sum", "stop_at_margin": False, "jitter": 0, "steepness": 0.0, "weights": "",
         "average_targets": False,
     },
 }  # fmt: skip
@@ -44,18 +46,23 @@ WIDGETS = {
     "FaceProtectSelfAttentionCapture": [],
     "FaceProtectFRSurrogateLoss": [
         "mode", "framing", "reduction", "stop_at_margin", "margin",
-        "views", "views_seed", "lagging", "weights", "average_targets",
+        "jitter", "jitter_seed", "steepness", "weights", "average_targets",
     ],
     "FaceProtectLatentOptimizer": [
-        "iterations", "output", "learning_rate", "objective_weight", "fidelity_weight", "momentum", "early_stop",
+        "iterations", "output", "learning_rate", "objective_weight", "fidelity_weight", "keep_colours", "early_stop",
+        "least_change",
     ],
     "FaceProtectLoadSurrogate": ["surrogate", "threshold"],
     "FaceProtectDetectFaces": ["threshold", "mask_scale", "min_face"],
     "FaceProtectCropFace": ["size", "which", "numbers", "crop_scale", "upright", "mask_scale"],
     "FaceProtectPasteFace": ["strength"],
-    "FaceProtectProtectPhoto": ["preset", "goal", "size", "which", "numbers", "on_failure"],
+    "FaceProtectProtectPhoto": ["preset", "way", "judge", "goal", "size", "which", "numbers", "on_failure"],
     "FaceProtectSaveImage": ["filename_prefix", "format", "quality"],
     "FaceProtectLoadDemoModel": [],
+    "FaceProtectLightAndShade": [
+        "iterations", "grid", "strength", "likeness_weight", "learning_rate", "early_stop", "seed",
+        "least_change",
+    ],
     "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
     "FaceProtectPerformance": [
         "precision", "memory", "gradient_tile", "faces_at_once", "cuda_graphs", "fused_attention",

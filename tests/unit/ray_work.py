@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.faces import Face
-from faceprotect_core.judge import FaceVerdict
+from faceprotect_core.judge import JUDGE, FaceVerdict, Score
 
 FACE = Face((1.0, 1.0, 9.0, 9.0), 1.0, ((0.0, 0.0),) * 5)
-SCORE = {"metric": "euclidean", "before": 0.0, "after": 0.81, "threshold": 0.6, "wanted": 0.7, "reached": True}
+SCORE = Score("fake", JUDGE, "euclidean", 0.0, 0.81, 0.6, True, True)
 
 
 def note(folder: Path, name: str) -> int:
@@ -70,7 +70,7 @@ class Inverter:
     def protect(self, photo, on_step=None):
         if photo.max() == 0:
             raise KeyError("/home/someone/secret")
-        return SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, {"1. fake": SCORE}),))
+        return SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
 
     def judge(self, original, finished, faces):
-        return (FaceVerdict(FACE, True, {"1. fake": SCORE}),)
+        return (FaceVerdict(FACE, True, (SCORE,)),)

@@ -18,7 +18,7 @@ from benchmarks.precision import measure as measure_precision
 from benchmarks.report import computed, table
 from benchmarks.ways import WAYS, prepare
 from faceprotect_core import ProtectionError
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.protector import Choice, load_protector
 from needs import missing
 
@@ -228,10 +228,13 @@ def test_an_earlier_run_is_not_overwritten_and_too_little_memory_is_a_row(tmp_pa
 
 
 def test_the_precisions_are_compared_on_a_copy(astronaut):
-    photo, quick = astronaut[:, :300, 80:400], replace(PRESETS["fast"], null_text_iterations=1, iterations=2)
-    exact = load_protector(Choice(preset="fast"), quick)
+    photo, quick = (
+        astronaut[:, :300, 80:400],
+        replace(PRESETS[DIFFUSION]["fast"], null_text_iterations=1, iterations=2, tries=1),
+    )
+    exact = load_protector(Choice(DIFFUSION, preset="fast"), quick)
     half = in_bfloat16(exact)
-    assert [one.denoiser.unet.dtype for one in (exact, half)] == [torch.float32, torch.bfloat16]
+    assert [one.model.denoiser.unet.dtype for one in (exact, half)] == [torch.float32, torch.bfloat16]
     rows = [dict(zip(COLUMNS, measure_precision(one, photo, photo), strict=True)) for one in (exact, half)]
     own, psnr = ([row[name] for row in rows] for name in ("distance to the original", "PSNR in the mask, dB"))
     assert own[0] != own[1] and all(0 < value < 0.3 for value in own), "two iterations take nobody far"
@@ -239,7 +242,7 @@ def test_the_precisions_are_compared_on_a_copy(astronaut):
 
 
 def test_photos_in_batches_are_compared_with_single_ones(astronaut, tmp_path, capsys, monkeypatch):
-    quick = replace(PRESETS["fast"], size=128, null_text_iterations=1, iterations=2)
+    quick = replace(PRESETS[DIFFUSION]["fast"], size=128, null_text_iterations=1, iterations=2, tries=1)
     monkeypatch.setattr(batch, "load_protector", lambda choice: load_protector(choice, quick))
     portrait = astronaut[:, :300, 80:400].mul(255).byte().permute(1, 2, 0).numpy()
     for number, pixels in enumerate((portrait, portrait[:, ::-1], portrait // 2)):

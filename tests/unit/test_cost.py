@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from faceprotect_core import cost, protect
+from faceprotect_core import AlignmentJitter, IdentityObjective, cost, load_surrogate, protect
 from faceprotect_core.__main__ import Reporter
 from faceprotect_core.cost import (
     BACKWARD,
@@ -27,10 +27,14 @@ from faceprotect_core.cost import (
     SavedBytes,
     count_passes,
     predict_cost,
+    predict_light_cost,
     total,
 )
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
-from faceprotect_core.photo import PRESETS, protect_photo
+from faceprotect_core.faces.again import moved
+from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
+from faceprotect_core.photo import protect_photo
+from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS
 from golden import load_golden
 from needs import missing
 from tiny import random_image
@@ -223,6 +227,71 @@ def test_what_the_model_raises_is_raised(golden):
         predict_cost(broken, golden.codec, golden.image("image"), golden.context, golden.objective())
 
 
+# ------------------------------------------------------------------------------------------------ light and shade
+
+LIT = LightAndShadeSettings(grid=8, iterations=4)
+
+
+@pytest.mark.parametrize("iterations", [1, 4, 10])
+def test_the_seconds_of_light_and_shade_are_those_of_warm_passes(monkeypatch, iterations):
+    """A forward pass more than there are backward passes, in a run as in the prediction."""
+    models, settings = Models(), LightAndShadeSettings(grid=8, iterations=iterations)
+    monkeypatch.setattr(cost, "_now", lambda device: models.clock)
+    predicted = predict_light_cost(IMAGE, models.objective, settings)
+    assert predicted.seconds == pytest.approx(Probe(SECONDS["objective"]).seconds_of(Passes(1, iterations)))
+    assert models.forward == Counter(objective=2) and not models.backward
+    models.forward.clear()
+    protect_by_light(IMAGE, models.objective, settings)
+    assert models.forward == models.backward == Counter(objective=iterations)
+
+
+def test_the_bytes_of_light_and_shade_are_those_that_autograd_keeps(monkeypatch):
+    """With what rendering and likeness keep, not the objective's alone."""
+    image, held = random_image(1, 48), []
+    probe = cost._probe
+    monkeypatch.setattr(cost, "_probe", lambda *arguments: held.append(probe(*arguments)) or held[-1])
+    predicted = predict_light_cost(image, lambda x: x.square().mean((1, 2, 3)), LIT)
+    variable = LightAndShade(image, None, LIT)
+    value = variable.start.requires_grad_()
+
+    def run():
+        rendering = variable.render(value)
+        return rendering.image.square().mean((1, 2, 3)) + rendering.losses["likeness"]
+
+    assert held[-1].held == kept_bytes(run, [value])
+    assert predicted.memory > image.nbytes
+
+
+def test_more_iterations_take_longer_and_no_more_memory():
+    models = Models()
+    short, long = (predict_light_cost(IMAGE, models.objective, replace(LIT, iterations=one)) for one in (2, 200))
+    assert long.seconds > 20 * short.seconds and long.memory == short.memory > 0
+    assert predict_light_cost(IMAGE, models.objective, replace(LIT, iterations=0)).memory == 0
+
+
+def test_twice_the_pixels_cost_twice_the_memory():
+    def memory(count: int) -> int:
+        return predict_light_cost(random_image(count, 128), lambda x: x.square().mean((1, 2, 3)), LIT).memory
+
+    assert memory(2) == pytest.approx(2 * memory(1), rel=0.1)
+
+
+def test_a_prediction_of_light_and_shade_leaves_nothing_behind(astronaut, face):
+    network = load_surrogate("mobileface")
+    image = astronaut[None, :, 0:256, 100:356]
+    inside = moved(face, -100, 0)
+    jitter = AlignmentJitter(1)
+    objective = IdentityObjective(
+        [network], source=image, face=inside, source_face=inside, margin=0.0, steepness=6.0, jitter=jitter
+    )
+    numbers, pixels = torch.get_rng_state(), image.clone()
+    with torch.no_grad():
+        assert predict_light_cost(image, objective, LIT).memory > 0
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), numbers) and torch.equal(image, pixels)
+    assert image.grad is None and not image.requires_grad
+
+
 # ------------------------------------------------------------------------------------------------ photos
 
 
@@ -238,16 +307,30 @@ def test_the_models_are_probed_at_the_first_photo_alone():
     assert len(probed) == 1
 
 
-def test_a_photo_says_what_it_costs_before_the_first_step_and_comes_out_the_same(demo, recognizer, astronaut, face):
-    settings = replace(PRESETS["balanced"], null_text_iterations=1, iterations=1)
+@pytest.mark.parametrize("way", [DIFFUSION, LIGHT])
+def test_a_photo_says_what_it_costs_before_the_first_step_and_comes_out_the_same(
+    demo, recognizer, astronaut, face, way
+):
+    settings = replace(PRESETS[way]["balanced"], null_text_iterations=1, iterations=1, tries=1)
     events = []
-    arguments = (*demo, astronaut, [recognizer], settings)
-    plain = protect_photo(*arguments, faces=[face])
-    result = protect_photo(*arguments, faces=[face], predictor=CostPredictor(), on_step=events.append)
+    options = {"model": demo if way == DIFFUSION else None, "faces": [face]}
+    plain = protect_photo(astronaut, [recognizer], settings, **options)
+    options |= {"predictor": CostPredictor(), "on_step": events.append}
+    result = protect_photo(astronaut, [recognizer], settings, **options)
     assert torch.equal(result.image, plain.image) and not torch.equal(result.image, astronaut)
     stages = [event["stage"] for event in events]
-    assert stages == ["cost", "inversion", "null_text", "capture", "protection"]
+    assert stages == {DIFFUSION: ["cost", "inversion", "null_text", "capture", "protection"],
+                      LIGHT: ["cost", "protection"]}[way]  # fmt: skip
     assert events[0]["faces"] == 1 and events[0]["cost"].seconds > 0 and events[0]["cost"].memory > 0
+
+
+def test_the_cost_is_said_once_whatever_has_to_be_tried_again(astronaut, face):
+    network = load_surrogate("mobileface", threshold=-0.99)
+    settings, events = replace(PRESETS[LIGHT]["fast"], iterations=1), []
+    options = {"faces": [face], "predictor": CostPredictor(), "on_step": events.append}
+    assert not protect_photo(astronaut, [network], settings, **options).protected
+    assert [event["stage"] for event in events] == ["cost", "protection", "protection"]
+    assert [event["attempt"] for event in events] == [1, 1, 2]
 
 
 # ------------------------------------------------------------------------------------------------ words

@@ -1,5 +1,7 @@
 """A face is cut out, changed, and only the change comes back: the rest of the photo stays bit-equal, at any size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from faceprotect_core.faces import (
     find_face,
     paste_faces,
 )
+from faceprotect_core.faces.again import moved
 
 
 def resized(image: torch.Tensor, factor: float) -> torch.Tensor:
@@ -27,13 +30,8 @@ def resized(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 def scaled(face: Face, factor: float) -> Face:
     box = tuple((value + 0.5) * factor - 0.5 for value in face.box_xyxy)
-    return Face(box, face.score, tuple(tuple((v + 0.5) * factor - 0.5 for v in point) for point in face.landmarks))
-
-
-def moved(face: Face, x: float, y: float) -> Face:
-    left, top, right, bottom = face.box_xyxy
-    points = tuple((px + x, py + y) for px, py in face.landmarks)
-    return Face((left + x, top + y, right + x, bottom + y), face.score, points)
+    shift = factor / 2 - 0.5
+    return replace(face.transformed(np.array([[factor, 0.0, shift], [0.0, factor, shift]])), box_xyxy=box)
 
 
 def noise_like(image: torch.Tensor, seed: int = 0) -> torch.Tensor:

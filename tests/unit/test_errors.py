@@ -59,7 +59,7 @@ CASES = {
         lambda g: capture_self_attention(g.denoiser, invert(g), torch.zeros(2, 1, 16, 32)),
         r"\[2, 1, 16, 32\], the trajectory needs \[3, 1",
     ),
-    "NaN while optimising": (lambda g: optimize(g, denoiser=BrokenDenoiser(g.denoiser, 2)), "iteration 0"),
+    "NaN while optimising": (lambda g: optimize(g, denoiser=BrokenDenoiser(g.denoiser, 2)), "the loss of iteration 1 "),
     "detail without the photo": (lambda g: optimize(g, output="detail"), "no image is connected"),
     "a mask without detail": (lambda g: optimize(g, mask=torch.ones(1, 1, 64, 64)), "'published'"),
     "a photo of another size": (

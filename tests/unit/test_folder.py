@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -13,23 +13,25 @@ import torch
 from PIL import Image
 
 from faceprotect_core import __main__ as command
+from faceprotect_core import load_surrogate
 from faceprotect_core import protector as protector_module
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.faces import Face
 from faceprotect_core.folder import Options, protect_folder
 from faceprotect_core.folder_record import RECORD
-from faceprotect_core.judge import FaceVerdict
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.judge import JUDGE, LOSS, FaceVerdict, Score
 from faceprotect_core.photo_file import read_photo
+from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from faceprotect_core.protector import Choice, load_protector
 
 RANDOM = np.random.default_rng(5)
 FACE = Face((1.0, 1.0, 9.0, 9.0), 1.0, ((0.0, 0.0),) * 5)
 
 
-def verdict(protected: bool = True) -> FaceVerdict:
-    score = {"metric": "euclidean", "before": 0.0, "after": 0.81 if protected else 0.5, "threshold": 0.6}
-    return FaceVerdict(FACE, True, {"1. fake": score | {"wanted": 0.7, "reached": protected}})
+def verdict(protected: bool = True, asked: int = 1) -> FaceVerdict:
+    judge = Score("fake", JUDGE, "euclidean", 0.0, 0.81 if protected else 0.5, 0.6, True, protected)
+    used = Score("other", LOSS, "cosine", 1.0, 0.1, 0.3, True, True)
+    return FaceVerdict(FACE, True, (judge, used), asked=asked)
 
 
 class FakeProtector:
@@ -39,7 +41,7 @@ class FakeProtector:
 
     def __init__(self, **settings):
         self.settings = {"preset": "balanced", "version": 1} | settings
-        self.calls, self.error, self.protected, self.tolerance = 0, {}, True, 1e-6
+        self.calls, self.error, self.protected, self.tolerance, self.asked = 0, {}, True, 1e-6, 1
 
     def protect(self, photo, on_step=None):
         self.calls += 1
@@ -47,7 +49,7 @@ class FakeProtector:
             raise self.error[self.calls]
         if on_step:
             on_step({"stage": "protection", "step": 1, "steps": 1, "face": 1, "faces": 1})
-        return SimpleNamespace(image=1 - photo, faces=(verdict(self.protected),))
+        return SimpleNamespace(image=1 - photo, faces=(verdict(self.protected, self.asked),))
 
     def judge(self, original, finished, faces):
         assert faces == [FACE]
@@ -119,11 +121,27 @@ def test_the_record_says_what_was_done_without_an_absolute_path(folders, tmp_pat
     protect_folder(source, target, FakeProtector())
     entry = record(target)["sub/c.png"]
     assert entry["status"] == "protected" and entry["output"] == "sub/c.png"
-    assert entry["faces"][0]["scores"]["1. fake"]["after"] == 0.81
+    assert entry["verdict"] == (
+        "Protected: 1 face. fake, not used to make this: distance 0.81; the same person below 0.60."
+    )
+    (face,) = entry["faces"]
+    assert [(score["recogniser"], score["role"], score["after"]) for score in face["scores"]] == [
+        ("fake", "judge", 0.81), ("other", "loss", 0.1)
+    ]  # fmt: skip
+    assert (face["protected"], face["evidence"], face["judge_asked"]) == (True, True, 1)
     assert entry["settings"] == {
         "preset": "balanced", "version": 1, "format": "keep", "quality": 95, "keep_metadata": False,
     }  # fmt: skip
     assert str(tmp_path) not in (target / RECORD).read_text()
+
+
+def test_the_record_says_how_often_the_judge_was_asked_before_the_file_was_written(folders):
+    """Reading the file back is no further version."""
+    source, target = folders
+    protector = FakeProtector()
+    protector.asked = 2
+    protect_folder(source, target, protector)
+    assert record(target)["a.png"]["faces"][0]["judge_asked"] == 2
 
 
 @pytest.mark.parametrize(
@@ -278,7 +296,9 @@ def test_a_photo_that_is_not_protected_enough_is_not_written(folders):
     protector.protected = False
     done = protect_folder(source, target, protector)
     assert set(statuses(done).values()) == {"failed"} and set(files(target)) == {RECORD}
-    assert "--preset strong" in record(target)["a.png"]["reason"]
+    reason = record(target)["a.png"]["reason"]
+    assert "--preset strong" in reason
+    assert "NOT PROTECTED enough: face 0 of 1 (fake, not used to make this: distance 0.50; the same person" in reason
 
 
 def test_a_file_that_does_not_survive_its_own_compression_never_gets_its_name(folders):
@@ -473,10 +493,11 @@ def run(*arguments) -> int:
 def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):
     assert run(*folders) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("1 of 3  a.png  1 face protected, distance 0.81 (same person below 0.60), 0 s")
-    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed."
+    said = "Protected: 1 face. fake, not used to make this: distance 0.81; the same person below 0.60."
+    assert lines[0].startswith(f"1 of 3  a.png  {said} 0 s")
+    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed." and len(lines) == 4
     assert run(*folders) == 0
-    assert "already" in capsys.readouterr().out
+    assert f"1 of 3  a.png  already: {said}\n" in capsys.readouterr().out
 
 
 def test_a_failed_photo_exits_with_1(folders, fake, capsys):
@@ -515,6 +536,10 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(folders, fake, capsys, name
         (("--target", "x.png"), "needs none"),
         (("--device", "cuda"), "no CUDA device"),
         (("--model", "nowhere"), "scheduler_config.json"),
+        (("--way", "light-and-shade", "--model", "demo"), "needs no model"),
+        (("--surrogate", "mobileface", "--judge", "mobileface"), "the judge mobileface is the same network"),
+        (("--surrogate", "nobody"), "'nobody' is not a built-in surrogate"),
+        (("--judge", "nobody.pth"), "nobody.pth"),
     ],
 )
 def test_wrong_choices_exit_with_2(folders, capsys, monkeypatch, arguments, said):
@@ -536,6 +561,78 @@ def test_the_choices_reach_the_protector(folders, monkeypatch):
     assert chosen == [Choice(preset="fast", which="0,2", goal="synthetic", min_face=40, threshold=0.5)]
 
 
+BUILT_IN = ("mobilefacenet", "faceres", "mobileface")
+
+
+@pytest.mark.parametrize(
+    "arguments, surrogates, judge",
+    [
+        ((), BUILT_IN, "dlib_resnet"),
+        (("--judge", "none"), BUILT_IN, "none"),
+        (("--judge", "faceres"), ("mobilefacenet", "mobileface"), "faceres"),
+        (("--judge", "mine.pth"), BUILT_IN, "mine.pth"),
+        (("--surrogate", "mine.pth", "faceres"), ("mine.pth", "faceres"), "dlib_resnet"),
+        (("--surrogate", "dlib_resnet", "mobilefacenet"), ("dlib_resnet", "mobilefacenet"), "faceres"),
+        (("--surrogate", "dlib_resnet", *BUILT_IN), ("dlib_resnet", *BUILT_IN), "none"),
+        (("--surrogate", "dlib_resnet", "--judge", "dlib_resnet"), ("dlib_resnet",), "dlib_resnet"),
+    ],
+)
+def test_the_judge_is_one_that_is_not_used_unless_it_was_named(folders, monkeypatch, arguments, surrogates, judge):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, *arguments)
+    assert chosen == [Choice(surrogates=surrogates, judge=judge)]
+
+
+@pytest.mark.parametrize(
+    "arguments, way, model",
+    [
+        ((), LIGHT, None),
+        (("--way", "light-and-shade"), LIGHT, None),
+        (("--way", "diffusion"), DIFFUSION, None),
+        (("--model", "demo"), DIFFUSION, "demo"),
+        (("--way", "diffusion", "--model", "some/folder"), DIFFUSION, "some/folder"),
+    ],
+)
+def test_a_model_that_is_named_chooses_diffusion(folders, monkeypatch, arguments, way, model):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, *arguments)
+    (choice,) = chosen
+    assert (choice.chosen_way, choice.model) == (way, model)
+
+
+@pytest.mark.parametrize("way, model", [(None, None), (DIFFUSION, None), (None, "demo")])
+def test_the_settings_of_the_record_name_way_model_and_recognisers(way, model):
+    settings = load_protector(Choice(way, model, surrogates=("mobileface", "faceres"))).settings
+    assert settings["way"] == (LIGHT if (way, model) == (None, None) else DIFFUSION)
+    assert settings["model"] == (None if settings["way"] == LIGHT else "demo")
+    assert (settings["model_sha256"] is None) == (settings["way"] == LIGHT)
+    assert [name.split()[0] for name in settings["surrogates"]] == ["mobileface", "faceres"]
+    assert all(len(name.split()[1]) == 16 for name in settings["surrogates"])
+    assert settings["judge"].startswith("dlib_resnet ") and settings["photo_settings"]["way"] == settings["way"]
+
+
+def test_without_a_judge_the_record_says_so_and_another_judge_is_another_setting():
+    chosen = [Choice(surrogates=("mobileface",), judge=name) for name in ("none", "faceres", "dlib_resnet")]
+    settings = [load_protector(choice).settings for choice in chosen]
+    assert settings[0]["judge"] is None and len({str(one) for one in settings}) == 3
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        (Choice(preset="best"), "no preset 'best'"),
+        (Choice(way=LIGHT, model="demo"), "needs no model"),
+        (Choice(surrogates=()), "no recogniser is named"),
+        (Choice(surrogates=("dlib_resnet",)), "the judge dlib_resnet is the same network as dlib_resnet"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(choice, message):
+    with pytest.raises(ProtectionError, match=f"{message}.*How to fix"):
+        load_protector(choice)
+
+
 def test_names_that_the_terminal_cannot_show_do_not_stop_it(folders, fake, monkeypatch):
     import io
 
@@ -549,29 +646,40 @@ def test_names_that_the_terminal_cannot_show_do_not_stop_it(folders, fake, monke
 # The real thing
 
 
-@dataclass(frozen=True)
-class Weak:
-    """Few iterations, and a goal that they reach."""
-
-    settings = replace(
-        PRESETS["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01,
-        margin=0.3, wanted_margin=-0.55,
-    )  # fmt: skip
+def load_weak(name: str):
+    """Recognisers whose thresholds few iterations reach."""
+    return load_surrogate(name, threshold=0.05 if name == "dlib_resnet" else 0.9)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys, batch):
+WEAK = {
+    LIGHT: PhotoSettings(iterations=2, margin=0.15, tries=1),
+    DIFFUSION: replace(
+        PRESETS[DIFFUSION]["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0,
+        objective_weight=0.01, margin=0.15, tries=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way, batch", [(LIGHT, 1), (LIGHT, 2), (DIFFUSION, 2)])
+def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys, way, batch):
     pixels = skimage.data.astronaut()
     (tmp_path / "in").mkdir()
     Image.fromarray(pixels).save(tmp_path / "in" / "astronaut.png")
     Image.fromarray(pixels[300:, 300:]).save(tmp_path / "in" / "nobody.png")
-    monkeypatch.setattr(protector_module, "load_protector", lambda choice: load_protector(choice, Weak.settings))
-    assert run(tmp_path / "in", tmp_path / "out", "--batch", batch) == 1
+    monkeypatch.setattr(protector_module, "load_surrogate", load_weak)
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: load_protector(choice, WEAK[way]))
+    options = ["--batch", batch, "--way", way.replace(" ", "-"), "--surrogate", "mobileface"]
+    assert run(tmp_path / "in", tmp_path / "out", *options) == 1
     out = capsys.readouterr().out
-    assert "1 of 2  astronaut.png  1 face protected, distance 0." in out
+    assert "1 of 2  astronaut.png  Protected: 1 face. dlib_resnet, not used to make this: distance 0." in out
     assert "nobody.png  FAILED: no face found" in out
     written = np.asarray(Image.open(tmp_path / "out" / "astronaut.png"))
     changed = (written != pixels).any(-1)
     assert changed[80:160, 190:260].mean() > 0.2 and not changed[300:].any()
-    score = next(iter(record(tmp_path / "out")["astronaut.png"]["faces"][0]["scores"].values()))
-    assert score["before"] < 0.01 and score["after"] > 0.05
+    entry = record(tmp_path / "out")["astronaut.png"]
+    (face,) = entry["faces"]
+    judge, used = face["scores"]
+    assert (judge["recogniser"], judge["role"], judge["knew"]) == ("dlib_resnet", "judge", True)
+    assert judge["before"] < 0.01 and judge["after"] > 0.05 and face["evidence"]
+    assert used["before"] > 0.99 and used["after"] < 0.9
+    assert entry["settings"]["way"] == way and f"distance {judge['after']:.2f}" in entry["verdict"]

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from faceprotect_core.folder_plan import Options, Task
 from faceprotect_core.folder_record import RECORD, sha256_of
 from faceprotect_core.folder_workers import _landed
 from faceprotect_core.parallel import RayOptions, raised_at, run_jobs
-from faceprotect_core.photo import PRESETS
+from faceprotect_core.photos.settings import PhotoSettings
 from faceprotect_core.protector import Choice, load_protector
 from needs import missing
 from ray_work import Inverter, load_nothing, load_trials
@@ -161,10 +160,8 @@ def record(folder: Path) -> dict:
     return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in photos.items()}
 
 
-WEAK = replace(
-    PRESETS["fast"], null_text_iterations=1, iterations=2, lr=0.1, fidelity_weight=0.0, objective_weight=0.01,
-    margin=0.3, wanted_margin=-0.58,
-)  # fmt: skip
+WEAK = PhotoSettings(iterations=8, margin=0.1)  # enough for the one recogniser that is used
+CHOICE = Choice(preset="fast", surrogates=("mobileface",), judge="none")
 
 
 def test_a_folder_on_two_workers_is_the_folder_that_one_process_makes(cluster, tmp_path):
@@ -174,7 +171,7 @@ def test_a_folder_on_two_workers_is_the_folder_that_one_process_makes(cluster, t
     Image.fromarray(portrait).save(source / "a.png")
     Image.fromarray(portrait[:, ::-1]).save(source / "sub" / "b.jpg", quality=95)
     Image.fromarray(portrait[200:]).save(source / "nobody.png")
-    load = partial(load_protector, Choice(preset="fast"), WEAK)
+    load = partial(load_protector, CHOICE, WEAK)
     protector = load()
     protect_folder(source, here, protector)
     shutil.copytree(here, there)
@@ -239,6 +236,31 @@ def test_the_command_hands_ray_and_paths_that_hold_elsewhere_on(tmp_path, monkey
     assert loaded[0].device == "cpu" and handed["ray"] == RayOptions(workers=2, device="cuda")
     handed["load"]()
     assert loaded[1] == Choice(device="cuda", goal="impersonate", target=tmp_path / "in" / "a.png")
+
+
+def test_files_of_recognisers_hold_elsewhere_and_names_stay_names(tmp_path, monkeypatch):
+    """Also where a folder is called like a built-in one."""
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "a.png")
+    for name in ("mine.pth", "theirs.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("faceres", "dlib_resnet", "none", "model"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    loaded, handed = [], {}
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: loaded.append(choice) or Inverter())
+    monkeypatch.setattr(folder_module, "protect_folder", lambda *arguments, **options: handed.update(options) or [])
+
+    def in_a_worker(*arguments: str) -> Choice:
+        assert command.main(["protect", "in", "out", "--ray", *arguments]) == 0
+        handed["load"]()
+        return loaded[-1]
+
+    mine, theirs = str(tmp_path / "mine.pth"), str(tmp_path / "theirs.safetensors")
+    choice = in_a_worker("--surrogate", "mine.pth", "faceres", "--judge", "theirs.safetensors", "--model", "model")
+    assert (choice.surrogates, choice.judge, choice.model) == ((mine, "faceres"), theirs, str(tmp_path / "model"))
+    assert in_a_worker("--surrogate", "faceres") == Choice(surrogates=("faceres",), judge="dlib_resnet")
+    assert in_a_worker("--judge", "none", "--model", "demo") == Choice(judge="none", model="demo")
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "2"], ["--ray", "--workers", "0"]])

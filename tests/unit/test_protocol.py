@@ -1,5 +1,6 @@
 """The whole evaluation on a public portrait: `python -m faceprotect_core evaluate`, small settings."""
 
+import argparse
 import csv
 import json
 import logging
@@ -10,18 +11,21 @@ import torch
 from PIL import Image
 
 import needs
-from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.__main__ import main
 from faceprotect_core.evaluation.protocol import methods, results, trial
+from faceprotect_core.evaluation.protocol.command import add_arguments
 from faceprotect_core.evaluation.protocol.data import read_pairs, read_square
 from faceprotect_core.evaluation.protocol.methods import chosen_methods
 from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
 from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
 from faceprotect_core.evaluation.robustness import processings
 from faceprotect_core.faces import face_mask, find_face
-from faceprotect_core.photo import PhotoSettings
+from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 
-QUICK = PhotoSettings(null_text_iterations=1, iterations=2)
+QUICK = PhotoSettings(way=DIFFUSION, null_text_iterations=1, iterations=2, lr=0.02)
+QUICK_LIGHT = PhotoSettings(iterations=2, strength=9.0, steepness=6.0, jitter=1)
 PROCESSED = ("none", "jpeg 50", "vae", "ddim")
 FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
 
@@ -29,7 +33,8 @@ FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
 @pytest.fixture
 def quick(monkeypatch):
     """Two iterations instead of twenty, four processings instead of fourteen."""
-    monkeypatch.setitem(methods.PRESETS, "fast", QUICK)
+    monkeypatch.setitem(methods.PRESETS[DIFFUSION], "fast", QUICK)
+    monkeypatch.setitem(methods.PRESETS[LIGHT], "fast", QUICK_LIGHT)
     monkeypatch.setattr(trial, "processings", lambda *model: {name: processings(*model)[name] for name in PROCESSED})
 
 
@@ -44,6 +49,8 @@ def people(astronaut, tmp_path_factory) -> Path:
 
 
 def evaluate(people: Path, out: Path, *arguments: str) -> int:
+    """With one recogniser where none is named: four take four times as long."""
+    arguments = arguments if "--surrogates" in arguments else (*arguments, "--surrogates", "dlib_resnet")
     return main(["evaluate", "--images", str(people), "--out", str(out), "--setting", "fast", *arguments])
 
 
@@ -100,6 +107,84 @@ def test_a_trial_is_the_methods_own_call(lab, people, demo):
     saved = read_square(trial_file(lab.setup, job, ".png"), 256)
     assert torch.equal(saved, expected.image.mul(255).round().div(255))
     assert not torch.equal(saved, photo)
+
+
+def test_a_trial_of_light_and_shade_is_its_own_call_with_jitter_and_a_margin(lab, people):
+    job = Job(Experiment("light and shade", DODGING, ("dlib_resnet",)), read_pairs(people)[0])
+    record = lab(job)
+    photo = read_square(job.pair.photo, 256)
+    face = find_face(photo[0])
+    loss = {"margin": 0.25, "steepness": 6.0, "jitter": AlignmentJitter(1)}
+    objective = IdentityObjective([load_surrogate("dlib_resnet")], source=photo, face=face, source_face=face, **loss)
+    mask = face_mask([face], 256, 256)[None]
+    expected = protect_by_light(photo, objective, QUICK_LIGHT.light, mask=mask).rendering.image
+    saved = read_square(trial_file(lab.setup, job, ".png"), 256)
+    assert torch.equal(saved, expected.mul(255).round().div(255))
+    assert not torch.equal(saved, photo)
+    assert record["reconstruction_mse"] is None
+    assert record["settings"]["method"]["loss"] == {"margin": 0.25, "steepness": 6.0, "jitter": 1}
+
+
+@pytest.mark.parametrize("name", ["ours with jitter", "ours in lightness only", "light and shade at 32"])
+def test_every_variant_runs_and_is_another_photo_than_what_it_varies(lab, people, name):
+    pair = read_pairs(people)[0]
+    plain = "light and shade" if name.startswith("light") else "ours"
+    one, other = (Job(Experiment(method, DODGING, ("dlib_resnet",)), pair) for method in (name, plain))
+    for job in (one, other):
+        lab(job)
+    photo, changed, unvaried = (
+        read_square(path, 256) for path in (pair.photo, *(trial_file(lab.setup, job, ".png") for job in (one, other)))
+    )
+    assert not torch.equal(changed, photo) and not torch.equal(changed, unvaried)
+    if name != "ours with jitter":  # a change of the lightness alone is the same in red, green and blue
+        change = (changed - photo)[:, :, (photo > 0.1).all(1)[0] & (photo < 0.9).all(1)[0]] * 255
+        assert (change.amax(1) - change.amin(1)).max() <= 1 + 1e-3  # rounded to whole levels
+
+
+def test_both_photos_of_a_person_are_protected_and_compared(quick, people, tmp_path, caplog):
+    out = tmp_path / "results"
+    arguments = ("--methods", "light and shade,pgd", "--both-photos", "--no-plots")
+    caplog.set_level(logging.INFO)
+    assert evaluate(people, out, *arguments) == 0
+    assert "16 trials" in caplog.text  # 6 methods for 2 people, and 2 attacks on the second photo of each
+    with open(out / "copies.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["far"], row["people"]) for row in rows] == [
+        (method, far, "2") for method in ("light and shade", "pgd") for far in ("0.1", "0.01", "0.001")
+    ]
+    # The second photo is the first one, a little darker: one person to everybody before.
+    assert all(float(row["matched_before"]) == 100 for row in rows)
+    assert all(float(row["similarity_before"]) < float(row["similarity"]) for row in rows)  # a distance
+    report = (out / "results.md").read_text()
+    assert "## Two protected photos of one person" in report
+    assert "| light and shade | dodging | dlib_resnet | 2 | 0." in report
+
+
+def test_the_four_built_in_recognisers_are_asked_unless_others_are_named_and_each_can_be_left_out(people, tmp_path):
+    four = ["dlib_resnet", "mobilefacenet", "faceres", "mobileface"]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["--images", "faces", "--out", "results"]).surrogates == four
+    made = plan(chosen_methods("fast", ["light and shade"]), [DODGING], [], four, read_pairs(people), True)
+    seen = [one.seen for one in made.experiments if one.seen]
+    assert seen == [tuple(name for name in four if name != out) for out in four]
+
+
+def test_one_of_several_recognisers_is_left_out_of_each_loss(quick, people, tmp_path):
+    out = tmp_path / "results"
+    arguments = ("--surrogates", "mobilefacenet,mobileface,dlib_resnet", "--leave-one-out", "--no-plots")
+    assert evaluate(people, out, *arguments, "--methods", "light and shade", "--identities", "1") == 0
+    with open(out / "rates.csv", newline="") as file:
+        rates = [rate for rate in csv.DictReader(file) if rate["method"] == "light and shade"]
+    for rate in rates:
+        assert (rate["seen"] == "True") == (rate["recognizer"] in rate["loss"].split("+"))
+        assert float(rate["threshold"]) == load_surrogate(rate["recognizer"]).thresholds[float(rate["far"])]
+    unseen = {(rate["recognizer"], rate["loss"]) for rate in rates if rate["seen"] == "False"}
+    assert unseen == {
+        ("mobilefacenet", "mobileface+dlib_resnet"),
+        ("mobileface", "mobilefacenet+dlib_resnet"),
+        ("dlib_resnet", "mobilefacenet+mobileface"),
+    }
 
 
 def test_what_is_damaged_or_missing_is_run_again_and_another_photo_of_that_name_is_an_error(lab, people, tmp_path):

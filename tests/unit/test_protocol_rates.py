@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from faceprotect_core import FRSurrogate, ProtectionError, protect
+from faceprotect_core.evaluation.protocol.copies import copies_of
 from faceprotect_core.evaluation.protocol.data import Pair, Target
 from faceprotect_core.evaluation.protocol.methods import PAPER, chosen_methods, method_groups
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
+from faceprotect_core.photos.settings import LIGHT, PRESETS
 
 PEOPLE = ("ann", "bob")
 CLEAN, OURS = Experiment("clean"), Experiment("ours", DODGING, ("net",))
@@ -101,6 +103,27 @@ def test_only_people_who_were_measured_before_and_after_are_compared():
     assert rate.people == 1 and rate.clean_away == pytest.approx(0.5 - torch.tensor(10.0).deg2rad().cos().item())
 
 
+def test_two_protected_photos_are_compared_where_they_are_most_alike():
+    first, second = trials(OURS, ann=[80, 70], bob=[90]), {"ann": unit(0)[None], "bob": unit(240)[None]}
+    second = {person: x[None, None] for person, x in second.items()}
+    (row,) = copies_of(lab().recognizers["net"], first, second, BEFORE[CLEAN], REFERENCES["net"]["other"])
+    cosines = torch.tensor([70.0, 150.0]).deg2rad().cos()
+    assert row.similarity == pytest.approx(cosines.mean().item(), abs=1e-6)
+    assert row.similarity_before == pytest.approx(torch.tensor(10.0).deg2rad().cos().item(), abs=1e-6)
+    assert (row.people, row.matched_before, row.matched) == (2, 100, 0) and row.seen
+    lenient = lab(thresholds={0.1: 0.3}).recognizers["net"]
+    (row,) = copies_of(lenient, first, second, BEFORE[CLEAN], REFERENCES["net"]["other"])
+    assert row.matched == 50  # cos 70 degrees is 0.34
+
+
+def test_copies_of_a_distance_and_of_people_whose_second_photo_failed():
+    far = lab("euclidean", {0.01: 0.6}).recognizers["net"]
+    second = {"ann": unit(75)[None][None, None]}
+    (row,) = copies_of(far, trials(OURS, ann=[80], bob=[90]), second, BEFORE[CLEAN], REFERENCES["net"]["other"])
+    assert (row.people, row.matched) == (1, 100) and row.similarity < 0.1
+    assert copies_of(far, trials(OURS, ann=[80]), {}, BEFORE[CLEAN], REFERENCES["net"]["other"]) == []
+
+
 def test_rank_one_asks_who_is_the_nearest_in_the_gallery():
     found = rank_one(lab(), BEFORE | {OURS: trials(OURS, ann=[80], bob=[80])}, REFERENCES)
     shares = {one.method: (one.found, one.clean, one.gallery) for one in found}
@@ -137,6 +160,24 @@ def test_each_ablation_differs_from_ours_in_what_it_is_named_after(base):
     assert sorted(groups["depths"]) == [f"depth {depth}" for depth in range(1, 8)]
 
 
+@pytest.mark.parametrize("base", ["paper", "fast", "balanced", "strong"])
+def test_each_variant_differs_in_what_it_is_named_after(base):
+    groups = method_groups(base)
+    ours, light, variants = groups["main"]["ours"], groups["main"]["light and shade"], groups["variants"]
+    preset = PRESETS[LIGHT]["balanced" if base == "paper" else base]
+    assert light.settings["grid"] == 64 and light.settings["strength"] == preset.strength
+    assert light.loss == {"margin": 0.25, "steepness": preset.steepness, "jitter": preset.jitter}
+    assert variants["light and shade at 32"].settings == light.settings | {"grid": 32}
+    assert variants["light and shade at 32"].loss == light.loss
+    assert variants["ours with jitter"].settings == ours.settings
+    assert (ours.loss, variants["ours with jitter"].loss) == ({}, {"jitter": 1})
+    if base == "paper":  # the decoded latent has colours of its own
+        assert "ours in lightness only" not in variants
+    else:
+        assert variants["ours in lightness only"].settings == ours.settings | {"keep_colours": True}
+    assert light.masked and all(one.attacks for one in (light, *variants.values()))
+
+
 def test_the_unprotected_photo_and_the_reconstructions_are_always_there():
     found = chosen_methods("balanced", ["pgd"])
     assert list(found) == ["clean", "vae", "ddim", "ddim with embeddings", "pgd"]
@@ -156,10 +197,18 @@ def test_the_plan_crosses_goals_methods_and_losses_and_runs_ablations_for_the_fi
     assert {one.seen for one in attacks} == {("x", "y")}
     assert [(one.goal, one.method) for one in attacks] == [
         (DODGING, "ours"),
+        (DODGING, "light and shade"),
         (DODGING, "paper"),
         (DODGING, "no structure"),
-        *((f"{IMPERSONATION} {name}", method) for name in ("eve", "zoe") for method in ("ours", "paper")),
+        *((f"{IMPERSONATION} {name}", one) for name in ("eve", "zoe") for one in ("ours", "light and shade", "paper")),
     ]
+    twice = plan(methods, [DODGING, IMPERSONATION], ["eve"], ["x", "y"], pairs, both_photos=True)
+    assert [job.experiment.method for job in twice.jobs if job.pair == pairs[0].swapped] == [
+        "ours",
+        "light and shade",
+        "paper",
+    ]
+    assert pairs[0].swapped.photo == pairs[0].other and pairs[0].swapped.other == pairs[0].photo
     left_out = plan(methods, [OBFUSCATION], [], ["x", "y", "z"], pairs, leave_one_out=True).experiments
     assert {one.seen for one in left_out if one.goal} == {("y", "z"), ("x", "z"), ("x", "y")}
     assert len({one.folder for one in (*made, *left_out)}) == len({*made, *left_out})

@@ -13,7 +13,6 @@ from faceprotect_core.evaluation.robustness import as_saved, processings
 from faceprotect_core.evaluation.verification import verify_photo, verify_robustness
 from faceprotect_core.faces import find_face, window_around
 from faceprotect_core.judge import judge_photo
-from faceprotect_core.photo import PRESETS
 
 BOTH = {0.01: 0.9, 0.001: 0.95}
 
@@ -200,10 +199,9 @@ def test_misled_landmarks_do_not_count_as_protection(verify, photo, faces, recog
 
 
 def test_the_numbers_are_those_of_protect_photo(verify, photo, darker, faces, recognizer, detector):
-    settings = PRESETS["fast"]
-    (judged,) = judge_photo(photo, darker, faces, [recognizer], settings, detector=detector)
+    (judged,) = judge_photo(photo, darker, faces, [recognizer], detector=detector)
     (face,) = verify([recognizer], seen=[]).faces
-    assert [face.recognisers[0].after] == [score["after"] for score in judged.scores.values()]
+    assert [face.recognisers[0].after] == [score.after for score in judged.scores]
 
 
 def test_what_makes_a_verdict_uncertain_is_said(verify, faces, monkeypatch):

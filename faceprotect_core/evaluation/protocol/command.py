@@ -13,9 +13,10 @@ import torch
 
 from ...checks import require
 from ...folder_record import sha256_of
-from ...photo import PRESETS
+from ...photos.settings import DIFFUSION, PRESETS
 from ...protector import DEMO, require_device
 from ...surrogates import BUILT_IN_SURROGATES
+from .copies import all_copies
 from .data import Pair, Target, read_pairs, read_targets
 from .methods import chosen_methods
 from .plots import write_plots
@@ -31,14 +32,14 @@ The paper's protocol: protects photos of people, shows them to recognisers that 
 were not (black box), and writes rates at false accept rates of 0.1, 0.01 and 0.001, quality, robustness, ablations,
 noise-based baselines and the unprotected photo beside every rate.
 
-  evaluate --images FACES --out results
+  evaluate --images FACES --leave-one-out --both-photos --out results
   evaluate --images assets/datasets/CelebA-HQ-500_pairs --targets assets --goals impersonation,obfuscation \\
            --surrogates irse50.pth,ir152.pth,facenet.pth,mobile_face.pth --leave-one-out --setting paper \\
            --framing box --model stable-diffusion-2-base --device cuda --out results
 
 FACES holds <name>_a.jpg and <name>_b.jpg, two photos of each person; other layouts: evaluation/protocol/data.py.
 Run it again to go on after a stop: trials that are done are kept. Writes results.md, results.json, rates.csv,
-rank_1.csv, quality.csv, plots, and every protected photo under OUT/trials."""
+rank_1.csv, quality.csv, copies.csv, plots, and every protected photo under OUT/trials."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -48,19 +49,29 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--pairs", type=Path, help="folder or CSV (photo,other) of the second photos; not needed for <name>_a, <name>_b"
     )
     add("--out", type=Path, required=True, help="folder for the results")
-    add("--surrogates", type=_names, default=["dlib_resnet"], help="in the loss: built-in names or files, with commas")
+    add(
+        "--surrogates",
+        type=_names,
+        default=list(BUILT_IN_SURROGATES),
+        help=f"in the loss: built-in names or files, with commas ({','.join(BUILT_IN_SURROGATES)})",
+    )
     add("--black-box", type=_names, default=[], help="never in the loss")
     add("--leave-one-out", action="store_true", help="leave out each of the surrogates in turn")
+    add(
+        "--both-photos",
+        action="store_true",
+        help="protect the second photo of each person, too: are the two still one person?",
+    )
     add("--goals", type=_names, default=[DODGING], help="some of dodging, obfuscation, impersonation (dodging)")
     add("--targets", type=Path, help="whom to impersonate: folder of <name>_a, <name>_b, or the paper's assets")
     add("--target-count", type=_positive, default=4, metavar="N", help="how many of them (4)")
     add("--synthetic", type=Path, help="nobody's face, for obfuscation (the built-in one)")
-    add("--setting", choices=("paper", *PRESETS), default="balanced", help='what "ours" is (balanced)')
+    add("--setting", choices=("paper", *PRESETS[DIFFUSION]), default="balanced", help='what "ours" is (balanced)')
     add(
         "--methods",
         type=_names,
         default=["main"],
-        help="some of main, ablations, depths, depths without embeddings, noise, or single ones (main)",
+        help="some of main, variants, ablations, depths, depths without embeddings, noise, or single ones (main)",
     )
     add(
         "--framing",
@@ -128,7 +139,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     seen = list(lab.recognizers)[: len(arguments.surrogates)]
     methods = chosen_methods(setup.base, arguments.methods)
     names = [target.name for target in setup.targets]
-    what = plan(methods, arguments.goals, names, seen, chosen, arguments.leave_one_out)
+    what = plan(methods, arguments.goals, names, seen, chosen, arguments.leave_one_out, arguments.both_photos)
     failed = {} if arguments.tables else run(lab, what, ray=_ray(arguments), on_job=_report)
     trials = read_trials(lab, what)
     compared = references(lab, everybody)
@@ -142,6 +153,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         rank_one(lab, trials, compared),
         quality_of(lab, what, trials, arguments.lpips, arguments.fid),
         reasons | _not_run(what, trials, failed) | _no_face(compared, chosen),
+        all_copies(lab, what, trials, compared),
     )
     write_results(arguments.out, results, markdown(results, methods))
     plots = [] if arguments.no_plots else write_plots(arguments.out, results)
@@ -167,7 +179,7 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "comparable": [
             name for name, one in methods.items() if one.attacks and one.settings.get("output") != "published"
         ],
-        "methods": {name: method.settings for name, method in methods.items()},
+        "methods": {name: method.settings | method.loss for name, method in methods.items()},
         "model": Path(setup.model).name,
         "model_sha256": lab.model.sha256,
         "framing": setup.framing,

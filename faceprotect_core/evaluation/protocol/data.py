@@ -26,6 +26,7 @@ from ...checks import ProtectionError, require
 from ...photo_file import read_photo
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+SECOND = " second photo"  # what a person is called whose other photo is protected
 PAPER_PAIRS = (("train_align", "test_align"), ("train", "test"))
 Box = tuple[int, int, int, int]
 # The AMT-GAN release's four targets, which the paper uses: shown to the optimiser, then tested with another photo of
@@ -45,6 +46,11 @@ class Pair:
     name: str
     photo: Path
     other: Path | None = None
+
+    @property
+    def swapped(self) -> Pair:
+        """The same person with the other photo to be protected, under another name: the name of its files."""
+        return Pair(f"{self.name}{SECOND}", self.other, self.photo)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""What is compared: the method, its ablations, what the autoencoder and DDIM alone do to a photo, and noise."""
+"""What is compared: the method over the latent and over light and shade, its variants and ablations, what the
+autoencoder and DDIM alone do to a photo, and noise."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from ...checks import require
-from ...photo import PRESETS, PhotoSettings
+from ...photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
-Kind = Literal["unchanged", "vae", "diffusion", "pixels"]
+Kind = Literal["unchanged", "vae", "diffusion", "light", "pixels"]
 DEPTHS = range(1, 8)  # the paper's figure of depths
+MARGIN = 0.25  # of light and shade: beyond it pushing eases off, and less change does
+COARSE = 32  # values along each side of the plane, instead of the preset's
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,17 @@ class Method:
     """One way to change a photo.
 
     kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method with `settings` as the arguments of
-        `protect`; "pixels": the attack of pixel_attacks.py that `settings["method"]` names.
-    masked: only the face may change; with output "detail" and in pixel space.
+        `protect`; "light": light and shade with `settings` as its LightAndShadeSettings; "pixels": the attack of
+        pixel_attacks.py that `settings["method"]` names.
+    loss: arguments of `IdentityObjective` beside what the goal asks for: margin, steepness; jitter counts the wrong
+        alignments for each surrogate in an iteration.
+    masked: only the face may change; with output "detail", light and shade, and in pixel space.
     about: for the tables. ablation: asks what a part is good for, and is run for the first goal only.
     """
 
     kind: Kind
     settings: dict = field(default_factory=dict)
+    loss: dict = field(default_factory=dict)
     masked: bool = False
     about: str = ""
     ablation: bool = False
@@ -31,7 +38,7 @@ class Method:
     @property
     def attacks(self) -> bool:
         """Whether recognisers are worked against, so that goal and surrogates make a difference."""
-        return self.kind == "pixels" or (self.kind == "diffusion" and self.settings["iterations"] > 0)
+        return self.kind in ("pixels", "light") or (self.kind == "diffusion" and self.settings["iterations"] > 0)
 
 
 PAPER = dict(
@@ -47,8 +54,9 @@ def base_method(name: str) -> Method:
     """
     if name == "paper":
         return Method("diffusion", PAPER, about="the paper's settings")
-    require(name in PRESETS, f"there is no setting {name!r}", f"use paper or one of {', '.join(PRESETS)}")
-    settings: PhotoSettings = PRESETS[name]
+    presets = PRESETS[DIFFUSION]
+    require(name in presets, f"there is no setting {name!r}", f"use paper or one of {', '.join(presets)}")
+    settings: PhotoSettings = presets[name]
     return Method(
         "diffusion",
         settings.method | {"structure": True, "output": "detail"},
@@ -57,12 +65,21 @@ def base_method(name: str) -> Method:
     )
 
 
+def light_and_shade(name: str) -> Method:
+    """Light and shade as the preset of that name has it ("paper": as "balanced"), with the margin of this protocol."""
+    preset = PRESETS[LIGHT]["balanced" if name == "paper" else name]
+    loss = {"margin": MARGIN, "steepness": preset.steepness, "jitter": preset.jitter}
+    about = f"no diffusion model, a plane of {preset.grid} x {preset.grid}"
+    return Method("light", asdict(preset.light), loss, masked=True, about=about)
+
+
 def method_groups(base: str) -> dict[str, dict[str, Method]]:
     """Group -> name -> method: everything that the command knows. base: see `base_method`."""
     ours = base_method(base)
     return {
         "reference": _without_attack(ours),
-        "main": {"ours": ours, "paper": base_method("paper")},
+        "main": {"ours": ours, "light and shade": light_and_shade(base), "paper": base_method("paper")},
+        "variants": _variants(ours, light_and_shade(base)),
         "ablations": _ablations(ours),
         "depths": {f"depth {depth}": _changed(ours, f"{depth} of 20 DDIM steps", depth=depth) for depth in DEPTHS},
         "depths without embeddings": {
@@ -94,6 +111,17 @@ def _changed(ours: Method, about: str, **settings) -> Method:
     return replace(ours, settings=ours.settings | settings, about=about, ablation=True)
 
 
+def _variants(ours: Method, light: Method) -> dict[str, Method]:
+    about = f"no diffusion model, a plane of {COARSE} x {COARSE}"
+    found = {
+        f"light and shade at {COARSE}": _changed(light, about, grid=COARSE),
+        "ours with jitter": replace(ours, loss={"jitter": 1}, about="slightly wrong alignments", ablation=True),
+    }
+    if ours.settings["output"] == "detail":  # the decoded latent has colours of its own
+        found["ours in lightness only"] = _changed(ours, "the photo keeps its colours", keep_colours=True)
+    return found
+
+
 def _without_attack(ours: Method) -> dict[str, Method]:
     """What the autoencoder and DDIM alone do to a photo: no result is better than these allow."""
     way = {name: ours.settings[name] for name in ("depth", "pairing", "null_text_lr", "null_text_iterations")}
@@ -123,6 +151,6 @@ def _noise(masked: bool) -> dict[str, Method]:
     from ...pixel_attacks import PUBLISHED
 
     return {
-        name: Method("pixels", {"method": name} | asdict(settings), masked, about="noise in pixel space")
+        name: Method("pixels", {"method": name} | asdict(settings), masked=masked, about="noise in pixel space")
         for name, settings in PUBLISHED.items()
     }

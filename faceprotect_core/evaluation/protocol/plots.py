@@ -10,7 +10,7 @@ from ...checks import ProtectionError
 from ..robustness import UNPROCESSED
 from .rates import Rate
 from .results import Results
-from .tables import FAR
+from .rows import FAR
 from .trial import ANOTHER_VAE, DODGING, IMPERSONATION, OWN
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")

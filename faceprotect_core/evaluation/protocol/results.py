@@ -13,6 +13,7 @@ import torch
 
 from ..quality import AT_ONCE, Lpips, frechet_distance, psnr, ssim
 from ..robustness import as_saved
+from .copies import Copies
 from .data import read_square
 from .rates import RankOne, Rate, Trials
 from .run import Plan, trial_file
@@ -41,13 +42,15 @@ class Quality:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All that a folder of results says. settings: what it was made with, for JSON. failed: trial -> why."""
+    """All that a folder of results says. settings: what it was made with, for JSON. failed: trial -> why. copies:
+    empty unless both photos of each person were protected."""
 
     settings: dict
     rates: list[Rate]
     rank_one: list[RankOne]
     quality: list[Quality]
     failed: dict[str, str]
+    copies: Sequence[Copies] = ()
 
 
 def quality_of(
@@ -91,16 +94,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def write_results(out: Path, results: Results, text: str) -> None:
-    """results.json, rates.csv, rank_1.csv, quality.csv, and the text as results.md."""
+    """results.json, rates.csv, rank_1.csv, quality.csv, copies.csv if there are any, and the text as results.md."""
     _write_csv(out / "rates.csv", [rate.to_dict() for rate in results.rates])
     _write_csv(out / "rank_1.csv", [asdict(one) for one in results.rank_one])
     _write_csv(out / "quality.csv", [asdict(one) for one in results.quality])
+    if results.copies:
+        _write_csv(out / "copies.csv", [asdict(one) for one in results.copies])
     everything = {
         "settings": results.settings,
         "failed": results.failed,
         "rates": [rate.to_dict() for rate in results.rates],
         "rank_1": [asdict(one) for one in results.rank_one],
         "quality": [asdict(one) for one in results.quality],
+        "copies": [asdict(one) for one in results.copies],
     }
     (out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     (out / "results.md").write_text(text + "\n")

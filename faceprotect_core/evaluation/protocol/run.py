@@ -25,10 +25,24 @@ REFERENCES = "references"  # folder of the embeddings of the photos that are com
 
 @dataclass(frozen=True)
 class Plan:
-    """experiments: in the order of the tables, those without an attack first."""
+    """experiments: in the order of the tables, those without an attack first. twice: those of them under which each
+    person's other photo is protected, too."""
 
     experiments: tuple[Experiment, ...]
     pairs: tuple[Pair, ...]
+    twice: tuple[Experiment, ...] = ()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All trials, person by person."""
+        return [
+            job
+            for pair in self.pairs
+            for job in (
+                *(Job(experiment, pair) for experiment in self.experiments),
+                *(Job(experiment, pair.swapped) for experiment in self.twice),
+            )
+        ]
 
 
 def plan(
@@ -38,12 +52,14 @@ def plan(
     seen: Sequence[str],
     pairs: Sequence[Pair],
     leave_one_out: bool = False,
+    both_photos: bool = False,
 ) -> Plan:
     """Every method under every goal and with every set of recognisers in the loss.
 
     goals: "dodging", "obfuscation", "impersonation" (once for each target); ablations are run for the first one
-    only. seen: names of recognisers; leave_one_out leaves out each of them in turn. Photos without a partner are
-    only good for impersonation.
+    only. seen: names of recognisers; leave_one_out leaves out each of them in turn. both_photos: protect the second
+    photo of a person, too, under every method that is no ablation and pushes away from the person. Photos without a
+    partner are only good for impersonation.
     """
     known = (DODGING, OBFUSCATION, IMPERSONATION)
     for goal in goals:
@@ -75,7 +91,8 @@ def plan(
         for name, method in methods.items()
         if method.attacks and (not method.ablation or goal.startswith(goals[0]))
     ]
-    return Plan(tuple(experiments), tuple(pairs))
+    twice = [one for one in experiments if one.goal in (DODGING, OBFUSCATION) and not methods[one.method].ablation]
+    return Plan(tuple(experiments), tuple(pairs), tuple(twice) if both_photos else ())
 
 
 def run(
@@ -86,7 +103,7 @@ def run(
     Resumable: a trial whose record is there with the same settings is not run again; with other settings it is an
     error, because a folder of results means one thing. on_job: called with (number, count, job, record).
     """
-    jobs = [Job(experiment, pair) for pair in plan.pairs for experiment in plan.experiments]
+    jobs = plan.jobs
     left = [job for job in jobs if not is_done(lab, job)]
     log.info("%d trials, %d of them done already", len(jobs), len(jobs) - len(left))
     load = partial(load_lab, lab.setup) if ray else (lambda: lab)

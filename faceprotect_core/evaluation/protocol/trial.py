@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,22 +19,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ...attention import SelfAttentionReference, capture_self_attention
 from ...checks import require
 from ...diffusers_backend import load_vae
-from ...faces import Face, face_mask, find_again, find_face, load_detector
+from ...faces import Face, find_again, find_face, load_detector
 from ...folder_record import sha256_of
-from ...inversion import Trajectory, ddim_invert
-from ...null_text import learn_null_text
 from ...objectives import IdentityObjective
-from ...optimizer import optimize_latent
 from ...photo_file import write_atomically
 from ...protector import digest_of_files, digest_of_tensor, load_model
-from ...schedule import DDIMSchedule
-from ...surrogates import FRSurrogate
+from ...surrogates import FRSurrogate, load_surrogate
+from ...views import AlignmentJitter
 from ..quality import psnr, to_psnr
-from ..robustness import as_saved, processings, vae_round_trip
-from ..small_recognizers import load_recognizer
+from ..robustness import processings, vae_round_trip
+from .change import Subject, changed_by
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods
 
@@ -98,23 +94,13 @@ def strengths(setup: Setup, method: Method) -> list[str]:
     return [OWN, *(f"{value:g} dB" for value in setup.psnr if method.attacks)]
 
 
-@dataclass(eq=False)
-class _Subject:
-    """A photo, its face, and what the method made of it so far: shared by the experiments that agree on it."""
-
-    pair: Pair
-    photo: Tensor
-    face: Face
-    prepared: dict = field(default_factory=dict)
-
-
 class Lab:
     """Models and recognisers, loaded once; lab(job) runs one trial, lab.embed(photo) is what recognisers see of one."""
 
     def __init__(self, setup: Setup):
         self.setup = setup
         self.model = load_model(setup.model, setup.device)
-        loaded = [_with_thresholds(load_recognizer(name), setup).to(setup.device) for name in setup.recognizers]
+        loaded = [_with_thresholds(load_surrogate(name), setup).to(setup.device) for name in setup.recognizers]
         self.recognizers: dict[str, FRSurrogate] = {one.name: one for one in loaded}
         require(
             len(self.recognizers) == len(loaded),
@@ -132,7 +118,7 @@ class Lab:
         if setup.purifier:
             codec = load_vae(setup.purifier, setup.device)
             self.processings[ANOTHER_VAE] = partial(vae_round_trip, codec=codec)
-        self._subject: _Subject | None = None
+        self._subject: Subject | None = None
         self._targets: dict[str, tuple[Tensor, Face]] = {}
 
     def __call__(self, job: Job) -> dict:
@@ -189,7 +175,7 @@ class Lab:
     def _method(self, experiment: Experiment) -> Method:
         return chosen_methods(self.setup.base, [experiment.method])[experiment.method]
 
-    def _subject_of(self, pair: Pair) -> _Subject:
+    def _subject_of(self, pair: Pair) -> Subject:
         if self._subject is None or self._subject.pair != pair:
             require(
                 pair.other is None or sha256_of(pair.photo) != sha256_of(pair.other),
@@ -197,68 +183,38 @@ class Lab:
                 "give two different photos of the person",
             )
             photo = read_square(pair.photo, self.model.size).to(self.setup.device)
-            self._subject = _Subject(pair, photo, find_face(photo[0], self.detector))
+            self._subject = Subject(pair, photo, find_face(photo[0], self.detector))
         return self._subject
 
-    def _changed(self, subject: _Subject, experiment: Experiment, method: Method) -> tuple[Tensor, float | None]:
+    def _changed(self, subject: Subject, experiment: Experiment, method: Method) -> tuple[Tensor, float | None]:
         """The photo as the method leaves it, with 8 bits, and how well the latent was reconstructed."""
-        if method.kind == "unchanged":
-            return as_saved(subject.photo), None
-        if method.kind == "vae":
-            return vae_round_trip(subject.photo, self.model.codec), None
-        objective = self.objective(subject, experiment) if method.attacks else _no_attack
-        mask = face_mask([subject.face], *subject.photo.shape[2:])[None].to(subject.photo) if method.masked else None
-        if method.kind == "pixels":
-            return as_saved(_attack(subject.photo, objective, method.settings, mask)), None
-        return self._diffused(subject, method.settings, objective, mask)
+        objective = self.objective(subject, experiment, method) if method.attacks else None
+        return changed_by(method, subject, objective, self.model)
 
-    def _diffused(self, subject: _Subject, settings: dict, objective, mask) -> tuple[Tensor, float]:
-        trajectory, embeddings, structure = self._prepared(subject, settings)
-        detail = settings["output"] == "detail"
-        result = optimize_latent(
-            self.model.denoiser,
-            self.model.codec,
-            trajectory,
-            embeddings,
-            objective,
-            structure=structure if settings["structure"] else None,
-            iterations=settings["iterations"],
-            lr=settings["lr"],
-            objective_weight=settings["objective_weight"],
-            fidelity_weight=settings["fidelity_weight"],
-            output=settings["output"],
-            image=subject.photo if detail else None,
-            mask=mask,
-        )
-        return as_saved(result.image), (structure.latent - trajectory.latents[0]).square().mean().item()
+    def _loss(self, method: Method) -> dict:
+        """The method's own part of the loss; where nothing is aligned, no alignment can be slightly wrong."""
+        return {name: value for name, value in method.loss.items() if name != "jitter" or self._aligned}
 
-    def _prepared(self, subject: _Subject, settings: dict) -> tuple[Trajectory, Tensor, SelfAttentionReference]:
-        """Inversion, embeddings and structure, as `protect` makes them."""
-        key = tuple(settings[name] for name in ("depth", "pairing", "null_text_iterations", "null_text_lr"))
-        if key not in subject.prepared:
-            depth, pairing, iterations, lr = key
-            denoiser, context = self.model.denoiser, self.model.context
-            latent = self.model.codec.encode(subject.photo)
-            trajectory = ddim_invert(denoiser, latent, context, DDIMSchedule.scaled_linear(), depth, pairing)
-            embeddings = learn_null_text(denoiser, trajectory, context, iterations, lr)
-            structure = capture_self_attention(denoiser, trajectory, embeddings)
-            subject.prepared[key] = (trajectory, embeddings, structure)
-        return subject.prepared[key]
+    @property
+    def _aligned(self) -> bool:
+        return self.setup.framing == "aligned"
 
-    def objective(self, subject: _Subject, experiment: Experiment) -> IdentityObjective:
+    def objective(self, subject: Subject, experiment: Experiment, method: Method) -> IdentityObjective:
         """Push away from the photo itself, pull towards the target, or both."""
+        loss = self._loss(method)
+        loss["jitter"] = AlignmentJitter(loss.get("jitter", 0))
         seen = [self.recognizers[name] for name in experiment.seen]
         pulls, pushes = experiment.goal != DODGING, not experiment.goal.startswith(IMPERSONATION)
         target, target_face = self._target(experiment.goal) if pulls else (None, None)
         source = subject.photo if pushes else None
-        if self.setup.framing == "aligned":
+        if self._aligned:
             faces = {"face": subject.face, "source_face": subject.face, "target_face": target_face}
-            return IdentityObjective(seen, target, source, **faces)
+            return IdentityObjective(seen, target, source, **faces, **loss)
         if self.setup.framing == "box":
             source = None if source is None else cut_box(source, subject.face)
             target = cut_box(target, target_face) if pulls and target_face else target
-            return IdentityObjective(seen, target, source, crop_box=subject.face.box_xyxy)
-        return IdentityObjective(seen, target, source)
+            return IdentityObjective(seen, target, source, crop_box=subject.face.box_xyxy, **loss)
+        return IdentityObjective(seen, target, source, **loss)
 
     def _target(self, goal: str) -> tuple[Tensor, Face | None]:
         """The image to look like and its face; no face where the release's own box was cut out."""
@@ -288,7 +244,7 @@ class Lab:
         experiment, method = job.experiment, self._method(job.experiment)
         found = {
             "photo_sha256": sha256_of(job.pair.photo),
-            "method": method.settings | {"kind": method.kind, "masked": method.masked},
+            "method": method.settings | {"kind": method.kind, "masked": method.masked, "loss": self._loss(method)},
             "model_sha256": self.model.sha256,
             "framing": self.setup.framing,
             "recognizers": {name: one.fingerprint for name, one in self.recognizers.items()},
@@ -331,17 +287,6 @@ def _with_thresholds(recognizer: FRSurrogate, setup: Setup) -> FRSurrogate:
 def load_lab(setup: Setup) -> Callable[[Job], dict]:
     """For workers: what `run_jobs` loads once in each."""
     return Lab(setup)
-
-
-def _attack(photo: Tensor, objective, settings: dict, mask: Tensor | None) -> Tensor:
-    from ...pixel_attacks import PixelAttackSettings, attack_pixels
-
-    settings = dict(settings)
-    return attack_pixels(photo, objective, settings.pop("method"), settings=PixelAttackSettings(**settings), mask=mask)
-
-
-def _no_attack(image: Tensor) -> Tensor:
-    return image.new_zeros(len(image))
 
 
 def _save_png(image: Tensor, path: Path) -> None:

@@ -1,0 +1,155 @@
+"""What the presets do, as shipped: the whole product on photos of one face, and recognisers on another photo.
+
+    python -m faceprotect_core.evaluation.presets --images FACES --out presets.json [--way diffusion] [--people 45]
+
+FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Photo a of the people whom the demo model was
+not trained on is protected and compared with photo b, which the product never sees. Resumable; prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..demo import load_demo_model
+from ..demo.train import read_images, split_identities
+from ..faces import Face, detect_faces, find_face, load_detector
+from ..photo import protect_photo
+from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
+from ..surrogates import FRSurrogate, load_surrogate
+from .quality import psnr, ssim
+from .recognition import FARS
+from .robustness import Processing, as_saved, processings
+
+log = logging.getLogger("faceprotect.evaluation.presets")
+AFTER = ("jpeg 75", "half size", "mirrored", "vae")
+
+
+class Evaluation:
+    """One preset. The judge is `BUILT_IN_JUDGE`, in no loss."""
+
+    def __init__(self, way: str, preset: str):
+        self.settings, demo = PRESETS[way][preset], load_demo_model()
+        self.model = demo if way == DIFFUSION else None
+        self.used = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
+        self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE), load_detector()
+        found = processings(codec=demo[1]) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
+        self.processings: dict[str, Processing] = {name: found[name] for name in AFTER}
+
+    def person(self, photo: Tensor, other: Tensor) -> dict:
+        """[3, H, W] in [0, 1] twice -> an entry for the JSON."""
+        start = time.perf_counter()
+        result = protect_photo(
+            photo, self.used, self.settings, model=self.model, judge=self.judge, detector=self.detector
+        )
+        seconds, finished = time.perf_counter() - start, as_saved(result.image)
+        again = find_face(other, self.detector)
+        references = {one.name: self._embed(one, other, again) for one in (self.judge, *self.used)}
+        face = result.crops[0].photo_face
+        return {
+            "seconds": seconds,
+            "protected": result.protected,
+            "asked": max(one.asked for one in result.faces),
+            "psnr": psnr(photo[None], finished[None]).item(),
+            "ssim": ssim(photo[None], finished[None]).item(),
+            "before": self._margins(photo, face, references),
+            "after": self._margins(finished, self._again(finished, face), references),
+            "judge_after": {
+                name: self._margins(process(finished[None])[0], None, references)[self.judge.name]
+                for name, process in self.processings.items()
+            },
+        }
+
+    def _again(self, photo: Tensor, face: Face) -> Face:
+        found = detect_faces(photo, self.detector)
+        return found[0] if found else face
+
+    def _margins(self, photo: Tensor, face: Face | None, references: Mapping[str, Tensor]) -> dict[str, dict]:
+        """Recogniser -> FAR -> how far past the threshold; face None: found anew."""
+        face = face or find_face(photo, self.detector)
+        panel = (self.judge, *self.used)
+        embeddings = {one.name: self._embed(one, photo, face) for one in panel}
+        return {
+            one.name: {str(far): one.margin(embeddings[one.name], references[one.name], far).item() for far in FARS}
+            for one in panel
+        }
+
+    @torch.no_grad()
+    def _embed(self, recogniser: FRSurrogate, photo: Tensor, face: Face) -> Tensor:
+        return recogniser.embed(photo[None], face)
+
+
+def row(name: str, people: list[dict]) -> str:
+    """A preset's row of the table."""
+    judged = [one["after"][BUILT_IN_JUDGE] for one in people]
+    cells = [f"{_matched(judged, far):.0%}" for far in FARS[:2]]
+    cells += [f"{_matched([one['judge_after'][after] for one in people], 0.01):.0%}" for after in AFTER]
+    quality = [
+        f"{_mean(people, 'psnr'):.1f} ({min(one['psnr'] for one in people):.1f})",
+        f"{_mean(people, 'ssim'):.3f}",
+    ]
+    claimed = f"{sum(one['protected'] for one in people)} of {len(people)}"
+    asked, seconds = str(sum(one["asked"] > 1 for one in people)), f"{_mean(people, 'seconds'):.1f}"
+    return f"| {' | '.join([name, claimed, asked, *cells, *quality, seconds])} |"
+
+
+HEADER = (
+    "| preset | called protected | asked twice | judge matches at FAR 0.1 | at 0.01 | "
+    + " | ".join(f"after {name}" for name in AFTER)
+    + " | PSNR (worst) | SSIM | s a face |"
+)
+
+
+def _mean(people: list[dict], key: str) -> float:
+    return sum(one[key] for one in people) / len(people)
+
+
+def _matched(margins: list[dict], far: float) -> float:
+    return sum(one[str(far)] < 0 for one in margins) / len(margins)
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown, a row for each preset; the first says what the unprotected photos do."""
+    everybody = next(iter(results.values()))
+    before = [one["before"][BUILT_IN_JUDGE] for one in everybody.values()]
+    clean = [f"{_matched(before, far):.0%}" for far in FARS[:2]]
+    lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
+    lines.append(f"| unprotected | | | {' | '.join(clean)} |" + " |" * (len(AFTER) + 3))
+    return "\n".join([*lines, *(row(name, list(people.values())) for name, people in results.items())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON with every person's numbers; kept, and gone on with"
+    )
+    parser.add_argument("--way", choices=[*PRESETS], default=LIGHT)
+    parser.add_argument("--preset", nargs="+", choices=[*PRESETS[LIGHT]], default=[*PRESETS[LIGHT]])
+    parser.add_argument("--people", type=int, default=45, help="the first so many of those held out (45)")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    _, held_out = split_identities(args.images)
+    for preset in args.preset:
+        people = results.setdefault(f"{args.way}, {preset}", {})
+        evaluation = Evaluation(args.way, preset)
+        for path in [path for path in held_out if path.stem.endswith("_a")][: args.people]:
+            if path.stem in people:
+                continue
+            pair = read_images([path, path.with_name(f"{path.stem[:-1]}b.jpg")]).float() / 255
+            people[path.stem] = evaluation.person(*pair)
+            args.out.write_text(json.dumps(results, indent=1))
+            log.info("%s, %s: %.0f s", preset, path.stem, people[path.stem]["seconds"])
+    log.info("%s", table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Light and Shade: IMAGE, FACEPROTECT_OBJECTIVE -> IMAGE, history (core: method/light_and_shade.py)."""
+
+import json
+
+from comfy_api.latest import io, ui
+
+from ..faceprotect_core.method.light_and_shade import (
+    LARGEST,
+    SMALLEST,
+    WHERE,
+    LightAndShadeSettings,
+    protect_by_light,
+)
+from . import host
+from .objectives import as_little_as_suffices, least_change_input, photo_and_mask
+from .optimizer import summary
+from .sockets import CATEGORY, ObjectiveData, ObjectiveSocket
+
+DEFAULT = LightAndShadeSettings()
+
+
+class LightAndShade(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FaceProtectLightAndShade",
+            display_name="Light and Shade",
+            category=CATEGORY,
+            description="Makes parts of the face a little lighter or darker until the surrogates no longer see the "
+            "person. No diffusion model, seconds on a CPU, the photo keeps its colours. Not from the paper.",
+            search_aliases=["faceprotect", "adversarial", "lightness", "shadow", "relight", "protect", "privacy"],
+            inputs=[
+                io.Image.Input("image", tooltip="The photo or the crop, the very one that FR Surrogate Loss has."),
+                ObjectiveSocket.Input("objective", tooltip="From FR Surrogate Loss."),
+                io.Int.Input(
+                    "iterations",
+                    default=DEFAULT.iterations,
+                    min=0,
+                    max=10000,
+                    tooltip="Optimiser steps. More protects more and takes longer; the change does not become "
+                    "stronger, only better aimed.",
+                ),
+                io.Int.Input(
+                    "grid",
+                    default=DEFAULT.grid,
+                    min=SMALLEST,
+                    max=LARGEST,
+                    tooltip="Values along each side of the plane of light that is enlarged over the image. Finer "
+                    "protects a little more and looks patchier; coarser looks like soft shadows.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=DEFAULT.strength,
+                    min=0.5,
+                    max=255.0,
+                    step=0.5,
+                    tooltip="How much lighter or darker, in levels of 255: the root mean square over the mask. More "
+                    "protects more and is seen more.",
+                ),
+                io.Float.Input(
+                    "likeness_weight",
+                    default=DEFAULT.likeness_weight,
+                    min=0.0,
+                    max=10000.0,
+                    step=1.0,
+                    tooltip="Weight of the likeness to the photo (1 - SSIM) against the identity loss. More hides the "
+                    "change where the photo has texture, and protects less. 0: no regard for it.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=DEFAULT.lr,
+                    min=0.001,
+                    max=10.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="AdamW's learning rate on the plane. Higher is faster and may jump past the best change.",
+                ),
+                io.Boolean.Input(
+                    "early_stop",
+                    default=False,
+                    tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, "
+                    "which must have stop_at_margin on. Off: all iterations.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=DEFAULT.seed,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Of the random start; the same number gives the same result.",
+                ),
+                least_change_input(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the photo may change: 1 fully, 0 not at all (bit-equal pixels). From Detect Faces "
+                    "or Crop Face. Without it the whole image changes.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The protected photo."),
+                io.String.Output(
+                    display_name="history",
+                    tooltip="JSON: per iteration and image the identity and the likeness loss, and the surrogates' "
+                    "similarity at the end, with the threshold and the verdict.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        objective: ObjectiveData,
+        iterations,
+        grid,
+        strength,
+        likeness_weight,
+        learning_rate,
+        early_stop,
+        seed,
+        least_change=False,
+        mask=None,
+    ) -> io.NodeOutput:
+        settings = LightAndShadeSettings(grid, strength, iterations, learning_rate, likeness_weight, seed)
+        with host.gradients(*objective.patchers):
+            photo, mask = photo_and_mask(objective, image, mask, WHERE)
+            result = protect_by_light(
+                photo,
+                objective.objective,
+                settings,
+                mask=mask,
+                early_stop=early_stop,
+                on_step=host.Progress(iterations),
+            )
+            changed = result.rendering.image
+            if least_change:
+                changed = as_little_as_suffices(photo, changed, objective.objective, WHERE)
+            report = result.history | {"surrogates": objective.objective.report(changed)}
+        text = summary(report)
+        host.show_on_node(cls.hidden.unique_id, text)
+        return io.NodeOutput(host.to_comfy_image(changed), json.dumps(report), ui=ui.PreviewText(text))
