@@ -48,8 +48,8 @@ class CropFace(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Radius of the mask around each face: 1 covers what a recogniser looks at, forehead to "
-                    "chin. Smaller changes less of the photo and protects less.",
+                    tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears "
+                    "and neck. Smaller changes less of the photo and protects less.",
                 ),
                 FacesSocket.Input(
                     "faces",
@@ -66,7 +66,8 @@ class CropFace(io.ComfyNode):
                 FaceLandmarksSocket.Input(
                     "face_landmarks",
                     optional=True,
-                    tooltip="Of Detect Face Landmarks (MediaPipe), instead of faces.",
+                    tooltip="Of Detect Face Landmarks (MediaPipe), instead of faces: its points are the mesh, which "
+                    "gives the outline for the mask and aligns the face for most recognisers.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -83,7 +84,8 @@ class CropFace(io.ComfyNode):
                 ),
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="Where each crop may change, for the optimizer: 1 on the face, falling softly to 0.",
+                    tooltip="Where each crop may change, for the optimizer or Light and Shade: 1 on the face, falling "
+                    "softly to 0.",
                 ),
             ],
         )

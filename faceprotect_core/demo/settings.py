@@ -11,10 +11,10 @@ class DemoSettings:
     pairing: str = "exact"
     null_text_iterations: int = 20
     null_text_lr: float = 0.1
-    margin: float = 0.2
+    margin: float = 0.3
     optimizer: dict = field(
         default_factory=lambda: dict(
-            iterations=25, lr=0.02, objective_weight=0.003, fidelity_weight=1.0, output="detail"
+            iterations=40, lr=0.02, objective_weight=0.003, fidelity_weight=1.0, output="detail"
         )
     )
 

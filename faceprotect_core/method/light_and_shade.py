@@ -33,10 +33,10 @@ class LightAndShadeSettings:
     """
 
     grid: int = 64
-    strength: float = 9.0
-    iterations: int = 30
-    lr: float = 0.25
-    likeness_weight: float = 25.0
+    strength: float = 10.0
+    iterations: int = 80
+    lr: float = 0.12
+    likeness_weight: float = 20.0
     seed: int = 0
 
 

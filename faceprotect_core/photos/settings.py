@@ -37,15 +37,15 @@ class PhotoSettings:
 
     way: Way = LIGHT
     size: int = 256
-    margin: float = 0.0
+    margin: float = 0.08
     iterations: int = 80
     lr: float = 0.12
     steepness: float = 6.0
     jitter: int = 1
     tries: int = 2
     grid: int = 64
-    strength: float = 9.0
-    likeness_weight: float = 55.0
+    strength: float = 10.0
+    likeness_weight: float = 20.0
     depth: int = 1
     pairing: Pairing = "exact"
     null_text_iterations: int = 10
@@ -72,6 +72,7 @@ class PhotoSettings:
         return replace(
             self,
             margin=self.margin + FURTHER_MARGIN,
+            iterations=(self.iterations + 1) // 2,
             strength=self.strength * FURTHER_STRENGTH,
             fidelity_weight=self.fidelity_weight / FURTHER_STRENGTH**2,
         )
@@ -81,9 +82,9 @@ _PAPERS = PhotoSettings(way=DIFFUSION, iterations=40, lr=0.02)
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "fast": PhotoSettings(iterations=20, lr=0.25, likeness_weight=40.0),
+        "fast": PhotoSettings(iterations=20, lr=0.25),
         "balanced": PhotoSettings(),
-        "strong": PhotoSettings(iterations=100, margin=0.12, strength=11.5, likeness_weight=40.0),
+        "strong": PhotoSettings(iterations=100, margin=0.2, strength=12.0),
     },
     DIFFUSION: {
         "fast": replace(_PAPERS, null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0),

@@ -139,13 +139,13 @@ def test_protect_photo_runs_from_the_page_and_says_whether_it_worked(page):
     assert run["status"]["status_str"] == "success", run["status"]
     assert page.wait_for_image(after) == (512, 512)
     texts = [text for output in run["outputs"].values() for text in output.get("text", [])]
-    assert texts and all("Photo 1: protected" in text and "no evidence" in text for text in texts)
+    assert texts and all("Photo 1: Protected" in text and "dlib_resnet, which was not used" in text for text in texts)
     assert any(image["filename"].startswith("FaceProtect_") for image in _images(run))
     page.page.wait_for_timeout(1000)
     page.screenshot(f"protect_photo_ran_{page.name}")
 
 
-def test_verify_runs_from_the_page_and_says_that_the_only_recogniser_was_seen(page):
+def test_verify_runs_from_the_page_and_marks_the_recognisers_that_were_used(page):
     page.load(FOLDER / "verify.json")
     goal = "dodge" if page.name == "classic" else "synthetic"
     for name, value in (("preset", "fast"), ("goal", goal)):

@@ -6,7 +6,6 @@ of Verify Protection and Verify Robustness, one below the other.
 The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
 neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
 target, a face sampled from the demo model. So their pictures show the graph at work, not Stable Diffusion's quality.
-Recognisers that the pack does not come with are the built-in one, here.
 """
 
 import json
@@ -30,7 +29,8 @@ EMPTY_PROMPT = 2
 def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     """Runs the workflow of that name and writes workflows/<name>.jpg."""
     prompt = json.loads((PACK / "workflows/api" / f"{name}.json").read_text(encoding="utf-8"))
-    whole = nodes_of(prompt, "FaceProtectProtectPhoto")
+    named = {node["inputs"]["image"] for node in nodes_of(prompt, "LoadImage").values()}
+    whole = PHOTO in named or nodes_of(prompt, "FaceProtectProtectPhoto")
     if whole:
         server.upload_image(whole_photo(), PHOTO)
         server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
@@ -40,22 +40,21 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
         prompt = with_demo_model(prompt)
     else:
         upload_portrait(server, prompt)
-    result = server.run(with_built_in_recogniser(prompt), timeout=1800).check()
+    result = server.run(prompt, timeout=1800).check()
     path = PACK / "workflows" / f"{name}.jpg"
     verified = nodes_of(prompt, "FaceProtectVerify", "FaceProtectVerifyRobustness")
-    if verified:
-        reports = [
-            node for node, one in nodes_of(prompt, "PreviewImage").items() if one["inputs"]["images"][0] in verified
-        ]
+    previews = {node: one["inputs"]["images"][0] for node, one in nodes_of(prompt, "PreviewImage").items()}
+    reports = [node for node, made_by in previews.items() if made_by in verified]
+    finished = [node for node in previews if node not in reports] + [*nodes_of(prompt, "FaceProtectSaveImage")]
+    if not finished:
         picture = _stacked([server.image(result.images(node)[0])[..., :3] for node in reports])
         Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
         return path
     if whole:
-        (after, *_) = (one for one, node in nodes_of(prompt, "PreviewImage").items())
-        panels = [whole_photo()[HEAD], server.image(result.images(after)[0])[HEAD][..., :3]]
+        panels = [whole_photo()[HEAD], server.image(result.images(finished[0])[0])[HEAD][..., :3]]
     else:
         panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt).values()]
-    picture = np.concatenate([_middle(panel) for panel in panels], axis=1)
+    picture = np.concatenate([_middle(panel, SIDE // len(panels)) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
     return path
 
@@ -80,17 +79,6 @@ def with_demo_model(prompt: dict) -> dict:
     return kept
 
 
-def with_built_in_recogniser(prompt: dict) -> dict:
-    """The same graph with the built-in recogniser instead of files that the pack does not come with."""
-
-    def swapped(node: dict) -> dict:
-        if node["class_type"] != "FaceProtectLoadSurrogate":
-            return node
-        return node | {"inputs": node["inputs"] | {"surrogate": "dlib_resnet"}}
-
-    return {node_id: swapped(node) for node_id, node in prompt.items()}
-
-
 def _synthetic_face(server: ComfyUIServer) -> np.ndarray:
     noise = {"model": ["1", 0], "positive": ["1", 2], "negative": ["1", 2], "latent_image": ["2", 0]}
     sampling = {"steps": 30, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
@@ -113,8 +101,9 @@ def _stacked(reports: list[np.ndarray]) -> np.ndarray:
     return np.pad(picture, ((0, SIDE - len(picture)), (0, 0), (0, 0)), constant_values=255)
 
 
-def _middle(panel: np.ndarray) -> np.ndarray:
-    """The middle half of a square picture, at half the width of the thumbnail."""
-    quarter = panel.shape[1] // 4
-    middle = Image.fromarray(panel[:, quarter:-quarter])
-    return np.asarray(middle.resize((SIDE // 2, SIDE), Image.Resampling.LANCZOS))
+def _middle(panel: np.ndarray, width: int) -> np.ndarray:
+    """The middle of a square picture, as high as the thumbnail and that wide."""
+    kept = panel.shape[1] * width // SIDE
+    left = (panel.shape[1] - kept) // 2
+    middle = Image.fromarray(panel[:, left : left + kept])
+    return np.asarray(middle.resize((width, SIDE), Image.Resampling.LANCZOS))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO
-from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS
+from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
 from workflow_notes import (
     BASELINE_NOTE,
     DEMO_NOTE,
@@ -40,6 +40,10 @@ SD2_BASE = {
 BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
 # What helps against recognisers that were not asked, in FR Surrogate Loss.
 BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
+# Of mobilefacenet, faceres and mobileface, as Protect Photo has them.
+PRODUCT_WEIGHTS = ", ".join(f"{WEIGHTS[name]:g}" for name in BUILT_IN_SURROGATES)
+# More than the demo's: with 25 iterations the three are fooled, and the judge is not.
+ENSEMBLE_MARGIN, ENSEMBLE_ITERATIONS = 0.3, 40
 
 
 class Output(NamedTuple):
@@ -107,7 +111,9 @@ def demo() -> Workflow:
 
 def black_box_ensemble() -> Workflow:
     """The demo against three recognisers of different kinds, and what a fourth says that was not among them."""
-    flow, canvas, loss, faces, square, protected = _demo("black_box_ensemble", ENSEMBLE_NOTE)
+    flow, canvas, loss, faces, square, protected = _demo(
+        "black_box_ensemble", ENSEMBLE_NOTE, margin=ENSEMBLE_MARGIN, iterations=ENSEMBLE_ITERATIONS
+    )
     checked = _asked(flow, square["IMAGE"], protected["image"], loss["objective"], faces["faces"])
     flow.canvas = [*canvas, [Block("5  Did it work?", GREEN, [checked])]]
     return flow
@@ -123,10 +129,11 @@ def light_and_shade() -> Workflow:
     surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
-        framing="aligned", **BLACK_BOX, margin=LIGHT_MARGIN, **sockets,
+        framing="aligned", **BLACK_BOX, margin=LIGHT_MARGIN, weights=PRODUCT_WEIGHTS, **sockets,
     )  # fmt: skip
     light = flow.node(
         "FaceProtectLightAndShade", size=(290, 0), image=crop["crops"], objective=loss["objective"], mask=crop["mask"],
+        least_change=True,
     )  # fmt: skip
     pasted = flow.node(
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=light["image"]
@@ -147,9 +154,13 @@ def light_and_shade() -> Workflow:
     return flow
 
 
-def _demo(name: str, text: str) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
-    """The demo setting against the three built-in recognisers other than the judge: the workflow, where its blocks
-    stand, and of its nodes the loss, the faces, the square photo and the optimizer."""
+def _demo(
+    name: str, text: str, margin: float = DEMO.margin, **more
+) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
+    """The demo setting against the three built-in recognisers other than the judge. more: knobs of the optimizer.
+
+    Returns the workflow, where its blocks stand, and of its nodes the loss, the faces, the square photo, the optimizer.
+    """
     flow = Workflow(name)
     note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=text)
     photo, square = _photo(flow, "Your photo", PORTRAIT)
@@ -163,9 +174,9 @@ def _demo(name: str, text: str) -> tuple[Workflow, list[list[Block]], Node, Node
     surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
-        framing="aligned", **BLACK_BOX, margin=DEMO.margin, **sockets,
+        framing="aligned", **BLACK_BOX, margin=margin, **sockets,
     )  # fmt: skip
-    knobs = dict(DEMO.optimizer)
+    knobs = DEMO.optimizer | more
     protected = _optimizer(
         flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
         mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
@@ -188,14 +199,13 @@ def protect_photo() -> Workflow:
     flow = Workflow("protect_photo")
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
-    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
-    protected = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    protected = _protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
     after = flow.node("PreviewImage", "After", size=(330, 360), images=protected["image"])
     report = flow.node("PreviewAny", "Did it work?", size=(330, 200), source=protected["report"])
     save = _save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photo and model", BLUE, [[photo, model]])],
+        [Block("1  Photo", BLUE, [[photo]])],
         [Block("2  Protect", RED, [[protected]])],
         [Block("3  Look, and save", GREEN, [[after, report, save]])],
     ]
@@ -219,12 +229,12 @@ def whole_photo() -> Workflow:
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
         framing="aligned", stop_at_margin=True, margin=same.margin, jitter=same.jitter, steepness=same.steepness,
-        **sockets,
+        weights=PRODUCT_WEIGHTS, **sockets,
     )  # fmt: skip
     optimizer = _optimizer(
         flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=crop["crops"],
         mask=crop["mask"], iterations=same.iterations, output="detail", learning_rate=same.lr,
-        objective_weight=same.objective_weight, fidelity_weight=same.fidelity_weight,
+        objective_weight=same.objective_weight, fidelity_weight=same.fidelity_weight, least_change=True,
     )  # fmt: skip
     pasted = flow.node(
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=optimizer["image"]
@@ -252,8 +262,8 @@ def verify() -> Workflow:
     flow = Workflow("verify")
     note = flow.node("MarkdownNote", "Read me first", size=(400, 720), text=VERIFY_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
-    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
-    protected = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    model = flow.node("FaceProtectLoadDemoModel", "To purify with", size=(300, 0))
+    protected = _protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
     works = _verify(flow, "FaceProtectVerify", photo["IMAGE"], protected["image"], protected["seen"])
     lasts = _verify_robustness(flow, model, photo["IMAGE"], protected["image"], protected["seen"])
     flow.canvas = [
@@ -274,11 +284,11 @@ def noise_baseline() -> Workflow:
     model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
     ours = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
     ours_lasts = _verify_robustness(flow, model, photo["IMAGE"], ours["image"], ours["seen"])
-    surrogate = flow.node("FaceProtectLoadSurrogate", size=(300, 0), surrogate="dlib_resnet")
+    surrogates, sockets = _built_in_surrogates(flow)
     found = flow.node("FaceProtectDetectFaces", size=(300, 0), image=photo["IMAGE"])
     loss = flow.node(
-        "FaceProtectFRSurrogateLoss", size=(300, 0), surrogates__surrogate0=surrogate["surrogate"],
-        photo=photo["IMAGE"], faces=found["faces"], mode="dodge", framing="aligned",
+        "FaceProtectFRSurrogateLoss", size=(300, 0), photo=photo["IMAGE"], faces=found["faces"], mode="dodge",
+        framing="aligned", **sockets,
     )  # fmt: skip
     noise = flow.node(
         "FaceProtectPixelAttack", size=(300, 0), image=photo["IMAGE"], objective=loss["objective"], mask=found["mask"],
@@ -290,7 +300,7 @@ def noise_baseline() -> Workflow:
         [Block("1  Photo and model", BLUE, [[photo, model]])],
         [Block("2  The latent method", RED, [[ours]])],
         [Block("Does it last?", GREEN, [list(ours_lasts)])],
-        [Block("3  Noise on the pixels", PURPLE, [[surrogate, found], [loss, noise]])],
+        [Block("3  Noise on the pixels", PURPLE, [surrogates, [found, loss, noise]])],
         [Block("Does it last?", GREEN, [list(noise_lasts)])],
     ]
     return flow
@@ -301,14 +311,13 @@ def batch_folder() -> Workflow:
     flow = Workflow("batch_folder")
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=FOLDER_NOTE)
     photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
-    model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
-    protected = _protect_photo(flow, model, photos["images"], on_failure="leave out", preset="fast")
+    protected = _protect_photo(flow, None, photos["images"], on_failure="leave out", preset="fast")
     after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])
     report = flow.node("PreviewAny", "Did it work?", size=(330, 300), source=protected["report"])
     save = _save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photos and model", BLUE, [[photos, model]])],
+        [Block("1  Photos", BLUE, [[photos]])],
         [Block("2  Protect", RED, [[protected]])],
         [Block("3  Look, and save", GREEN, [[after, report, save]])],
     ]
@@ -411,11 +420,11 @@ def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **input
     )  # fmt: skip
 
 
-def _protect_photo(flow: Workflow, model: Node, image: Output, **inputs) -> Node:
-    return flow.node(
-        "FaceProtectProtectPhoto", size=(300, 720), model=model["model"], vae=model["vae"],
-        conditioning=model["empty_prompt"], image=image, **inputs,
-    )  # fmt: skip
+def _protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -> Node:
+    """By diffusion with a model, else by light and shade."""
+    names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
+    links = {} if model is None else {name: model[output] for name, output in names.items()}
+    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
 
 
 def _verify(

@@ -1,9 +1,10 @@
 """What the "Read me first" note of each workflow says; workflow_graphs.py puts them on the canvas."""
 
 from faceprotect_core.demo.settings import DEMO
+from faceprotect_core.photos.settings import LIGHT, PRESETS
 
 SURROGATE_FOLDER = "face_recognition"
-LIGHT_MARGIN = 0.25  # of FR Surrogate Loss in the workflow light_and_shade
+LIGHT_MARGIN = PRESETS[LIGHT]["balanced"].margin  # of FR Surrogate Loss in the workflow light_and_shade
 
 DEMO_NOTE = f"""# Protect a photo, without any download
 
@@ -15,7 +16,7 @@ you: by the paper's method, and, from the same loss, by light and shade alone. P
 256 x 256, because the built-in model works at that size.
 - Nothing else: the model and the recognisers are part of this pack.
 
-**How long**: about a minute on two idle CPU cores, a sixth of it for light and shade.
+**How long**: about a minute and a quarter on two idle CPU cores, a quarter of a minute of it for light and shade.
 
 **What happens, from left to right**
 1. The photo becomes a latent of the small built-in diffusion model.
@@ -41,10 +42,9 @@ At the end the node says whether the recognisers still match.
 """
 
 LIMITS_NOTE = """**Limits, please read**
-- The recogniser in the loop is the one that is fooled. That another one is fooled too does not follow: check it.
+- The judge is one small recogniser that was not used. Others may be stronger: ask those that you fear.
 - No promise against a system that is trained on protected photos, and none for photos of you that are already out.
 - Hair, clothes, place and company stay what they are.
-- The built-in model is for research only, and small: it shows the method, Stable Diffusion does it better.
 """
 
 ENSEMBLE_NOTE = f"""# Several recognisers at once, and one that was not asked
@@ -71,10 +71,11 @@ release. They are told from the file's tensors, not from its name. A file withou
 **threshold** in Load FR Surrogate. Check the licence: most are for research only.
 
 **What to change**
-- **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches.
+- **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches. With the demo's \
+25 iterations the three are fooled on the portrait, and the judge is not.
 - Choose another judge: swap it with one of the three.
 
-**How long**: about a minute on two idle CPU cores.
+**How long**: about a minute and a half on two idle CPU cores.
 
 **Limits, please read**
 - Four small recognisers are not all: no promise about one that was not asked, such as the large one of a face search, \
@@ -106,7 +107,7 @@ photo keeps its colours, its size, and every pixel outside the face. Press **Run
 - **iterations**: more, when the judge still matches; it takes longer and is not more visible.
 - **grid**: coarser looks like soft shadows, finer protects a little more.
 
-**How long**: about ten seconds for each face on two CPU cores.
+**How long**: about a quarter of a minute for each face on two CPU cores.
 
 **Limits, please read**
 - It is not from the paper: see the workflow **demo** for both ways side by side.
@@ -118,22 +119,25 @@ another photo of you: connect it to **other** of Verify Protection.
 
 PHOTO_NOTE = f"""# Protect a photo
 
-Changes the faces in your photo so that a face recogniser no longer says "the same person", while people still see \
-you. Press **Run**.
+Changes light and shade on the faces in your photo so that face recognisers no longer say "the same person", while \
+people still see you. Press **Run**.
 
 **What to pick**
 - *Your photo*: any size, one or several faces. Everything but the faces stays exactly as it is.
-- Nothing else: the model and the recogniser are part of this pack, nothing is downloaded.
+- Nothing else: the recognisers are part of this pack, nothing is downloaded.
 
-**How long**: about half a minute for each face on two CPU cores with the preset *balanced*. The node says how much \
-is left, and you can cancel at any time.
+**How long**: about a quarter of a minute for each face on two CPU cores with the preset *balanced*. The node says how \
+much is left, and you can cancel at any time.
 
-**Did it work?** The report says so: each face is found again in the finished photo and compared with the original. \
-When a face could not be protected far enough, the node stops with an error: it never hands you an unprotected photo.
+**Did it work?** The report says so in its first line: each face is found again in the finished photo, and a recogniser \
+that was **not** used to make the protection, the judge, is asked whether it still knows you. When a face could not be \
+protected far enough, the node stops with an error: it never hands you an unprotected photo.
 
 **What to change** (on Protect Photo)
 - **preset**: *fast* for a try, *strong* for more distance and a more visible change.
 - **which**: only the *largest* face, or *numbered* ones, counted from the left from 0.
+- **other_photo**: another photo of you; the judge compares with it, which is the honest test.
+- **model**, **vae**, **conditioning**: connect *Load Demo Model* or Stable Diffusion, and it is the paper's method.
 - **mask**: no face found? Draw over it (right click on the photo, Open in Mask Editor), and connect MASK.
 
 **Save Protected Image** writes neither this workflow nor any other metadata into the file. ComfyUI's own Save Image \
@@ -145,8 +149,8 @@ WHOLE_NOTE = f"""# A whole photo, block by block
 
 The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \
 model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right the same in one \
-node, **Protect Photo** with the preset *balanced*, which besides takes back what went further than it had to, and \
-asks a judge.
+node, **Protect Photo** with the preset *balanced*, which besides asks a judge, and pushes a face further that \
+somebody still knows.
 
 **What to pick**
 - *Your photo*: any size, one or several faces.
@@ -170,13 +174,12 @@ or a diffusion model that tries to clean it?
 
 **Read the verdict on the two nodes, and their pictures.**
 - *NOT PROTECTED*: a recogniser still matches.
-- *Protected*: none does, and at least one of them is evidence.
-- *No evidence*: none matches, but all of them were fooled on purpose. **That is what you get here at first**: this \
-pack has one recogniser, and Protect Photo used it.
+- *Protected*: none does, and at least one of them is evidence: here **dlib_resnet**, which Protect Photo keeps out.
+- *No evidence*: none matches, but all of them were fooled on purpose.
 
-**To get evidence**: put another recogniser's file into **models/{SURROGATE_FOLDER}** (for example an InsightFace \
-pack's, or **mobile_face.pth**), add **Load FR Surrogate**, and connect it to **recognizers** of both nodes, and *not* \
-to Protect Photo.
+**For more evidence**: put other recognisers' files into **models/{SURROGATE_FOLDER}** (for example an InsightFace \
+pack's, or **mobile_face.pth**), add **Load FR Surrogate**, and connect them to **recognizers** of both nodes, and \
+*not* to Protect Photo. Connect the built-in ones too, if you want them asked as well.
 
 **The honest test**: connect another photo of yourself to **other**. A face search compares with those, not with the \
 very photo that you protected.
@@ -195,7 +198,7 @@ does to the untouched photo.
 BASELINE_NOTE = f"""# Noise on the pixels, to compare
 
 Other tools add noise to the pixels. Here **Pixel-Space Attack** does that on the same photo against the same \
-recogniser as the latent method, and both go through the same **Verify Robustness**: JPEG, filters, and in the last \
+recognisers as the latent method, and both go through the same **Verify Robustness**: JPEG, filters, and in the last \
 two rows of the table the VAE and the diffusion model that would clean it.
 
 **What to look at**
@@ -208,8 +211,7 @@ changes should be about as visible.
 - **preset** (Protect Photo).
 - Another VAE or checkpoint than the one that protected is the harder test.
 
-Both were optimised against the recogniser that is asked here: it shows what purification does, and is no evidence \
-about other recognisers. See the workflow **verify**.
+Three of the recognisers that are asked here were in both losses; **dlib_resnet** was in neither.
 
 **How long**: about a minute and a half on two CPU cores.
 
@@ -225,7 +227,7 @@ Every photo of a folder through **Protect Photo**, one after the other.
 **What happens to a photo that fails** (no face, or not protected far enough): it is left out, never passed through, \
 and the report says which and why. The others go on.
 
-**How long**: about a quarter of a minute for each face on two CPU cores with the preset *fast*.
+**How long**: a few seconds for each face on two CPU cores with the preset *fast*.
 
 **For large folders** use the command line. It goes on where it stopped, keeps the files' names, turns photos upright \
 by their EXIF data (core's folder loader does not), and keeps colour profiles:

@@ -258,7 +258,7 @@ def test_the_bytes_of_light_and_shade_are_those_that_autograd_keeps(monkeypatch)
         rendering = variable.render(value)
         return rendering.image.square().mean((1, 2, 3)) + rendering.losses["likeness"]
 
-    assert held[-1].held == kept_bytes(run, [value])
+    assert held[-1].held == kept_bytes(run, [value, image, variable.mask, variable.area])
     assert predicted.memory > image.nbytes
 
 

@@ -652,7 +652,7 @@ def load_weak(name: str):
 
 
 WEAK = {
-    LIGHT: PhotoSettings(iterations=2, margin=0.15, tries=1),
+    LIGHT: PhotoSettings(iterations=2, lr=0.25, margin=0.15, strength=11.0, likeness_weight=25.0, tries=1),
     DIFFUSION: replace(
         PRESETS[DIFFUSION]["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0,
         objective_weight=0.01, margin=0.15, tries=1,

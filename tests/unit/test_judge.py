@@ -17,7 +17,7 @@ from faceprotect_core.photo import protect_photo
 from faceprotect_core.photos.settings import PRESETS, PhotoSettings
 from faceprotect_core.protector import Choice, load_protector
 
-QUICK = PhotoSettings(iterations=2, margin=0.1)
+QUICK = PhotoSettings(iterations=2, lr=0.25, margin=0.1, strength=11.0, likeness_weight=25.0)
 
 
 @pytest.fixture(scope="module")

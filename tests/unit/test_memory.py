@@ -27,7 +27,8 @@ for factor, top, left in ((6, 400, 50), (2, 1200, 4200)):  # faces of 570 and 19
 way = sys.argv[1]
 settings = replace(PRESETS[way]["balanced"], null_text_iterations=1, iterations=2)
 model = load_demo_model() if way == DIFFUSION else None
-result = protect_photo(photo, [load_surrogate("mobileface")], settings, model=model, judge=load_surrogate("dlib_resnet"))
+judge = load_surrogate("mobileface")
+result = protect_photo(photo, [load_surrogate("dlib_resnet")], settings, model=model, judge=judge)
 assert len(result.faces) == 2 and not torch.equal(result.image, photo)
 print(process_peak())
 """

@@ -4,9 +4,11 @@ import pytest
 import torch
 from skimage.data import astronaut
 
+from faceprotect_core.evaluation import whole_photos
 from faceprotect_core.evaluation.scenes import Subject, lay_face, natural_scene
-from faceprotect_core.evaluation.whole_photos import LARGEST_BOX, LAYOUTS, box_sizes, compose
+from faceprotect_core.evaluation.whole_photos import LARGEST_BOX, LAYOUTS, THRESHOLD, Evaluation, box_sizes, compose
 from faceprotect_core.faces import crop_face, detect_faces, find_face, overlap
+from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, LIGHT, PRESETS, PhotoSettings
 
 WIDTH, HEIGHT = 900, 700
 
@@ -66,3 +68,25 @@ def test_faces_are_of_very_different_sizes(width, height, count):
     sizes = box_sizes(count, width, height, torch.Generator().manual_seed(0))
     assert len(sizes) == count and sizes == sorted(sizes, reverse=True)
     assert 60 <= sizes[-1] < 70 and 300 < sizes[0] * 6 / 5 and sizes[0] <= LARGEST_BOX
+
+
+def test_the_threshold_of_the_tables_is_the_judges(recognizer):
+    assert recognizer.name == BUILT_IN_JUDGE and recognizer.threshold() == THRESHOLD
+
+
+def test_a_photo_is_measured_by_the_judge_alone_and_outside_the_mask_nothing_changed(monkeypatch, tmp_path, detector):
+    """Of light and shade with hardly any iterations: she is known still, and the verdict says so."""
+    monkeypatch.setitem(PRESETS[LIGHT], "fast", PhotoSettings(iterations=1, tries=1))
+    evaluation = Evaluation(tmp_path, "fast")
+    assert evaluation.model is None and [one.name for one in evaluation.surrogates] == list(BUILT_IN_SURROGATES)
+    entry, finished = evaluation.run(whole_photos.astronaut(detector))
+    assert entry["outside_bit_equal"] and entry["claimed_protected"] is False
+    assert torch.equal(finished.mul(255).round().div(255), finished)
+    (face,) = entry["faces"]
+    assert face["detected"] and face["found_again"] and 20 < face["psnr"] < 50
+    judge = face["verdict"]["scores"][0]
+    assert (judge["recogniser"], judge["role"], judge["reached"]) == (BUILT_IN_JUDGE, "judge", False)
+    assert 0.1 < face["distance_to_original"] < THRESHOLD
+    assert judge["after"] <= face["distance_to_original"] + 1e-3, "where it was, or where it was found: the closer"
+    table = whole_photos.summarize({"astronaut": entry})
+    assert f"past {THRESHOLD:.2f}" in table and "| 1 of 1 |" in table and "| yes |" in table
