@@ -122,7 +122,7 @@ def _inputs() -> list:
             template=recognizers,
             optional=True,
             tooltip="From Load FR Surrogate: whom to ask. Only those that the optimizer did not see are evidence. "
-            "Without any, the built-in recogniser.",
+            "Without any, the four built-in ones.",
         ),
         io.Image.Input(
             "other",

@@ -132,11 +132,13 @@ def crop_and_paste(photo: Link, crops: Link | None = None, strength: float = 1.0
 
 
 def protect_photo(photo: Link, source: Source | None = None, **inputs) -> Prompt:
-    """Protect Photo with the preset fast, and what it gives out."""
-    source = source or demo()
-    links = {"model": source.model, "vae": source.vae, "conditioning": source.conditioning, "image": photo}
-    widgets = {"preset": "fast", "goal": "dodge", "size": 256, "which": "all", "numbers": "0", "on_failure": "stop"}
-    return copy.deepcopy(source.nodes) | {
+    """Protect Photo with the preset fast, and what it gives out: by light and shade, or by a source's model."""
+    links = {"image": photo}
+    if source:
+        links |= {"model": source.model, "vae": source.vae, "conditioning": source.conditioning}
+    widgets = {"preset": "fast", "way": "automatic", "judge": "dlib_resnet", "goal": "dodge", "size": 256}
+    widgets |= {"which": "all", "numbers": "0", "on_failure": "stop"}
+    return copy.deepcopy(source.nodes if source else {}) | {
         "protect": node("FaceProtectProtectPhoto", **links, **widgets | inputs),
         "result": node("PreviewImage", images=["protect", 0]),
         "mask": node("MaskToImage", mask=["protect", 1]),

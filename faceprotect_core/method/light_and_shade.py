@@ -33,10 +33,10 @@ class LightAndShadeSettings:
     """
 
     grid: int = 64
-    strength: float = 10.0
-    iterations: int = 80
+    strength: float = 10.5
+    iterations: int = 90
     lr: float = 0.12
-    likeness_weight: float = 20.0
+    likeness_weight: float = 28.0
     seed: int = 0
 
 

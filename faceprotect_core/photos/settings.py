@@ -37,15 +37,15 @@ class PhotoSettings:
 
     way: Way = LIGHT
     size: int = 256
-    margin: float = 0.08
-    iterations: int = 80
-    lr: float = 0.12
+    margin: float = 0.12
+    iterations: int = LightAndShadeSettings.iterations
+    lr: float = LightAndShadeSettings.lr
     steepness: float = 6.0
     jitter: int = 1
     tries: int = 2
-    grid: int = 64
-    strength: float = 10.0
-    likeness_weight: float = 20.0
+    grid: int = LightAndShadeSettings.grid
+    strength: float = LightAndShadeSettings.strength
+    likeness_weight: float = LightAndShadeSettings.likeness_weight
     depth: int = 1
     pairing: Pairing = "exact"
     null_text_iterations: int = 10
@@ -78,17 +78,19 @@ class PhotoSettings:
         )
 
 
-_PAPERS = PhotoSettings(way=DIFFUSION, iterations=40, lr=0.02)
+_DIFFUSION = PhotoSettings(way=DIFFUSION, iterations=40, lr=0.02)
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "fast": PhotoSettings(iterations=20, lr=0.25),
+        "fast": PhotoSettings(iterations=20, lr=0.25, margin=0.08),
         "balanced": PhotoSettings(),
-        "strong": PhotoSettings(iterations=100, margin=0.2, strength=12.0),
+        "strong": PhotoSettings(iterations=120, margin=0.4, strength=14.0),
     },
     DIFFUSION: {
-        "fast": replace(_PAPERS, null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0),
-        "balanced": _PAPERS,
-        "strong": replace(_PAPERS, depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5, margin=0.15),
+        "fast": replace(_DIFFUSION, null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0),
+        "balanced": _DIFFUSION,
+        "strong": replace(
+            _DIFFUSION, depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5, margin=0.15
+        ),
     },
 }

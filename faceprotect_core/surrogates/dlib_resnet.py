@@ -1,4 +1,4 @@
-"""The built-in recogniser: dlib's `dlib_face_recognition_resnet_model_v1` in torch.
+"""Built in: dlib's `dlib_face_recognition_resnet_model_v1` in torch.
 
 A ResNet of 29 convolutions (King, "High Quality Face Recognition with Deep Metric Learning", 2017) trained on about 3
 million faces; weights under CC0 1.0.
@@ -71,7 +71,7 @@ class DlibResNet(nn.Module):
 
 
 def load_dlib_resnet(weights: Path = WEIGHTS) -> FRSurrogate:
-    """The built-in recogniser as a surrogate in float32.
+    """dlib_resnet as a surrogate in float32.
 
     `thresholds` were measured on 500 CelebA-HQ pairs with this face stack end to end (true accept rates 95.6, 93.2 and
     88.0 %); its author uses 0.6.

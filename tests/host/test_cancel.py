@@ -78,7 +78,7 @@ def test_a_cancelled_run_leaves_the_model_untouched(comfyui, sd1_checkpoint, sd1
 def test_protect_photo_is_cancelled_and_the_next_run_works(comfyui, record_property):
     """The whole method in one node; a photo that is left out when it fails is not what cancelling means."""
     prompt = {"photo": node("LoadImage", image=graphs.PHOTO)} | protect_photo(
-        ["photo", 0], preset="strong", on_failure="leave out"
+        ["photo", 0], graphs.demo(), preset="strong", on_failure="leave out"
     )
     result, seconds, step = cancelled(comfyui, prompt, "protect", after_steps=30)
     record_property("seconds to cancel, seconds of a step", (seconds, step))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import skimage.data
 
-from faceprotect_core.photo import PRESETS
-from graphs import added, changed, crop_and_paste, node, pipeline, protect_photo
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS, WEIGHTS
+from graphs import added, changed, crop_and_paste, demo, node, protect_photo
 
 LEFT, RIGHT = (slice(None), slice(None, 420)), (slice(None), slice(420, None))
-FAST = PRESETS["fast"]
+BALANCED = PRESETS[LIGHT]["balanced"]
 
 
 def group() -> np.ndarray:
@@ -113,24 +113,28 @@ def test_a_batch_of_photos_is_sorted_out(comfyui):
 
 
 def blocks_on_the_largest_face() -> dict:
-    """The blocks with the values of the preset fast."""
-    prompt = photo() | pipeline(photo="group.png") | crop_and_paste(["photo", 0], ["optimizer", 0], which="largest")
-    return changed(
-        prompt,
-        latent={"pixels": ["crop", 0]},
-        inversion={"depth": FAST.depth, "pairing": FAST.pairing},
-        null_text={"iterations": FAST.null_text_iterations, "learning_rate": FAST.null_text_lr},
-        objective={"photo": ["crop", 0], "faces": ["crop", 2], "stop_at_margin": True, "margin": FAST.margin},
-        optimizer={
-            "image": ["crop", 0], "mask": ["crop", 3], "iterations": FAST.iterations, "learning_rate": FAST.lr,
-            "objective_weight": FAST.objective_weight, "fidelity_weight": FAST.fidelity_weight,
-        },
+    """The blocks with the values of the preset balanced."""
+    loaders = {name: node("FaceProtectLoadSurrogate", surrogate=name) for name in BUILT_IN_SURROGATES}
+    sockets = {f"surrogates.surrogate{index}": [name, 0] for index, name in enumerate(loaders)}
+    loss = node(
+        "FaceProtectFRSurrogateLoss", **sockets, photo=["crop", 0], faces=["crop", 2], mode="dodge", framing="aligned",
+        reduction="sum", stop_at_margin=True, margin=BALANCED.margin, jitter=BALANCED.jitter,
+        steepness=BALANCED.steepness, weights=", ".join(str(WEIGHTS[name]) for name in loaders),
     )  # fmt: skip
+    light = node(
+        "FaceProtectLightAndShade", image=["crop", 0], objective=["objective", 0], mask=["crop", 3],
+        iterations=BALANCED.iterations, grid=BALANCED.grid, strength=BALANCED.strength,
+        likeness_weight=BALANCED.likeness_weight, learning_rate=BALANCED.lr, early_stop=False, seed=0,
+        least_change=True,
+    )  # fmt: skip
+    blocks = loaders | {"objective": loss, "light": light}
+    return photo() | blocks | crop_and_paste(["photo", 0], ["light", 0], which="largest")
 
 
 @pytest.fixture(scope="module")
 def run_of_largest(comfyui):
-    return comfyui.run(photo() | protect_photo(["photo", 0], which="largest")).check()
+    """Without a judge, who may ask for more than the blocks do."""
+    return comfyui.run(photo() | protect_photo(["photo", 0], which="largest", preset="balanced", judge="none")).check()
 
 
 def test_protect_photo_protects_and_is_the_blocks(comfyui, run_of_largest):
@@ -139,7 +143,7 @@ def test_protect_photo_protects_and_is_the_blocks(comfyui, run_of_largest):
     assert np.array_equal(protected[mask == 0], group()[mask == 0])
     assert (protected[mask == 255] != group()[mask == 255]).mean() > 0.5
     (report,) = result.outputs["report"]["text"]
-    assert "Photo 1: protected" in report and "no evidence" in report
+    assert "Photo 1: Protected: 1 face." in report and "No recogniser was kept out as a judge" in report
     assert re.search(r"Predicted \d+ s and \d+\.\d GB; took \d+ s", report), "what it costs, before and after"
     assert np.array_equal(shown(comfyui, blocks_on_the_largest_face()), protected)
 
@@ -173,22 +177,42 @@ def test_one_bad_photo_of_a_folder_does_not_stop_the_others(comfyui):
     assert sizes == [(301, 420), (512, 512)]
     reports = result.outputs["report"]["text"]
     assert sum("NOT PROTECTED" in text for text in reports) == 1
-    assert sum("Photo 1: protected" in text for text in reports) == 2
+    assert sum("Photo 1: Protected" in text for text in reports) == 2
 
 
 def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
     """One face of each of two photos, at once by Performance Settings. Compared with single runs: a contract test."""
     prompt = photo() | {"batch": node("ImageBatch", image1=["photo", 0], image2=["photo", 0])}
-    prompt |= protect_photo(["batch", 0], which="numbered", numbers="1")
+    prompt |= protect_photo(["batch", 0], demo(), which="numbered", numbers="1")
     source = {name: prompt["protect"]["inputs"][name] for name in ("model", "vae")}
     settings = node("FaceProtectPerformance", **source, precision="as loaded", memory="automatic", faces_at_once=2)
     prompt = changed(added(prompt, settings=settings), protect={"model": ["settings", 0], "vae": ["settings", 1]})
     result = comfyui.run(prompt).check()
     pictures = [comfyui.image(entry)[..., :3] for entry in result.images("result")]
     (report,) = result.outputs["report"]["text"]
-    assert all(f"Photo {number}: protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
+    assert all(f"Photo {number}: Protected: 1 face." in report for number in (1, 2)) and len(pictures) == 2
     assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
     assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
+
+
+def test_a_judge_that_is_used_itself_is_refused(comfyui):
+    loader = {"surrogate": node("FaceProtectLoadSurrogate", surrogate="dlib_resnet")}
+    prompt = photo() | loader | protect_photo(["photo", 0], **{"surrogates.surrogate0": ["surrogate", 0]})
+    result = comfyui.run(prompt)
+    assert result.status == "error" and "the judge dlib_resnet is the same network" in result.error_message
+
+
+def test_diffusion_without_a_model_is_refused(comfyui):
+    result = comfyui.run(photo() | protect_photo(["photo", 0], way="diffusion"))
+    assert result.status == "error" and "needs model and vae and conditioning" in result.error_message
+
+
+def test_the_judge_compares_with_another_photo_that_is_connected(comfyui):
+    comfyui.upload_image(skimage.data.astronaut(), "other.png")
+    other = {"other": node("LoadImage", image="other.png")}
+    result = comfyui.run(photo() | other | protect_photo(["photo", 0], which="largest", other_photo=["other", 0]))
+    (report,) = result.check().outputs["report"]["text"]
+    assert "dlib_resnet, which was not used to make this, knew you on the other photo before" in report
 
 
 def test_to_impersonate_somebody_needs_their_photo(comfyui):

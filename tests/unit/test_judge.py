@@ -14,7 +14,7 @@ from faceprotect_core.judge import JUDGE, LOSS, FaceVerdict, Score, judge_photo,
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photo import protect_photo
-from faceprotect_core.photos.settings import PRESETS, PhotoSettings
+from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.protector import Choice, load_protector
 
 QUICK = PhotoSettings(iterations=2, lr=0.25, margin=0.1, strength=11.0, likeness_weight=25.0)
@@ -101,7 +101,7 @@ def test_a_judge_that_still_matches_makes_the_face_not_protected_even_if_all_sur
 
 
 def test_a_judge_that_is_fooled_saves_no_face_that_a_surrogate_knows(portrait):
-    hard = load_surrogate("mobileface")
+    hard = load_surrogate("mobileface", threshold=-0.5)
     (verdict,) = protect_photo(portrait, [hard], replace(QUICK, tries=1), judge=fickle()).faces
     assert [score.reached for score in verdict.scores] == [True, False]
     assert not verdict.protected and not verdict.evidence
@@ -127,6 +127,7 @@ def by_hand(photo, network, tries: list[PhotoSettings], model=None):
     image, mask, start = crop.image[None], crop.mask[None], None
     for settings in tries:
         aim = {"margin": settings.margin, "steepness": settings.steepness, "jitter": AlignmentJitter(1)}
+        aim["weights"] = [WEIGHTS.get(network.name, 1.0)]
         objective = IdentityObjective([network], source=image, face=crop.face, source_face=crop.face, **aim)
         if model is None:
             found = protect_by_light(image, objective, settings.light, mask=mask, start=start)
@@ -164,7 +165,7 @@ def test_through_diffusion_a_further_try_goes_on_from_the_latent(demo, easy, por
 
 
 def test_a_surrogate_that_knows_the_finished_photo_asks_for_a_further_try_without_a_judge(portrait):
-    hard = load_surrogate("mobileface")
+    hard = load_surrogate("mobileface", threshold=-0.5)
     one, two = (protect_photo(portrait, [hard], replace(QUICK, tries=tries)) for tries in (1, 2))
     assert not one.protected and (one.faces[0].asked, two.faces[0].asked) == (1, 2)
     assert two.faces[0].scores[0].after < one.faces[0].scores[0].after
