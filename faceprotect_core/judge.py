@@ -17,6 +17,9 @@ from .photos.settings import Goal
 from .surrogates import FRSurrogate
 
 JUDGE, LOSS = "judge", "loss"
+# How far past its threshold a recogniser must be for a face to count as protected, in its metric's units: another photo
+# of the person may be a little more like the protected one than the original is (docs/RESULTS.md).
+ROOM = 0.04
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Score:
     before, after: the similarity to the reference, in the metric: a cosine, or a Euclidean distance.
     threshold: beyond it two photos show the same person.
     knew: it took the original for the person of the reference.
-    reached: it no longer takes the finished face for that person; to impersonate, it takes it for the target.
+    reached: the finished face is past the threshold by `ROOM`; to impersonate, it is taken for the target.
     """
 
     recogniser: str
@@ -122,8 +125,8 @@ def judge_photo(
         faces: in the original's pixels.
         surrogates: that were in the loss; what they say is no evidence about other recognisers.
         judge: a recogniser that was not; None for none.
-        goal: "dodge" and "synthetic" want the face past the threshold; "impersonate" wants it to match the target
-            [3, h, w] or [1, 3, h, w].
+        goal: "dodge" and "synthetic" want the face past the threshold by `ROOM`; "impersonate" wants it to match the
+            target [3, h, w] or [1, 3, h, w].
         other: another photo [3, h, w] of one of the persons; the face that is most like it is compared with it.
 
     Raises:
@@ -183,7 +186,7 @@ def _most_alike(panel, looked: Sequence[_Looked], references: Sequence[Tensor]) 
 def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, other: Tensor, goal: Goal) -> Score:
     """The worst of the embeddings [places, D] counts: a recogniser may align the face by either place."""
     after = worst_place(surrogate, changed, other, goal)
-    matches = bool(surrogate.is_match(after, other))
+    past = surrogate.margin(after, other).item()
     return Score(
         surrogate.name,
         role,
@@ -192,7 +195,7 @@ def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, o
         surrogate.similarity(after, other).item(),
         surrogate.threshold(),
         bool(surrogate.is_match(before, other)),
-        matches if goal == "impersonate" else not matches,
+        past < 0 if goal == "impersonate" else past >= ROOM,
     )
 
 

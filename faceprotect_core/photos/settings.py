@@ -37,7 +37,7 @@ class PhotoSettings:
 
     way: Way = LIGHT
     size: int = 256
-    margin: float = 0.12
+    margin: float = 0.1
     iterations: int = LightAndShadeSettings.iterations
     lr: float = LightAndShadeSettings.lr
     steepness: float = 6.0

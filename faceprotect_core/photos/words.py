@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..judge import JUDGE, LOSS, FaceVerdict, Score
+from ..judge import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
 DOUBT = (
     "DOUBTFUL: the face is covered, very dark or turned, and its landmarks are uncertain; do not trust this verdict."
@@ -80,7 +80,8 @@ def _dodging(face: FaceVerdict) -> list[str]:
         elif judge.reached:
             said.append(f"{who} knew {whom} before and no longer does ({_numbers(judge, face.goal)}).")
         else:
-            said.append(f"{who} still knows {whom} ({_numbers(judge, face.goal)}).")
+            still = "still knows" if _away(judge) < 0 else "hardly knows"
+            said.append(f"{who} {still} {whom} ({_numbers(judge, face.goal)}; wanted {_wanted(judge):.2f}).")
     fooled = sum(score.reached for score in used)
     if used:
         said.append(f"{fooled} of {len(used)} recogniser{'s' * (len(used) != 1)} that were used no longer know {whom}.")
@@ -111,7 +112,15 @@ def _both(score: Score) -> str:
     return f"{word} {score.before:.2f} before, {score.after:.2f} after (the same person {side} {score.threshold:.2f})"
 
 
+def _away(score: Score) -> float:
+    """How far past the threshold; negative for a match."""
+    return score.threshold - score.after if score.metric == "cosine" else score.after - score.threshold
+
+
+def _wanted(score: Score) -> float:
+    return score.threshold - ROOM if score.metric == "cosine" else score.threshold + ROOM
+
+
 def _past(score: Score) -> float:
     """How far past the threshold, towards what was wanted."""
-    away = score.threshold - score.after if score.metric == "cosine" else score.after - score.threshold
-    return away if (away >= 0) == score.reached else -away
+    return abs(_away(score)) if score.reached else -abs(_away(score))

@@ -129,8 +129,8 @@ people still see you. Press **Run**.
 **How long**: about a quarter of a minute for each face on two CPU cores with the preset *balanced*. The node says how \
 much is left, and you can cancel at any time.
 
-**Did it work?** The report says so in its first line: each face is found again in the finished photo, and a recogniser \
-that was **not** used to make the protection, the judge, is asked whether it still knows you. When a face could not be \
+**Did it work?** The report says so in its first line: each face is found again in the finished photo, and the judge, \
+a recogniser that was **not** used to make the protection, is asked whether it still knows you. When a face could not be \
 protected far enough, the node stops with an error: it never hands you an unprotected photo.
 
 **What to change** (on Protect Photo)
