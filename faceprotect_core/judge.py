@@ -19,7 +19,7 @@ from .surrogates import FRSurrogate
 JUDGE, LOSS = "judge", "loss"
 # How far past its threshold a recogniser must be for a face to count as protected, in its metric's units: another photo
 # of the person may be a little more like the protected one than the original is (docs/RESULTS.md).
-ROOM = 0.04
+ROOM = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class FaceVerdict:
     @property
     def evidence(self) -> bool:
         """A recogniser that was not used knew the person before, and no longer does."""
-        return self.protected and any(s.knew and s.reached for s in self.scores if s.role == JUDGE)
+        judges = [score for score in self.scores if score.role == JUDGE]
+        return self.goal != "impersonate" and self.protected and any(one.knew and one.reached for one in judges)
 
     def to_dict(self) -> dict:
         """For JSON."""
@@ -143,7 +144,7 @@ def judge_photo(
         fixed = _references(panel, target, detector) if goal == "impersonate" else None
         theirs = None if fixed or other is None else _references(panel, other, detector)
         looked = [_Looked(panel, original, finished, face, detector) for face in faces]
-        same = _most_alike(panel, looked, theirs) if theirs else None
+        same = _most_alike(panel, looked, theirs) if theirs and looked else None
         verdicts = []
         for number, one in enumerate(looked):
             references = fixed or (theirs if number == same else one.before)
@@ -199,9 +200,9 @@ def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, o
     )
 
 
-def asked_again(verdict: FaceVerdict, before: FaceVerdict) -> FaceVerdict:
-    """The verdict on a further version of a face."""
-    return replace(verdict, asked=before.asked + 1)
+def asked_again(verdict: FaceVerdict, before: FaceVerdict, further: bool) -> FaceVerdict:
+    """The verdict on a further version of a face, or once more on the same one, where the photo has others."""
+    return replace(verdict, asked=before.asked + further)
 
 
 def embed_places(surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None) -> Tensor:

@@ -17,6 +17,7 @@ from .faces import (
     FaceDetector,
     crop_face,
     detect_faces,
+    find_face,
     left_to_right,
     load_detector,
     paste_faces,
@@ -166,6 +167,8 @@ def protect_photos(
         if cut and studio is None:
             detector = detector or load_detector(cut[0].photo.device)
             aim = find_aim(goal, surrogates, settings, model, schedule, target, detector)
+            if other is not None:
+                find_face(other, detector)  # before the work, not after it
             studio = _Studio(aim, judge, other, detector, faces_per_batch)
         outcomes = iter(studio.protect(cut, predictor, on_step) if cut else ())
         for photo in together:
@@ -227,8 +230,8 @@ class _Studio:
                     changed[number] = further
                 again = self._pasted(photo, changed)
                 faces = zip(again.faces, result.faces, strict=True)
-                asked = [asked_again(*pair) if n in failed else pair[0] for n, pair in enumerate(faces)]
-                result = replace(again, faces=tuple(asked))
+                counted = [asked_again(now, before, n in failed) for n, (now, before) in enumerate(faces)]
+                result = replace(again, faces=tuple(counted))
             return result
         except FAILURES as error:
             return error

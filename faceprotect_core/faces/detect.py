@@ -82,7 +82,7 @@ class FaceDetector:
 
 def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
     """Load the built-in detector and landmark predictor (CC0 1.0) and the face mesh (Apache-2.0); see NOTICE."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
         scorer = WindowScorer()
         scorer.load_state_dict(load_file(WEIGHTS))
         scorer.eval().requires_grad_(False).to(device)

@@ -15,7 +15,7 @@ Goal = Literal["dodge", "synthetic", "impersonate"]
 BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface"), "dlib_resnet"
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
-FURTHER_MARGIN, FURTHER_STRENGTH = 0.1, 1.3  # a further try: added to the margin, and times the strength
+FURTHER_MARGIN, FURTHER_STRENGTH = 0.15, 1.4  # a further try: added to the margin, and times the strength
 
 
 @dataclass(frozen=True)

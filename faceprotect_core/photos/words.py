@@ -20,7 +20,7 @@ def verdict(face: FaceVerdict) -> str:
     """What became of one face, in sentences; the first two words are the verdict."""
     said = [_impersonation(face)] if face.goal == "impersonate" else _dodging(face)
     if face.asked > 1 and any(score.role == JUDGE for score in face.scores):
-        said.append(f"The judge was asked {face.asked} times: it still knew the first version, which weakens its word.")
+        said.append(f"A first version did not suffice: the judge was asked {face.asked} times, which weakens its word.")
     if not face.found_again:
         said.append(GONE)
     if face.doubtful:
@@ -30,19 +30,22 @@ def verdict(face: FaceVerdict) -> str:
 
 def photo_verdict(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, in one sentence."""
+    if not faces:
+        return "NOT PROTECTED: no face."
     count = f"{len(faces)} face{'s' * (len(faces) != 1)}"
     failed = sum(not face.protected for face in faces)
     if failed:
         return f"NOT PROTECTED: {failed} of {count}."
     doubtful = sum(face.doubtful for face in faces)
-    return f"Protected: {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
+    done = "Taken for the target" if faces[0].goal == "impersonate" else "Protected"
+    return f"{done}: {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
 
 
 def in_a_line(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, with the number that is the least past its threshold."""
     if not faces:
         return photo_verdict(faces)
-    return f"{photo_verdict(faces)} {short(min(faces, key=lambda face: _past(_telling(face))))}."
+    return f"{photo_verdict(faces)} {short(min(faces, key=lambda face: _past(_telling(face), face.goal)))}."
 
 
 def short(face: FaceVerdict) -> str:
@@ -53,9 +56,10 @@ def short(face: FaceVerdict) -> str:
 
 def _telling(face: FaceVerdict) -> Score:
     """Of the recogniser that is fooled least: of those that failed, else of the judge."""
-    failed = [score for score in face.scores if not score.reached]
+    counting = [score for score in face.scores if face.goal != "impersonate" or score.role == LOSS]
+    failed = [score for score in counting if not score.reached]
     judges = [score for score in face.scores if score.role == JUDGE]
-    return min(failed or judges or face.scores, key=_past)
+    return min(failed or judges or face.scores, key=lambda score: _past(score, face.goal))
 
 
 def numbers(face: FaceVerdict) -> list[str]:
@@ -83,8 +87,10 @@ def _dodging(face: FaceVerdict) -> list[str]:
             still = "still knows" if _away(judge) < 0 else "hardly knows"
             said.append(f"{who} {still} {whom} ({_numbers(judge, face.goal)}; wanted {_wanted(judge):.2f}).")
     fooled = sum(score.reached for score in used)
-    if used:
-        said.append(f"{fooled} of {len(used)} recogniser{'s' * (len(used) != 1)} that were used no longer know {whom}.")
+    if len(used) == 1:
+        said.append(f"The recogniser that was used {'no longer knows' if fooled else 'may still know'} {whom}.")
+    elif used:
+        said.append(f"{fooled} of {len(used)} recognisers that were used no longer know {whom}.")
     if not judges:
         said.append(NO_JUDGE)
     return said
@@ -121,6 +127,6 @@ def _wanted(score: Score) -> float:
     return score.threshold - ROOM if score.metric == "cosine" else score.threshold + ROOM
 
 
-def _past(score: Score) -> float:
+def _past(score: Score, goal: str) -> float:
     """How far past the threshold, towards what was wanted."""
-    return abs(_away(score)) if score.reached else -abs(_away(score))
+    return -_away(score) if goal == "impersonate" else _away(score)

@@ -130,8 +130,8 @@ people still see you. Press **Run**.
 much is left, and you can cancel at any time.
 
 **Did it work?** The report says so in its first line: each face is found again in the finished photo, and the judge, \
-a recogniser that was **not** used to make the protection, is asked whether it still knows you. When a face could not be \
-protected far enough, the node stops with an error: it never hands you an unprotected photo.
+a recogniser that was **not** used to make the protection, is asked whether it still knows you. When a face could not \
+be protected far enough, the node stops with an error: it never hands you an unprotected photo.
 
 **What to change** (on Protect Photo)
 - **preset**: *fast* for a try, *strong* for more distance and a more visible change.

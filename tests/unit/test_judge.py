@@ -305,7 +305,7 @@ def brightness(metric: str) -> FRSurrogate:
 @pytest.mark.parametrize("role", [JUDGE, LOSS])
 @pytest.mark.parametrize(("change", "protected"), [(0.2, False), (0.28, False), (0.29, False), (0.32, True)])
 def test_a_face_counts_as_protected_only_with_room_to_spare(astronaut, detector, change, protected, role):
-    """The threshold is 0.5, and 0.04 more is wanted; three channels that change by x are x * sqrt(3) apart."""
+    """The threshold is 0.5, and 0.02 more is wanted; three channels that change by x are x * sqrt(3) apart."""
     face = find_face(astronaut, detector)
     grey = torch.full_like(astronaut, 0.4)
     asked = ([brightness("euclidean")], None) if role == LOSS else ([], brightness("euclidean"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from faceprotect_core.faces import Face
-from faceprotect_core.judge import JUDGE, LOSS, FaceVerdict, Score
+from faceprotect_core.judge import JUDGE, LOSS, ROOM, FaceVerdict, Score
 from faceprotect_core.photos import words
 
 FACE = Face((1.0, 1.0, 9.0, 9.0), 1.0, ((0.0, 0.0),) * 5)
@@ -49,9 +49,18 @@ def test_a_face_that_the_judge_knows_is_not_protected_in_capitals():
     assert "1 of 2 recognisers that were used no longer know you." in said
 
 
+def test_a_judge_that_is_hardly_past_its_threshold_hardly_knows_the_person():
+    """Neither known nor protected: past the threshold, and by less than is wanted."""
+    said = words.verdict(verdict(replace(judge(0.65 + ROOM / 2), reached=False), used()))
+    assert said.startswith("NOT PROTECTED. ") and "still knows" not in said and "no longer does" not in said
+    assert "dlib_resnet, which was not used to make this, hardly knows you (distance 0.6" in said
+    assert f"the same person below 0.65; wanted {0.65 + ROOM:.2f})" in said
+    assert f"; wanted {0.65 + ROOM:.2f})" in words.verdict(KNOWN)
+
+
 def test_one_that_a_used_recogniser_knows_is_not_protected_whatever_the_judge_says():
     said = words.verdict(verdict(judge(), used(0.4)))
-    assert said.startswith("NOT PROTECTED. ") and "0 of 1 recogniser" in said
+    assert said.startswith("NOT PROTECTED. ") and "The recogniser that was used may still know you." in said
 
 
 def test_a_judge_that_did_not_know_the_person_before_is_no_evidence():
@@ -75,7 +84,7 @@ def test_without_a_judge_it_says_that_nothing_follows_about_others():
 
 def test_a_judge_that_was_asked_again_is_said_to_weigh_less():
     assert "asked" not in words.verdict(PROTECTED)
-    assert "The judge was asked 2 times" in words.verdict(replace(PROTECTED, asked=2))
+    assert "the judge was asked 2 times" in words.verdict(replace(PROTECTED, asked=2))
     assert "asked" not in words.verdict(replace(verdict(used()), asked=2)), "there is none"
 
 
@@ -129,7 +138,9 @@ def test_the_number_is_the_judges_unless_somebody_was_not_fooled():
     assert words.short(verdict(used(0.4), judge(2.0))).startswith("mobileface, used to make this: similarity 0.40")
     assert words.short(verdict(used(0.4), used(0.6, "faceres"), judge(0.64))).startswith("faceres")
     assert words.short(verdict(used(0.3), used(0.1, "faceres"))).startswith("mobileface"), "without a judge"
-    assert words.short(NOT_TAKEN).startswith("dlib_resnet, not used to make this: distance to the target 0.81")
+    assert words.short(NOT_TAKEN).startswith("mobileface, used to make this: similarity to the target 0.20"), "counts"
+    hardly, still = replace(used(0.30), reached=False), used(0.32, "faceres")
+    assert words.short(verdict(hardly, still)).startswith("faceres"), "who still matches, not who is nearly gone"
 
 
 def test_every_recogniser_has_its_numbers_before_and_after():
