@@ -45,12 +45,14 @@ BUILD = """async ({nodes, links}) => {
     for (const {id, type, title, properties, colors, widgets} of nodes) {
         const node = LiteGraph.createNode(type)
         if (!node) throw Error(`The frontend has no node ${type}`)
+        // A node that gets the id of one in the graph before would get that one's values where none are named.
+        const defaults = Object.fromEntries(node.widgets?.map(one => [one.name, one.value]) ?? [])
         node.id = id
         app.graph.add(node)
         if (title) node.title = title
         Object.assign(node.properties, properties)
         Object.assign(node, colors)
-        for (const [name, value] of Object.entries(widgets)) {
+        for (const [name, value] of Object.entries({...defaults, ...widgets})) {
             const widget = node.widgets?.find(one => one.name === name)
             if (!widget) throw Error(`${type} has no widget ${name}: ${node.widgets?.map(one => one.name)}`)
             const known = widget.options?.values
