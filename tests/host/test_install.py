@@ -27,7 +27,7 @@ else:
 
 PACKED = {
     *("__init__.py", "nodes", "faceprotect_core", "js", "workflows", "pyproject.toml", "requirements.txt"),
-    *("README.md", "LICENSE", "CHANGELOG.md"),
+    *("README.md", "LICENSE", "NOTICE", "CHANGELOG.md"),
 }
 REGISTRY_TOOL = PACK / ".venv-registry/bin/comfy"
 USERS_FOLDERS = {".git", ".venv", "venv", "user", "input", "output", "temp", "custom_nodes", "models"}
