@@ -193,7 +193,7 @@ def make_report(original: np.ndarray, ways: dict[str, np.ndarray], path: Path):
     for name, protected in ways.items():
         change = protected / 255 - original / 255
         panels[name] = protected
-        panels[f"its change, {AMPLIFICATION} times"] = np.clip(0.5 + AMPLIFICATION * change, 0, 1)
+        panels[f"{name}: the change, {AMPLIFICATION} times"] = np.clip(0.5 + AMPLIFICATION * change, 0, 1)
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 4.4), layout="constrained")
     for axis, (title, picture) in zip(axes, panels.items(), strict=True):
         axis.imshow(picture, interpolation="lanczos")
