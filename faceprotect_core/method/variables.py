@@ -86,7 +86,7 @@ def optimize(
     require(
         iterations >= 0 and lr > 0,
         f"{where}: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
-        "use 35 iterations with a learning rate of 0.01, the paper's values, or leave them out",
+        "leave them out, or use 35 iterations with a learning rate of 0.01 for the latent, the paper's values",
     )
     value = (variable.start if start is None else start).detach().clone().requires_grad_()
     stop = _EarlyStop(objective if early_stop else None, value, where)

@@ -235,7 +235,7 @@ REFUSALS = {
     "more strength than there are levels": (lambda: protect(settings=with_settings(strength=256.0)), "strength is 256"),
     "a strength of NaN": (lambda: protect(settings=with_settings(strength=float("nan"))), "strength is nan"),
     "a negative weight": (lambda: protect(settings=with_settings(likeness_weight=-1.0)), "likeness_weight -1"),
-    "a negative number of iterations": (lambda: protect(settings=with_settings(iterations=-1)), "got -1, 0.25"),
+    "a negative number of iterations": (lambda: protect(settings=with_settings(iterations=-1)), "got -1, "),
     "no learning rate": (lambda: protect(settings=with_settings(lr=0.0)), "got 4, 0.0"),
     "a loss of NaN": (
         lambda: protect(objective=lambda image: image.flatten(1).mean(1) * float("nan")),
