@@ -68,7 +68,6 @@ def compiled_bfloat16(network: nn.Module) -> nn.Module:
 
 
 LOW_MEMORY = {"denoiser": {"low_memory": True}, "codec": {"low_memory": True}}
-FUSED = {"fused_attention": True}
 # Latents, losses, surrogates and optimiser are in the number format of the photo in all of them.
 WAYS = {
     "release": Way(released=True),
@@ -82,13 +81,6 @@ WAYS = {
     "bfloat16 graphs": Way(bfloat16, graphs=True, countable=False),
     "channels last graphs": Way(channels_last, graphs=True, countable=False),
     "compiled graphs": Way(compiled_bfloat16, graphs=True, countable=False),
-    "fused": Way(denoiser=FUSED, countable=False),
-    "fused graphs": Way(denoiser=FUSED, graphs=True, countable=False),
-    "channels last fused graphs": Way(channels_last, denoiser=FUSED, graphs=True, countable=False),
-    "channels last fused graphs fast": Way(channels_last, denoiser=FUSED, graphs=True, preset="fast", countable=False),
-    "channels last fused graphs balanced": Way(
-        channels_last, denoiser=FUSED, graphs=True, preset="balanced", countable=False
-    ),
     "bfloat16 graphs fast": Way(bfloat16, graphs=True, preset="fast", countable=False),
     "channels last graphs fast": Way(channels_last, graphs=True, preset="fast", countable=False),
     "channels last graphs balanced": Way(channels_last, graphs=True, preset="balanced", countable=False),

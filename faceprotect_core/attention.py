@@ -1,6 +1,6 @@
 """Self-attention maps of the unchanged run, and the structure loss that holds the changed run to them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,10 +11,6 @@ from torch.autograd.function import once_differentiable
 from .checks import require
 from .inversion import OnStep, Trajectory
 from .model import Denoiser
-
-Comparison = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
-"""(query, key, value, (query, key) of the unchanged run), each [B, heads, tokens, dim] -> the attention output, and the
-mean squared difference [B] of the two maps."""
 
 # Elements of the maps that are computed at once: what a CPU's cache holds, and enough to fill a GPU.
 ELEMENTS_AT_ONCE = {"cpu": 2**21, "cuda": 2**25}
@@ -80,26 +76,14 @@ class SelfAttentionReference:
     latent: Tensor
 
 
-def compare(query: Tensor, key: Tensor, value: Tensor, reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The Comparison that every device can do."""
-    return _ComparedAttention.apply(query, key, value, reference)
-
-
 @dataclass(eq=False)
 class Capture:
-    """Self-attention that remembers queries and keys.
-
-    comparison: the one that the StructureLoss will have, where it is another than `compare`: the unchanged run then
-    rounds as the changed one does.
-    """
+    """Self-attention that remembers queries and keys."""
 
     queries_and_keys: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    comparison: Comparison | None = None
 
     def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.queries_and_keys[layer] = (query.detach().clone(), key.detach().clone())
-        if self.comparison:
-            return self.comparison(query, key, value, (query, key))[0]
         return torch.cat([_attend(query[:, :, rows], key, value)[0] for rows in _rows(query, key)], dim=2)
 
 
@@ -112,10 +96,9 @@ class StructureLoss:
 
     reference: dict[str, tuple[Tensor, Tensor]]
     loss: Tensor | float = 0.0
-    comparison: Comparison = compare
 
     def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output, difference = self.comparison(query, key, value, self._reference_of(layer, query))
+        output, difference = _ComparedAttention.apply(query, key, value, self._reference_of(layer, query))
         self.loss = self.loss + difference
         return output
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from .checks import ProtectionError, require, require_image
-from .fused_attention import FusedAttention
 from .memory import blocks_of, recomputed
 from .model import SelfAttention
 from .schedule import scaled_linear_alphas_cumprod
@@ -29,7 +28,6 @@ class DiffusersDenoiser:
     prediction_type: "epsilon" or "v_prediction" (then alphas_cumprod, [T], converts to epsilon).
     The model may be bfloat16; latents, losses and the returned noise keep the latent's dtype.
     low_memory: the blocks are computed again in the backward pass; the result is the same.
-    fused_attention: self-attention maps are compared in fused kernels where those work (see FusedAttention).
     """
 
     def __init__(
@@ -38,7 +36,6 @@ class DiffusersDenoiser:
         prediction_type: str = "epsilon",
         alphas_cumprod: Tensor | None = None,
         low_memory: bool = False,
-        fused_attention: bool = False,
     ):
         require(
             prediction_type in ("epsilon", "v_prediction"),
@@ -49,15 +46,12 @@ class DiffusersDenoiser:
         self.prediction_type = prediction_type
         self.alphas_cumprod = scaled_linear_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
         self.low_memory = low_memory
-        self.fused_attention = FusedAttention() if fused_attention else None
         self._self_attentions = {name: m for name, m in unet.named_modules() if name.endswith(".attn1")}
 
     def __call__(
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
         dtype = self.unet.dtype
-        if self.fused_attention:
-            self.fused_attention.use_in(self_attention)
         at = torch.full((), timestep, device=latent.device)  # a number would be copied to a GPU, which waits for it
         with self._computed_by(self_attention), self._recomputed(self_attention):
             output = self.unet(latent.to(dtype), at, encoder_hidden_states=context.to(dtype)).sample

@@ -31,7 +31,6 @@ from ..faceprotect_core import DDIMSchedule, FRSurrogate, SelfAttentionReference
 from ..faceprotect_core.checks import require
 from ..faceprotect_core.cuda_graphs import Recorder
 from ..faceprotect_core.faces import FaceCrop
-from ..faceprotect_core.fused_attention import FusedAttention
 from ..faceprotect_core.gradient_codec import StraightThroughCodec
 from ..faceprotect_core.memory import blocks_of, recomputed
 from ..faceprotect_core.model import SelfAttention
@@ -254,7 +253,6 @@ class ComfyDenoiser:
         self.base = self.patcher.model
         self.settings = settings_of(model)
         self.low_memory = low_memory
-        self.fused_attention = FusedAttention() if self.settings.fused_attention else None
         self._self_attention: SelfAttention | None = None
         sampling = self.patcher.get_model_object("model_sampling")
         self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
@@ -268,8 +266,6 @@ class ComfyDenoiser:
     def __call__(
         self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
     ) -> Tensor:
-        if self.fused_attention:
-            self.fused_attention.use_in(self_attention)
         level = self.sigmas[timestep].item()
         alpha = 1.0 / (1.0 + level**2)
         sigma = latent.new_full((latent.shape[0],), level)  # made on the GPU: a copy would wait for it
@@ -427,8 +423,7 @@ class PerformanceSettings:
 
     gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`. gradient_tile: the gradient comes from
     tiles of that many pixels; 0: from the whole image. faces_at_once: of Protect Photo; 0: automatic.
-    cuda_graphs: networks are recorded and replayed on a GPU. fused_attention: self-attention maps are compared in fused
-    kernels where those work.
+    cuda_graphs: networks are recorded and replayed on a GPU.
     """
 
     precision: str = "as loaded"
@@ -437,7 +432,6 @@ class PerformanceSettings:
     gradient_tile: int = 0
     faces_at_once: int = 0
     cuda_graphs: bool = False
-    fused_attention: bool = False
 
 
 def settings_of(patcher) -> PerformanceSettings:

@@ -73,14 +73,6 @@ class Performance(io.ComfyNode):
                     "on a fast GPU; recording takes a few seconds for each run and needs ample memory. On a CPU it "
                     "changes nothing.",
                 ),
-                io.Boolean.Input(
-                    "fused_attention",
-                    default=False,
-                    optional=True,
-                    tooltip="Experimental, for NVIDIA GPUs from the RTX 30 series on, under Linux: self-attention maps "
-                    "are compared in fused kernels, which are compiled at the first run and checked against PyTorch "
-                    "before they are used. Where they do not work it changes nothing.",
-                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The same MODEL with the settings; weights are shared."),
@@ -99,7 +91,6 @@ class Performance(io.ComfyNode):
         gradient_tile=0,
         faces_at_once=0,
         cuda_graphs=False,
-        fused_attention=False,
     ) -> io.NodeOutput:
         tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, precision, WHERE)
         require(
@@ -107,7 +98,5 @@ class Performance(io.ComfyNode):
             f"{WHERE}: gradient_tile is {gradient_tile}",
             f"use 0 for no tiles, or a multiple of 8 from {SMALLEST_TILE} on",
         )
-        settings = host.PerformanceSettings(
-            precision, memory, tiny, gradient_tile, faces_at_once, cuda_graphs, fused_attention
-        )
+        settings = host.PerformanceSettings(precision, memory, tiny, gradient_tile, faces_at_once, cuda_graphs)
         return io.NodeOutput(*host.with_settings(model, vae, settings))

@@ -122,4 +122,3 @@ def mesh_of(
         low, high = inside.min(0), inside.max(0)
         middle, side = transform_points(to_photo, (low + high) / 2), max(high - low) * side * ROOM / SIDE
     return transform_points(to_photo, inside)
-

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from checkpoints import SD1, write_checkpoint, write_lora
-from comfyui_models import assert_untouched, context, core_module, latent, load, load_tiny_vae, saved_bytes, state
+from comfyui_models import assert_untouched, context, latent, load, load_tiny_vae, saved_bytes, state
 
 SHAPE = (1, 4, 8, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -159,19 +159,6 @@ def test_cuda_graphs_are_recorded_where_they_are_wanted_and_memory_is_ample(
     with pack.host.optimization(denoiser, None, SHAPE, 1) as recorder:
         assert recorder.device == device
     assert ("no CUDA graphs" in caplog.text) == (graphs and device is None)
-
-
-@pytest.mark.parametrize("wanted", [False, True])
-def test_fused_attention_is_in_all_that_captures_or_compares(pack, loaded, monkeypatch, wanted):
-    calls, fused = [], core_module(pack, "fused_attention").FusedAttention
-    computed = fused.__call__
-    monkeypatch.setattr(fused, "__call__", lambda self, *tensors: (calls.append(1), computed(self, *tensors))[1])
-    ours, denoiser, _ = protect(pack, *with_settings(pack, *loaded, *DEFAULTS, fused_attention=wanted))
-    plain, *_ = protect(pack, *loaded)
-    passes = 2 + 3 * 2  # two steps of the unchanged run, and of three changed ones
-    layers = sum(name.endswith(".attn1") for name, _ in denoiser.base.named_modules())
-    assert layers > 1 and len(calls) == wanted * passes * layers
-    torch.testing.assert_close(ours.image, plain.image, rtol=0, atol=1e-4)
 
 
 def test_comfyui_is_told_that_cuda_graphs_take_twice_the_memory(pack, loaded, monkeypatch):

@@ -90,7 +90,6 @@ WIDGETS = {
         "gradient_tile",
         "faces_at_once",
         "cuda_graphs",
-        "fused_attention",
     ],
     "FaceProtectVerify": [],
     "FaceProtectVerifyRobustness": [],
