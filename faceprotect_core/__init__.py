@@ -1,15 +1,15 @@
 """FaceProtect's method in pure torch: DDIM inversion, null-text embeddings, self-attention structure, latent attack."""
 
-from .attention import SelfAttentionReference, capture_self_attention
 from .checks import ProtectionError
-from .inversion import Trajectory, ddim_invert
-from .null_text import learn_null_text
-from .objectives import IdentityObjective
-from .optimizer import ProtectionResult, optimize_latent
-from .protect import protect
-from .schedule import DDIMSchedule
+from .method.attention import SelfAttentionReference, capture_self_attention
+from .method.inversion import Trajectory, ddim_invert
+from .method.null_text import learn_null_text
+from .method.objectives import IdentityObjective
+from .method.optimizer import ProtectionResult, optimize_latent
+from .method.protect import protect
+from .method.schedule import DDIMSchedule
+from .method.views import AlignmentJitter
 from .surrogates import FRSurrogate, load_surrogate
-from .views import AlignmentJitter
 
 __all__ = [
     "AlignmentJitter",

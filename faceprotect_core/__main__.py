@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .checks import ProtectionError, require
-from .cost import Cost, Meter, duration
+from .speed.cost import Cost, Meter, duration
 
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 LIGHT_AND_SHADE = "light-and-shade"
@@ -118,9 +118,9 @@ def _quality(text: str) -> int:
 
 def _protect(arguments: argparse.Namespace) -> int:
     require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
-    from .folder import Options, plan, protect_folder
-    from .folder_record import Record
-    from .protector import Choice, load_protector
+    from .folders.protector import Choice, load_protector
+    from .folders.record import Record
+    from .folders.run import Options, plan, protect_folder
 
     names = ("format", "quality", "keep_metadata", "overwrite")
     options = Options(**{name: getattr(arguments, name) for name in names})
@@ -160,8 +160,9 @@ def _recognisers(arguments: argparse.Namespace) -> dict:
 
 def _ray(arguments: argparse.Namespace, choice) -> dict:
     """What protect_folder needs for Ray. A worker may have another working directory: no relative paths."""
-    from .parallel import RayOptions
-    from .protector import DEMO, NO_JUDGE, load_protector
+    from .folders.protector import NO_JUDGE, load_protector
+    from .jobs.job import RayOptions
+    from .models import DEMO
     from .surrogates import BUILT_IN_SURROGATES
 
     def absolute(name: str | None) -> str | None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .checks import ProtectionError, require, require_image
-from .memory import blocks_of, recomputed
-from .model import SelfAttention
-from .schedule import scaled_linear_alphas_cumprod
+from .method.schedule import scaled_linear_alphas_cumprod
+from .protocols import SelfAttention
+from .speed.checkpointing import blocks_of, recomputed
 
 PARTS = ("unet", "vae", "text_encoder")  # the networks of a Stable Diffusion in diffusers' format, a folder each
 # The noise schedule of Stable Diffusion 1.x and 2.x, which DDIMSchedule.scaled_linear() is.

@@ -1,4 +1,4 @@
-"""Self-Attention Capture: TRAJECTORY, NULL_TEXT -> FACEPROTECT_STRUCTURE (core: attention.py)."""
+"""Self-Attention Capture: TRAJECTORY, NULL_TEXT -> FACEPROTECT_STRUCTURE (core: method/attention.py)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""DDIM Inversion: LATENT -> FACEPROTECT_TRAJECTORY (core: inversion.py)."""
+"""DDIM Inversion: LATENT -> FACEPROTECT_TRAJECTORY (core: method/inversion.py)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""Null-Text Embedding Learner: FACEPROTECT_TRAJECTORY -> FACEPROTECT_NULL_TEXT (core: null_text.py)."""
+"""Null-Text Embedding Learner: FACEPROTECT_TRAJECTORY -> FACEPROTECT_NULL_TEXT (core: method/null_text.py)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""FR Surrogate Loss: surrogates, photo, target -> FACEPROTECT_OBJECTIVE (core: objectives.py)."""
+"""FR Surrogate Loss: surrogates, photo, target -> FACEPROTECT_OBJECTIVE (core: method/objectives.py)."""
 
 from comfy_api.latest import io
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Adversarial Latent Optimizer: everything -> IMAGE, LATENT, history (core: optimizer.py)."""
+"""Adversarial Latent Optimizer: everything -> IMAGE, LATENT, history (core: method/optimizer.py)."""
 
 import json
 

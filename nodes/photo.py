@@ -1,4 +1,4 @@
-"""Protect Photo: every face of a photo of any size, and whether it worked (core: photo.py)."""
+"""Protect Photo: every face of a photo of any size, and whether it worked (core: photos/photo.py)."""
 
 import logging
 import time
@@ -10,12 +10,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..faceprotect_core.checks import require
-from ..faceprotect_core.cost import Cost, CostPredictor, Meter, total
 from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
-from ..faceprotect_core.judge import require_other_network
-from ..faceprotect_core.photo import CutPhoto, PhotoResult, protect_photos
 from ..faceprotect_core.photos import words
+from ..faceprotect_core.photos.photo import CutPhoto, PhotoResult, protect_photos
 from ..faceprotect_core.photos.settings import (
     BUILT_IN_JUDGE,
     BUILT_IN_SURROGATES,
@@ -24,6 +22,8 @@ from ..faceprotect_core.photos.settings import (
     PRESETS,
     PhotoSettings,
 )
+from ..faceprotect_core.speed.cost import Cost, CostPredictor, Meter, total
+from ..faceprotect_core.verify.verdict import require_other_network
 from . import host
 from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found

@@ -1,10 +1,10 @@
-"""Pixel-Space Attack: IMAGE, FACEPROTECT_OBJECTIVE -> IMAGE (core: pixel_attacks.py)."""
+"""Pixel-Space Attack: IMAGE, FACEPROTECT_OBJECTIVE -> IMAGE (core: attacks/pixel_attacks.py)."""
 
 from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..faceprotect_core.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
+from ..faceprotect_core.attacks.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
 from . import host
 from .objectives import photo_and_mask
 from .optimizer import summary

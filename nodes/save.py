@@ -1,8 +1,9 @@
-"""Save Protected Image: IMAGE -> files without workflow, prompt or EXIF (core: photo_file.py)."""
+"""Save Protected Image: IMAGE -> files without workflow, prompt or EXIF (core: photos/file.py)."""
 
 from comfy_api.latest import io
 
-from ..faceprotect_core.photo_file import PhotoFile, write_photo
+from ..faceprotect_core.photos.file import PhotoFile
+from ..faceprotect_core.photos.write import write_photo
 from . import host
 from .sockets import CATEGORY
 

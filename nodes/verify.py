@@ -1,4 +1,4 @@
-"""Verify Protection and Verify Robustness: does it work, and does it last? (core: evaluation/verification.py)"""
+"""Verify Protection and Verify Robustness: does it work, and does it last? (core: verify/verification.py)"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..faceprotect_core.checks import ProtectionError, require
-from ..faceprotect_core.evaluation.report_image import draw_report, draw_robustness
-from ..faceprotect_core.evaluation.reports import RobustnessReport, Verification
-from ..faceprotect_core.evaluation.robustness import processings
-from ..faceprotect_core.evaluation.verification import verify_photo, verify_robustness
 from ..faceprotect_core.faces import Face, FaceDetector, load_detector
+from ..faceprotect_core.verify.report_image import draw_report, draw_robustness
+from ..faceprotect_core.verify.reports import RobustnessReport, Verification
+from ..faceprotect_core.verify.robustness import processings
+from ..faceprotect_core.verify.verification import verify_photo, verify_robustness
 from . import host
 from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData, SurrogateSocket
 from .surrogates import loaded_or_built_in

@@ -18,6 +18,8 @@ import skimage.data
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
+
 from comfyui import PACK, ComfyUIServer
 
 sys.path.append(str(PACK))  # for faceprotect_core, after the tests' own modules
@@ -145,8 +147,8 @@ def measure(original: np.ndarray, protected: np.ndarray) -> dict:
     """
     from faceprotect_core import load_surrogate
     from faceprotect_core.faces import find_face
-    from faceprotect_core.judge import judge_photo
     from faceprotect_core.photos import words
+    from faceprotect_core.verify.verdict import judge_photo
 
     before, after = to_tensor(original), to_tensor(protected)
     (face,) = judge_photo(before, after, [find_face(before)], [], load_surrogate(JUDGE))

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from ..demo import load_demo_model
-from ..demo.train import read_images, split_identities
 from ..faces import Face, detect_faces, find_face, load_detector
-from ..photo import protect_photo
+from ..photos.photo import protect_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ..surrogates import FRSurrogate, load_surrogate
-from .quality import psnr, ssim
+from ..verify.quality import psnr, ssim
+from ..verify.robustness import Processing, as_saved, processings
 from .recognition import FARS
-from .robustness import Processing, as_saved, processings
+from .training.demo_model import read_images, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.presets")
 AFTER = ("jpeg 75", "half size", "mirrored", "vae")

@@ -76,7 +76,7 @@ def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[
 
 
 def main() -> None:
-    from ..demo.train import read_images, split_identities
+    from .training.demo_model import read_images, split_identities
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)

@@ -1,1 +1,1 @@
-"""The method's parts that any variable shares; see variables.py. The paper's own parts still stand one floor up."""
+"""The paper's method, block by block, and the loop that any other variable shares (variables.py)."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import require, require_image
-from ..inversion import OnStep
+from .inversion import OnStep
 from .variables import Objective, Optimised, Rendering, optimize
 
 WHERE = "Light and Shade"
@@ -71,7 +71,7 @@ class LightAndShade:
 
 
 def unlikeness(photo: Tensor, image: Tensor) -> Tensor:
-    """1 - SSIM of each pair of images [B, 3, H, W] -> [B], differentiable in the second. See evaluation/quality.py."""
+    """1 - SSIM of each pair of images [B, 3, H, W] -> [B], differentiable in the second. See verify/quality.py."""
     from kornia.metrics import ssim
 
     return 1.0 - ssim(photo, image, 11, padding="valid").flatten(1).mean(1)

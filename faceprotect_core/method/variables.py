@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_finite
-from ..inversion import OnStep
+from .inversion import OnStep
 
 Objective = Callable[[Tensor], Tensor]
 

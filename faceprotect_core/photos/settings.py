@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from ..inversion import Pairing
+from ..method.inversion import Pairing
 from ..method.light_and_shade import LightAndShadeSettings
 
 Way = Literal["light and shade", "diffusion"]
 LIGHT: Way = "light and shade"
 DIFFUSION: Way = "diffusion"
-Goal = Literal["dodge", "synthetic", "impersonate"]
 BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface"), "dlib_resnet"
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..judge import JUDGE, LOSS, ROOM, FaceVerdict, Score
+from ..verify.verdict import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
 DOUBT = (
     "DOUBTFUL: the face is covered, very dark or turned, and its landmarks are uncertain; do not trust this verdict."

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..checks import require
-from . import faceres, inception_resnet, ir, iresnet, mobile_facenet, mobileface, mobilefacenet
 from .architecture import Architecture
 from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counters out
-from .dlib_resnet import load_dlib_resnet
+from .networks import faceres, inception_resnet, ir, iresnet, mobile_facenet, mobileface, mobilefacenet
+from .networks.dlib_resnet import load_dlib_resnet
 from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, read_tensors, to_float32
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "recognisers"
@@ -75,7 +75,7 @@ def load_surrogate(name: str | Path, threshold: float | None = None) -> FRSurrog
 
 def _from_file(path: Path) -> FRSurrogate:
     if path.suffix.lower() == ONNX_SUFFIX:
-        from .onnx_file import read_onnx
+        from .onnx.file import read_onnx
 
         architecture, tensors = read_onnx(path)
     else:

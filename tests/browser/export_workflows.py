@@ -16,7 +16,8 @@ import time
 import uuid
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
 import numpy as np
 from playwright.sync_api import sync_playwright

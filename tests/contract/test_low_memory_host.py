@@ -57,7 +57,7 @@ def assert_same(pack, model, vae, width: int) -> None:
 
 def structure_loss(pack, denoiser):
     """A fresh structure loss, against the maps of another latent of any size."""
-    attention = core_module(pack, "attention")
+    attention = core_module(pack, "method.attention")
 
     def against(z):
         capture = attention.Capture()

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.models import MODELS, build
 from benchmarks.ways import WAYS, prepare
-from faceprotect_core.cuda_graphs import Recorder
+from faceprotect_core.speed.cuda_graphs import Recorder
 
 
 @pytest.fixture(scope="module")

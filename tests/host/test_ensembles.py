@@ -9,7 +9,7 @@ import torch
 import graphs
 from comfyui import PACK
 from demo import upload_portrait
-from faceprotect_core.surrogates.mobile_facenet import MobileFaceNet
+from faceprotect_core.surrogates.networks.mobile_facenet import MobileFaceNet
 from graphs import Prompt, added, changed, node, pipeline
 
 EVERYTHING = {"jitter": 2, "jitter_seed": 7, "steepness": 6.0, "weights": "1, 2, 0.5", "stop_at_margin": True}

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import graphs
 from comfyui import PromptRejected
-from faceprotect_core.surrogates.mobile_facenet import MobileFaceNet
+from faceprotect_core.surrogates.networks.mobile_facenet import MobileFaceNet
 from graphs import Prompt, node, small_pipeline
 from onnx_models import write_iresnet_onnx
 

@@ -8,7 +8,7 @@ import skimage.data
 import torch
 
 import graphs
-from faceprotect_core.surrogates.mobile_facenet import MobileFaceNet
+from faceprotect_core.surrogates.networks.mobile_facenet import MobileFaceNet
 from graphs import Prompt, added, changed, demo, node, pipeline, protect_photo
 
 FILE = "unseen.pth"

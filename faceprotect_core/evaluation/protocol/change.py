@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...attention import SelfAttentionReference, capture_self_attention
 from ...faces import Face, face_mask
-from ...inversion import Trajectory, ddim_invert
+from ...method.attention import SelfAttentionReference, capture_self_attention
+from ...method.inversion import Trajectory, ddim_invert
 from ...method.light_and_shade import LightAndShadeSettings, protect_by_light
-from ...null_text import learn_null_text
-from ...optimizer import optimize_latent
-from ...protector import LoadedModel
-from ...schedule import DDIMSchedule
-from ..robustness import as_saved, vae_round_trip
+from ...method.null_text import learn_null_text
+from ...method.optimizer import optimize_latent
+from ...method.schedule import DDIMSchedule
+from ...models import LoadedModel
+from ...verify.robustness import as_saved, vae_round_trip
 from .data import Pair
 from .methods import Method
 
@@ -90,7 +90,7 @@ def _prepared(subject: Subject, settings: dict, model) -> tuple[Trajectory, Tens
 
 
 def _attack(photo: Tensor, objective: Objective, settings: dict, mask: Tensor | None) -> Tensor:
-    from ...pixel_attacks import PixelAttackSettings, attack_pixels
+    from ...attacks.pixel_attacks import PixelAttackSettings, attack_pixels
 
     settings = dict(settings)
     return attack_pixels(photo, objective, settings.pop("method"), settings=PixelAttackSettings(**settings), mask=mask)

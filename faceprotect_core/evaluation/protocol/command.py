@@ -12,18 +12,19 @@ from pathlib import Path
 import torch
 
 from ...checks import require
-from ...folder_record import sha256_of
+from ...files import sha256_of
+from ...folders.protector import require_device
+from ...models import DEMO
 from ...photos.settings import DIFFUSION, PRESETS
-from ...protector import DEMO, require_device
 from ...surrogates import BUILT_IN_SURROGATES
 from .copies import all_copies
 from .data import Pair, Target, read_pairs, read_targets
 from .methods import chosen_methods
-from .plots import write_plots
 from .rates import FARS, all_rates, rank_one, read_trials
+from .report.plots import write_plots
+from .report.tables import markdown
 from .results import Results, quality_of, write_results
 from .run import Plan, plan, references, run
-from .tables import markdown
 from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
 
 log = logging.getLogger("faceprotect.evaluation.protocol")
@@ -222,7 +223,7 @@ def _synthetic(arguments: argparse.Namespace) -> Path | None:
 
 
 def _ray(arguments: argparse.Namespace):
-    from ...parallel import RayOptions
+    from ...jobs.job import RayOptions
 
     return RayOptions(workers=arguments.workers, device=arguments.device) if arguments.ray else None
 

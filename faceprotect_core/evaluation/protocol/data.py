@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import ProtectionError, require
-from ...photo_file import read_photo
+from ...photos.read import read_photo
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 SECOND = " second photo"  # what a person is called whose other photo is protected

@@ -21,7 +21,7 @@ class Method:
 
     kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method with `settings` as the arguments of
         `protect`; "light": light and shade with `settings` as its LightAndShadeSettings; "pixels": the attack of
-        pixel_attacks.py that `settings["method"]` names.
+        attacks/pixel_attacks.py that `settings["method"]` names.
     loss: arguments of `IdentityObjective` beside what the goal asks for: margin, steepness; jitter counts the wrong
         alignments for each surrogate in an iteration.
     masked: only the face may change; with output "detail", light and shade, and in pixel space.
@@ -148,7 +148,7 @@ def _ablations(ours: Method) -> dict[str, Method]:
 
 def _noise(masked: bool) -> dict[str, Method]:
     """Noise where ours may change the photo, so that equal PSNR compares methods and not masks."""
-    from ...pixel_attacks import PUBLISHED
+    from ...attacks.pixel_attacks import PUBLISHED
 
     return {
         name: Method("pixels", {"method": name} | asdict(settings), masked=masked, about="noise in pixel space")

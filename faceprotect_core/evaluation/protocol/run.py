@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ...checks import require
-from ...parallel import RayOptions, run_jobs
-from ...photo_file import read_photo, write_atomically
+from ...files import write_atomically
+from ...jobs.job import RayOptions
+from ...jobs.run import run_jobs
+from ...photos.read import read_photo
 from .data import Pair
 from .methods import Method
 from .trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Job, Lab, Setup, load_lab
@@ -211,6 +213,6 @@ def _seen_as(lab: Lab, name: str) -> dict[str, str]:
 
 def _identity(path: Path, box) -> str:
     """Changes with the file's content and the box."""
-    from ...folder_record import sha256_of
+    from ...files import sha256_of
 
     return f"{sha256_of(path)[:16]}{'' if box is None else box}"

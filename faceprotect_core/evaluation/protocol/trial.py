@@ -22,14 +22,13 @@ from torch import Tensor
 from ...checks import require
 from ...diffusers_backend import load_vae
 from ...faces import Face, find_again, find_face, load_detector
-from ...folder_record import sha256_of
-from ...objectives import IdentityObjective
-from ...photo_file import write_atomically
-from ...protector import digest_of_files, digest_of_tensor, load_model
+from ...files import digest_of_files, digest_of_tensor, sha256_of, write_atomically
+from ...method.objectives import IdentityObjective
+from ...method.views import AlignmentJitter
+from ...models import load_model
 from ...surrogates import FRSurrogate, load_surrogate
-from ...views import AlignmentJitter
-from ..quality import psnr, to_psnr
-from ..robustness import processings, vae_round_trip
+from ...verify.quality import psnr, to_psnr
+from ...verify.robustness import processings, vae_round_trip
 from .change import Subject, changed_by
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods

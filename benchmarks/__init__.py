@@ -1,2 +1,0 @@
-"""Time and memory of the method against the release's formulation: `python -m benchmarks --help`. Offline, with random
-weights in the real shapes; docs/PERFORMANCE.md is what it printed."""

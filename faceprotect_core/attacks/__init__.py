@@ -1,0 +1,1 @@
+"""Attacks of the field in pixel space, as baselines."""

@@ -1,0 +1,265 @@
+"""The results as Markdown: what a reader asks, in the order in which it is asked."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from ....verify.robustness import UNPROCESSED
+from ..methods import Method
+from ..rates import FARS
+from ..results import Results
+from ..trial import DODGING
+from .purification import depths, survival
+from .rows import (
+    FAR,
+    aims,
+    average,
+    box,
+    losses,
+    methods_of,
+    names_of,
+    pick,
+    processed,
+    psr,
+    pushed_to,
+    shown,
+    table,
+    who,
+)
+
+KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unprotected photos
+
+
+def markdown(results: Results, methods: dict[str, Method]) -> str:
+    parts = [
+        _made_with(results),
+        _recognizers(results),
+        _success(results),
+        _impersonation(results),
+        _identification(results),
+        _copies(results),
+    ]
+    parts += [
+        _quality(results, methods),
+        _robustness(results),
+        survival(results),
+        depths(results),
+        _failures(results),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _made_with(results: Results) -> str:
+    s = results.settings
+    lines = [
+        f"FaceProtect {s['faceprotect']}, torch {s['torch']}, Python {s['python']}, {s['machine']}; "
+        f"{s['people']} people.",
+        f"Model {s['model']}, weights (sha256) {s['model_sha256'][:12]}; faces {s['framing']}; *ours* is {s['setting']}"
+        + (" without its margin" if s["setting"] != "paper" else "")
+        + ".",
+        f"Command: `evaluate {shlex.join(s['command'])}`",
+        "Every choice and every number with all digits: results.json, rates.csv, rank_1.csv, quality.csv.",
+    ]
+    return "## Made with\n\n" + "\n\n".join(lines)
+
+
+def _recognizers(results: Results) -> str:
+    rows = []
+    for name, one in results.settings["recognizers"].items():
+        thresholds = " / ".join(f"{one['thresholds'][str(far)]:.3f}" for far in FARS if str(far) in one["thresholds"])
+        side = "above" if one["metric"] == "cosine" else "below"
+        measured = one["thresholds_source"] or "-"
+        rows.append([name, f"{one['metric']}, same person {side}", thresholds or "-", measured, one["sha256"][:12]])
+    return "## The recognisers\n\n" + table(
+        ["recogniser", "metric", "thresholds at FAR 0.1 / 0.01 / 0.001", "measured", "weights (sha256)"], rows
+    )
+
+
+def _success(results: Results) -> str:
+    """Protection against being recognised."""
+    parts = []
+    for loss in losses(results):
+        for pushed in pushed_to(results, loss, impersonation=False):
+            names = names_of(results)
+            rows = []
+            for key in methods_of(results, loss, pushed):
+                rates = {name: pick(results, key, recognizer=name) for name in names}
+                people = next((rate.people for found in rates.values() for rate in found), 0)
+                rows.append([key[0], str(people), *(psr(rates[name]) for name in names), *_looks(results, key)])
+            header = ["method", "people", *(box(results, name, loss) for name in names), "PSNR", "SSIM"]
+            parts.append(f"### {pushed.capitalize()}, in the loss: {loss}\n\n" + table(header, rows))
+    if not parts:
+        return ""
+    intro = (
+        "PSR in percent at FAR 0.1 / 0.01 / 0.001: of the people, those whom the recogniser no longer takes for the "
+        "same person as on another photo, which the optimiser never sees. *clean* is the unprotected photo: what a "
+        "recogniser misses anyway: where that is most people already, a black box says nothing. White box: the "
+        "recogniser was in the loss, and says nothing about others."
+    )
+    return "\n\n".join(["## Protected from recognition", intro, *parts])
+
+
+def _looks(results: Results, key: tuple) -> list[str]:
+    one = next(one for one in results.quality if (one.method, one.pushed, one.loss) == key)
+    return ["-" if one.psnr is None else f"{one.psnr:.1f}", f"{one.ssim:.3f}"]
+
+
+def _impersonation(results: Results) -> str:
+    parts = []
+    for loss in losses(results):
+        goals = pushed_to(results, loss, impersonation=True)
+        if not goals:
+            continue
+        names, rows = names_of(results), []
+        for method in dict.fromkeys(key[0] for goal in goals for key in methods_of(results, loss, goal)):
+            cells = [_mean_psr(results, method, loss, goals, name) for name in names]
+            dodged = [_mean_psr(results, method, loss, goals, name, DODGING) for name in names]
+            people = [rate.people for rate in results.rates if rate.method == method and rate.pushed in ("", *goals)]
+            rows.append([method, str(min(people, default=0)), *cells, *dodged])
+        header = [
+            "method",
+            "people",
+            *(box(results, name, loss) for name in names),
+            *(f"{name}: not matched" for name in names),
+        ]
+        parts.append(f"### {len(goals)} targets, in the loss: {loss}\n\n" + table(header, rows))
+    if not parts:
+        return ""
+    intro = (
+        "PSR in percent at FAR 0.1 / 0.01 / 0.001, mean over the targets: taken for the target, compared with another "
+        "photo of the target. Beside it, how many of the same photos are no longer taken for the person: to look like "
+        "somebody else is not to be no longer recognised."
+    )
+    return "\n\n".join(["## Impersonation", intro, *parts])
+
+
+def _mean_psr(results: Results, method: str, loss: str, goals: list[str], name: str, measured: str = "") -> str:
+    cells = []
+    for far in FARS:
+        found = []
+        for goal in goals:
+            keys = [key for key in methods_of(results, loss, goal) if key[0] == method]
+            for key in keys:
+                found += pick(results, key, recognizer=name, goal=measured or goal, far=far)
+        if found:
+            cells.append(f"{sum(rate.psr for rate in found) / len(found):.0f}")
+    return " / ".join(cells) or "-"
+
+
+def _identification(results: Results) -> str:
+    if not results.rank_one:
+        return ""
+    names, rows = names_of(results), []
+    gallery = results.rank_one[0].gallery
+    for method, aim, loss, goals in aims(results):
+        cells = []
+        for name in names:
+            chosen = [one for one in results.rank_one if (one.method, one.loss, one.recognizer) == (method, loss, name)]
+            found = average([one.found for one in chosen if one.pushed in goals])
+            cells.append(shown(found, 0) + (" *" if name in loss.split("+") else ""))
+        rows.append([method, aim or "-", loss or "-", *cells])
+    intro = (
+        f"Percent of the people whose other photo is the nearest of {gallery} people's to the photo (rank 1): the "
+        "lower, the better hidden. Impersonation: mean over the targets. * in the loss."
+    )
+    return "\n\n".join(["## Found in a gallery", intro, table(["method", "goal", "loss", *names], rows)])
+
+
+def _copies(results: Results) -> str:
+    """Are two protected photos of a person still one person?"""
+    if not results.copies:
+        return ""
+    chosen = [one for one in results.copies if one.far == FAR]
+    names, rows = list(dict.fromkeys(one.recognizer for one in chosen)), []
+    for key in dict.fromkeys((one.method, one.pushed, one.loss) for one in chosen):
+        found = {one.recognizer: one for one in chosen if (one.method, one.pushed, one.loss) == key}
+        cells = [
+            f"{one.similarity_before:.2f} -> {one.similarity:.2f}; {one.matched_before:.0f} -> {one.matched:.0f}"
+            + (" *" if one.seen else "")
+            if (one := found.get(name))
+            else "-"
+            for name in names
+        ]
+        rows.append([*key, str(min(one.people for one in found.values())), *cells])
+    intro = (
+        "Both photos of each person are protected, each by itself, and compared with one another. Before -> after: "
+        "mean similarity in the recogniser's metric (a distance falls where likeness rises); percent of the people "
+        f"whose two photos it takes for one person at FAR {FAR:g}. The other rates: copies.csv. * in the loss."
+    )
+    return "\n\n".join(
+        ["## Two protected photos of one person", intro, table(["method", "goal", "loss", "people", *names], rows)]
+    )
+
+
+QUALITY = {
+    "psnr": 1,
+    "psnr_worst": 1,
+    "ssim": 3,
+    "lpips": 3,
+    "fid": 1,
+    "reconstruction_mse": 4,
+    "found_again": 0,
+    "seconds": 1,
+}
+
+
+def _quality(results: Results, methods: dict[str, Method]) -> str:
+    rows = []
+    for method, aim, loss, goals in aims(results):
+        chosen = [one for one in results.quality if (one.method, one.loss) == (method, loss) and one.pushed in goals]
+        worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
+        values = {name: average([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
+        about = methods[method].about if method in methods else ""
+        people = str(min(one.people for one in chosen))
+        rows.append([method, about, aim or "-", loss or "-", people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
+    intro = (
+        "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
+        "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
+        "FID need weights that the user brings (--lpips, --fid); FID of so few photos is far above that of thousands. "
+        "Latent MSE: of the unchanged latent after inversion and back. Face found: percent of the protected photos in "
+        "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
+        "Impersonation: mean over the targets."
+    )
+    header = ["method", "", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
+    return "\n\n".join(["## Quality", intro, table([*header, "face found, %", "s"], rows)])
+
+
+def _robustness(results: Results) -> str:
+    """PSR at FAR 0.01 after every processing, one table for each recogniser."""
+    parts = []
+    for loss in losses(results):
+        for pushed in pushed_to(results, loss, impersonation=False):
+            for name in names_of(results):
+                keys, processes = methods_of(results, loss, pushed), results.settings["processings"]
+                if _clean(results, name) > KNOWS_TOO_FEW:
+                    continue
+                rows = [[*who(results, key, name), *_row(results, key, processes, name)] for key in keys]
+                title = f"### {pushed.capitalize()}, {box(results, name, loss)}; in the loss: {loss}"
+                parts.append(f"{title}\n\n" + table(["method", "people", *processes], rows))
+    if not parts:
+        return ""
+    intro = (
+        f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does. Recognisers "
+        f"that miss more than {KNOWS_TOO_FEW} % of the people on the unprotected photos are left out here, not in "
+        "rates.csv."
+    )
+    return "\n\n".join(["## After processing", intro, *parts])
+
+
+def _row(results: Results, key: tuple, processes: Sequence[str], name: str) -> list[str]:
+    found = {rate.processing: rate for rate in processed(results, key, name)}
+    return [f"{found[process].psr:.0f}" if process in found else "-" for process in processes]
+
+
+def _clean(results: Results, name: str) -> float:
+    """Percent of the people whom a recogniser misses anyway."""
+    rates = [rate for rate in results.rates if (rate.recognizer, rate.far, rate.goal) == (name, FAR, DODGING)]
+    return next((rate.clean for rate in rates if rate.processing == UNPROCESSED), 100.0)
+
+
+def _failures(results: Results) -> str:
+    if not results.failed:
+        return ""
+    lines = [f"- {name}: {reason}" for name, reason in results.failed.items()]
+    return "\n".join(["## What failed, and is in no rate", "", *lines])

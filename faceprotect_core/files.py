@@ -1,0 +1,57 @@
+"""Files: what is in them, told by a digest, and writing that leaves all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+
+def sha256_of(path: Path) -> str:
+    """In hexadecimal, of the file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of_files(files: list[Path]) -> str:
+    """Of several files in their order."""
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def digest_of_tensor(tensor: Tensor | None) -> str | None:
+    """Of the numbers, not of the shape; None for None."""
+    return None if tensor is None else hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file holds all of the data, or what it held before."""
+    with replacing(path) as temporary:
+        write_and_flush(temporary, data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, which becomes the file at the end of the block and vanishes on an error."""
+    temporary = path.with_name(f".faceprotect-{secrets.token_hex(8)}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_and_flush(path: Path, data: bytes) -> None:
+    """A new file, on the disk when this returns."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

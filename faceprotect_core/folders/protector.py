@@ -1,0 +1,203 @@
+"""One way to protect photos, loaded once: model, recognisers, preset, goal, and which faces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checks import require
+from ..faces import Face, FaceDetector, crop_selection, load_detector, select_faces
+from ..files import digest_of_tensor
+from ..method.inversion import OnStep
+from ..method.objectives import Goal
+from ..models import DEMO, LoadedModel, load_model
+from ..photos.photo import CutPhoto, PhotoResult, protect_photos
+from ..photos.read import read_photo
+from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, PhotoSettings, Way
+from ..speed.cost import CostPredictor
+from ..surrogates import FRSurrogate, load_surrogate
+from ..verify.verdict import FaceVerdict, judge_photo, require_other_network
+
+NO_JUDGE = "none"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chooses.
+
+    way: None for light and shade, or, where a model is named, for diffusion. model: "demo", or a folder; None for the
+    demo model where one is needed. surrogates, judge: built-in names or weights files; judge "none" for none. which:
+    see `choose_faces`. min_face: in pixels. threshold: of the detector's score. batch: how many faces at once; it
+    changes the result by rounding alone, and so it is not one of the `settings` of a PhotoProtector.
+    """
+
+    way: Way | None = None
+    model: str | None = None
+    preset: str = "balanced"
+    surrogates: tuple[str, ...] = BUILT_IN_SURROGATES
+    judge: str = BUILT_IN_JUDGE
+    goal: Goal = "dodge"
+    target: Path | None = None
+    which: str = "all"
+    min_face: float = 80.0
+    threshold: float = 0.0
+    device: str = "cpu"
+    batch: int = 1
+
+    @property
+    def chosen_way(self) -> Way:
+        return self.way or (LIGHT if self.model is None else DIFFUSION)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoProtector:
+    """A Protector, see run.py; made by `load_protector`."""
+
+    model: LoadedModel | None
+    surrogates: tuple[FRSurrogate, ...]
+    judging: FRSurrogate | None
+    detector: FaceDetector
+    photo_settings: PhotoSettings
+    target: Tensor | None
+    choice: Choice
+    settings: dict
+    predictor: CostPredictor | None = field(default_factory=CostPredictor)
+
+    @property
+    def faces_per_batch(self) -> int:
+        return self.choice.batch
+
+    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
+        """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
+        (outcome,) = self.protect_all([photo], on_step)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def protect_all(
+        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+    ) -> Iterator[PhotoResult | Exception]:
+        """The same for many, their faces in batches across photos, see `protect_photos`."""
+        outcomes = protect_photos(
+            map(self._cut, photos),
+            self.surrogates,
+            self.photo_settings,
+            model=None if self.model is None else (self.model.denoiser, self.model.codec, self.model.context),
+            judge=self.judging,
+            goal=self.choice.goal,
+            target=self.target,
+            detector=self.detector,
+            faces_per_batch=self.choice.batch,
+            predictor=self.predictor,
+            on_step=on_step,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, PhotoResult):
+                outcome = replace(outcome, image=outcome.image.cpu(), mask=outcome.mask.cpu())
+            yield outcome
+
+    def _cut(self, photo: Tensor | Exception) -> CutPhoto | Exception:
+        """The faces that were chosen; why there are none, if so."""
+        if isinstance(photo, Exception):
+            return photo
+        try:
+            photo = photo.to(self.choice.device)
+            knobs = {"threshold": self.choice.threshold, "min_face": self.choice.min_face}
+            selection = select_faces(photo, self.detector, which=self.choice.which, **knobs)
+            return CutPhoto(photo, tuple(crop_selection(photo, selection, self.photo_settings.size)))
+        except Exception as error:
+            return error
+
+    def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]:
+        photos = original.to(self.choice.device), finished.to(self.choice.device)
+        aims = self.surrogates, self.judging, self.choice.goal, self.target
+        return judge_photo(*photos, faces, *aims, detector=self.detector)
+
+
+def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) -> PhotoProtector:
+    """Loads everything once.
+
+    photo_settings: instead of the preset's; with diffusion the size of the crop is the model's own in any case.
+
+    Raises:
+        ProtectionError: an unknown preset, no such device, model or recogniser, a target that is missing or of no
+            use, a judge that is used itself.
+    """
+    _check(choice)
+    target, way = _target(choice), choice.chosen_way
+    settings = photo_settings or PRESETS[way][choice.preset]
+    model = None
+    if settings.way == DIFFUSION:
+        model = load_model(choice.model or DEMO, choice.device)
+        settings = replace(settings, size=model.size)
+    surrogates = tuple(load_surrogate(name).to(choice.device) for name in choice.surrogates)
+    judge = None if choice.judge == NO_JUDGE else load_surrogate(choice.judge).to(choice.device)
+    require_other_network(judge, surrogates)
+    return PhotoProtector(
+        model,
+        surrogates,
+        judge,
+        load_detector(choice.device),
+        settings,
+        target,
+        choice,
+        {
+            "way": settings.way,
+            "model": None if model is None else Path(choice.model or DEMO).name,
+            "model_sha256": None if model is None else model.sha256,
+            "surrogates": [f"{one.name} {one.fingerprint[:16]}" for one in surrogates],
+            "judge": None if judge is None else f"{judge.name} {judge.fingerprint[:16]}",
+            "preset": choice.preset,
+            "photo_settings": asdict(settings),
+            "goal": choice.goal,
+            "target_sha256": digest_of_tensor(target),
+            "faces": choice.which,
+            "min_face": choice.min_face,
+            "threshold": choice.threshold,
+        },
+    )
+
+
+def _check(choice: Choice) -> None:
+    presets = PRESETS[choice.chosen_way]
+    require(choice.preset in presets, f"there is no preset {choice.preset!r}", f"use one of {', '.join(presets)}")
+    require(
+        choice.model is None or choice.chosen_way == DIFFUSION,
+        f"the way is {choice.chosen_way!r}, which needs no model, and the model {choice.model!r} is named",
+        "leave the model out, or choose the way through diffusion",
+    )
+    require(bool(choice.surrogates), "no recogniser is named", "name at least one, or leave --surrogate out")
+    require_device(choice.device)
+    require(
+        choice.target is None or choice.goal != "dodge",
+        "there is a target, and the goal is to dodge, which needs none",
+        "leave the target out, or use --goal synthetic or --goal impersonate",
+    )
+    require(
+        choice.target is not None or choice.goal != "impersonate",
+        "the goal is to impersonate, and there is no target",
+        "name a photo of whom to look like (--target FILE)",
+    )
+
+
+def require_device(device: str) -> None:
+    require(
+        not device.startswith("cuda") or torch.cuda.is_available(),
+        f"the device is {device!r}, and PyTorch finds no CUDA device",
+        "use --device cpu, or install a PyTorch with CUDA and its driver",
+    )
+
+
+def _target(choice: Choice) -> Tensor | None:
+    """[3, h, w]: whom to look like."""
+    if choice.goal == "dodge":
+        return None
+    if choice.target is not None:
+        return read_photo(choice.target).image.to(choice.device)
+    from ..demo import load_synthetic_target
+
+    return load_synthetic_target()[0].to(choice.device)

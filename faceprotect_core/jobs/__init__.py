@@ -1,0 +1,1 @@
+"""Many independent jobs, here or on workers."""

@@ -1,0 +1,64 @@
+"""Null-text embedding learning: unconditional embeddings that keep the photo's detail through the denoising."""
+
+import torch
+from torch import Tensor
+
+from ..checks import require, require_finite
+from ..protocols import Denoiser
+from .inversion import OnStep, Trajectory, expand_context
+
+
+@torch.enable_grad()
+def learn_null_text(
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    context: Tensor,
+    iterations: int = 20,
+    lr: float = 0.1,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Learns one unconditional embedding per denoising step (the paper's first stage; Mokady et al. 2023).
+
+    At every step, from the noisiest on, the embedding is fitted so that the denoised latent meets the latent of the
+    inversion: min over e of ||z_(t-1) - step(z_t, t, e)||^2 (mean). As in the release, one AdamW and one embedding go
+    through all steps: each step starts from the last one's embedding and keeps the moments.
+
+    context: the null context [1 or B, tokens, dim], where learning starts; with iterations = 0 it is returned as it is.
+    on_step: called after every iteration with {"stage", "step", "steps", "iteration", "loss": [B floats]}.
+    Returns embeddings [depth, B, tokens, dim], noisiest step first.
+    Raises ProtectionError for negative settings and when the loss becomes NaN.
+    """
+    require(
+        iterations >= 0 and lr > 0,
+        f"Null-Text Embedding Learner: iterations must not be negative and lr must be positive, got {iterations}, {lr}",
+        "use 20 iterations with a learning rate of 0.1, the paper's values",
+    )
+    latent = trajectory.latents[-1].detach().clone()
+    embedding = expand_context(context, latent).detach().clone().to(latent.dtype).requires_grad_()
+    optimizer = torch.optim.AdamW([embedding], lr=lr)
+    embeddings = []
+    for step in range(trajectory.depth):
+        target = trajectory.latents[trajectory.depth - 1 - step]
+        for iteration in range(iterations):
+            denoised = trajectory.denoise_step(denoiser, latent, step, embedding)
+            loss = (denoised - target).square().flatten(1).mean(1)
+            _check_loss(loss, step)
+            (embedding.grad,) = torch.autograd.grad(loss.sum(), embedding)
+            optimizer.step()
+            if on_step:
+                event = {"stage": "null_text", "step": step * iterations + iteration + 1}
+                event |= {"steps": trajectory.depth * iterations, "iteration": iteration, "loss": loss.tolist()}
+                on_step(event)
+        embeddings.append(embedding.detach().clone())
+        if step + 1 < trajectory.depth:
+            with torch.no_grad():
+                latent = trajectory.denoise_step(denoiser, latent, step, embeddings[-1])
+    return torch.stack(embeddings)
+
+
+def _check_loss(loss: Tensor, step: int) -> None:
+    require_finite(
+        loss,
+        f"Null-Text Embedding Learner: the loss of denoising step {step}",
+        "run the model in float32 or bfloat16 (float16 overflows here), or lower lr",
+    )

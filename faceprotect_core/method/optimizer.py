@@ -1,0 +1,171 @@
+"""Adversarial latent optimisation: the noisy latent is changed until the surrogates see somebody else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..checks import require, require_image
+from ..protocols import Denoiser, ImageCodec
+from .attention import SelfAttentionReference, StructureLoss, require_embeddings
+from .inversion import OnStep, Trajectory
+from .variables import Objective, Rendering, optimize
+
+Output = Literal["published", "detail"]
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601
+WHERE = "Adversarial Latent Optimizer"
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectionResult:
+    """image: [B, 3, H, W] in [0, 1]. latent: the optimised noisy latent z_adv. decoded_latent: what z_adv denoises to.
+
+    history: lists with one entry per iteration: "identity" and "structure" (each [B floats], before the weights).
+    """
+
+    image: Tensor
+    latent: Tensor
+    decoded_latent: Tensor
+    history: dict[str, list[list[float]]]
+
+
+def optimize_latent(
+    denoiser: Denoiser,
+    codec: ImageCodec,
+    trajectory: Trajectory,
+    embeddings: Tensor,
+    objective: Objective,
+    *,
+    structure: SelfAttentionReference | None = None,
+    iterations: int = 35,
+    lr: float = 0.01,
+    objective_weight: float = 0.003,
+    output: Output = "published",
+    image: Tensor | None = None,
+    mask: Tensor | None = None,
+    fidelity_weight: float = 0.0,
+    keep_colours: bool = False,
+    early_stop: bool = False,
+    start: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> ProtectionResult:
+    """The paper's second stage: AdamW on the noisy latent, min over z of objective_weight * identity + structure.
+
+    embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B]; where it has a
+        method `at`, at(iteration) is used instead.
+    structure: the unchanged run's self-attention; None leaves the structure loss out.
+    output: "published" returns the decoded latent, as the paper does, and shows it to the surrogates unclamped.
+        "detail" adds only the change to the untouched photo, image + mask * (D(z_adv) - D(z)), clamped to [0, 1], and
+        shows the surrogates exactly that.
+    image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
+    mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
+    fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
+    keep_colours: with "detail", only the lightness of the change is added, to all channels alike.
+    early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
+    start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
+    on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
+    Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
+    """
+    require_embeddings(trajectory, embeddings, WHERE)
+    _check(output, image, mask, keep_colours)
+    photo = image if output == "detail" else None
+    with torch.enable_grad():
+        variable = NoisyLatent(
+            denoiser, codec, trajectory, embeddings, structure, photo, mask, fidelity_weight, keep_colours
+        )
+    result = optimize(
+        variable,
+        objective,
+        iterations=iterations,
+        lr=lr,
+        objective_weight=objective_weight,
+        start=start,
+        early_stop=early_stop,
+        on_step=on_step,
+        where=WHERE,
+    )
+    rendering = result.rendering
+    return ProtectionResult(rendering.image.clamp(0.0, 1.0), result.value, rendering.decoded, result.history)
+
+
+class NoisyLatent:
+    """The paper's variable: the noisiest latent of a trajectory, rendered by denoising and decoding it."""
+
+    losses = ("structure",)
+
+    def __init__(
+        self, denoiser, codec, trajectory, embeddings, structure, photo, mask, fidelity_weight=0.0, keep_colours=False
+    ):
+        self.denoiser, self.codec, self.trajectory = denoiser, codec, trajectory
+        self.embeddings, self.structure = embeddings.detach(), structure
+        self.photo, self.mask, self.keep_colours = photo, mask, keep_colours
+        self.start, self.fidelity_weight = trajectory.latents[-1], fidelity_weight
+        if photo is not None:
+            self.decoded_unchanged = self._decode_unchanged()
+            _require_same_size(photo, self.decoded_unchanged)
+        self.unchanged = self._unchanged_image() if fidelity_weight else None
+
+    @torch.no_grad()
+    def _decode_unchanged(self) -> Tensor:
+        structure = self.structure
+        return self.codec.decode(structure.latent if structure else self.denoise(self.start)[0])
+
+    def _unchanged_image(self) -> Tensor:
+        """What the surrogates would see of the unchanged latent: the photo itself for "detail"."""
+        return self._decode_unchanged() if self.photo is None else self.photo
+
+    def render(self, value: Tensor) -> Rendering:
+        """[B, C, h, w] -> the changed image, the structure loss [B], and what was denoised."""
+        decoded_latent, structure_loss = self.denoise(value)
+        image = self.codec.decode(decoded_latent)
+        if self.photo is not None:
+            change = image - self.decoded_unchanged
+            if self.keep_colours:
+                change = (change * change.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True).expand_as(change)
+            image = (self.photo + (change if self.mask is None else change * self.mask)).clamp(0.0, 1.0)
+        losses = {"structure": structure_loss}
+        if self.unchanged is not None:
+            losses["fidelity"] = self.fidelity_weight * (image - self.unchanged).square().flatten(1).mean(1)
+        return Rendering(image, losses, decoded_latent)
+
+    def denoise(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        structure_loss = latent.new_zeros(latent.shape[0])
+        for step in range(self.trajectory.depth):
+            layers = StructureLoss(self.structure.queries_and_keys[step]) if self.structure else None
+            latent = self.trajectory.denoise_step(self.denoiser, latent, step, self.embeddings[step], layers)
+            structure_loss = structure_loss + (layers.loss if layers else 0.0)
+        return latent, structure_loss
+
+
+def _check(output: str, image: Tensor | None, mask: Tensor | None, keep_colours: bool) -> None:
+    require(
+        output in ("published", "detail"),
+        f'{WHERE}: output must be "published" or "detail", got {output!r}',
+        'use "published" to repeat the paper, "detail" to keep the photo\'s own pixels',
+    )
+    require(
+        output == "published" or image is not None,
+        f'{WHERE}: output "detail" needs the photo it adds the change to, and no image is connected',
+        "connect the photo to the input image",
+    )
+    require(
+        output == "detail" or mask is None,
+        f'{WHERE}: a mask works with output "detail" only, got {output!r}',
+        'choose output "detail", or disconnect the mask',
+    )
+    require(
+        output == "detail" or not keep_colours,
+        f'{WHERE}: keep_colours works with output "detail" only, got {output!r}',
+        'choose output "detail", or switch keep_colours off',
+    )
+    if output == "detail":
+        require_image(image, WHERE)
+
+
+def _require_same_size(photo: Tensor, decoded: Tensor) -> None:
+    require(
+        photo.shape == decoded.shape,
+        f"{WHERE}: the photo is {list(photo.shape)}, the decoded latent {list(decoded.shape)}",
+        "encode the very photo that is connected here (its height and width must be multiples of 8)",
+    )

@@ -1,0 +1,181 @@
+"""The crops of one or several photos through the method, those of one size together in batches."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checks import require
+from ..faces import Face, FaceCrop, FaceDetector, detect_faces
+from ..faces.crop import cropped_images, cropped_masks
+from ..method.inversion import OnStep
+from ..method.least_change import least_change
+from ..method.light_and_shade import protect_by_light
+from ..method.objectives import Goal, IdentityObjective
+from ..method.protect import protect
+from ..method.schedule import DDIMSchedule
+from ..method.views import AlignmentJitter
+from ..protocols import Denoiser, ImageCodec
+from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
+from ..surrogates import FRSurrogate
+from .settings import DIFFUSION, WEIGHTS, PhotoSettings
+
+Diffusion = tuple[Denoiser, ImageCodec, Tensor]  # with the empty prompt's embedding [1, tokens, dim]
+
+# Of ours and of PyTorch; too little memory is a RuntimeError on a CPU and on a GPU. What cancels a run is none of them.
+FAILURES = (ValueError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What every face is protected with.
+
+    model: for the way through diffusion; None for light and shade. target: [1, 3, h, w], whom to look like; None to
+    dodge.
+    """
+
+    goal: Goal
+    surrogates: Sequence[FRSurrogate]
+    settings: PhotoSettings
+    model: Diffusion | None
+    schedule: DDIMSchedule | None
+    target: Tensor | None
+    target_face: Face | None
+
+    def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
+        image, faces = cropped_images(crops), [crop.face for crop in crops]
+        return IdentityObjective(
+            self.surrogates,
+            target=self.target,
+            source=None if self.goal == "impersonate" else image,
+            face=faces,
+            source_face=faces,
+            target_face=self.target_face,
+            margin=self.settings.margin,
+            steepness=self.settings.steepness,
+            weights=[WEIGHTS.get(one.name, 1.0) for one in self.surrogates],
+            jitter=AlignmentJitter(self.settings.jitter),
+        )
+
+
+def find_aim(goal, surrogates, settings, model, schedule, target: Tensor | None, detector: FaceDetector) -> Aim:
+    """target: [3, h, w] or [1, 3, h, w] with a face, for all goals but to dodge."""
+    if goal == "dodge":
+        return Aim(goal, surrogates, settings, model, schedule, None, None)
+    target = target if target.ndim == 4 else target[None]
+    faces = detect_faces(target[0], detector)
+    require(
+        bool(faces),
+        f"no face found in the target photo of {target.shape[3]} x {target.shape[2]} pixels",
+        "use a target photo with one upright, well-lit face that fills much of the picture",
+    )
+    return Aim(goal, surrogates, settings, model, schedule, target, faces[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """A crop after protection. image: [3, size, size] in [0, 1]. value: of the variable, to go on from there."""
+
+    image: Tensor
+    value: Tensor
+
+
+@dataclass(eq=False)
+class CropProtector:
+    """protector(crops) -> the changed crops. at_once: how many of one size are a batch at most; it is halved where
+    memory runs out."""
+
+    aim: Aim
+    at_once: int = 1
+
+    def __call__(
+        self, crops: Sequence[FaceCrop], on_step: OnStep | None = None, starts: Sequence[Tensor] | None = None
+    ) -> list[Changed | Exception]:
+        """For each crop in their order what became of it, or why it failed: one that fails does not harm its batch.
+
+        on_step: see `protect_photos`. starts: for each crop the `value` to go on from.
+        """
+        changed: dict[int, Changed | Exception] = {}
+        waiting = self._batches(crops)
+        while waiting:
+            batch = waiting.pop(0)
+            report = _numbered(on_step, len(changed) + len(batch), len(crops), len(batch))
+            fits = len(batch) <= self.at_once
+            start = None if starts is None else torch.stack([starts[index] for index in batch])
+            outcome = self._attempt([crops[index] for index in batch], start, report) if fits else None
+            if len(batch) > 1 and not isinstance(outcome, list):
+                half = len(batch) // 2
+                waiting[:0] = batch[:half], batch[half:]
+            else:
+                changed |= zip(batch, [outcome] if isinstance(outcome, Exception) else outcome, strict=True)
+        return [changed[index] for index in range(len(crops))]
+
+    def cost(self, crops: Sequence[FaceCrop], predictor: CostPredictor) -> Cost | None:
+        """Of all of them; None where the models fail, which the run then says of the faces that it is about."""
+        batches = [[crops[index] for index in batch] for batch in self._batches(crops)]
+
+        def of_the_first() -> Cost:
+            image, objective, settings = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim.settings
+            if settings.way != DIFFUSION:
+                return predict_light_cost(image, objective, settings.light)
+            names = ("depth", "null_text_iterations", "iterations")
+            denoiser, codec, context = self.aim.model
+            options = {name: getattr(settings, name) for name in names}
+            return predict_cost(denoiser, codec, image, context, objective, output="detail", **options)
+
+        try:
+            return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)
+        except FAILURES:
+            return None
+
+    def _batches(self, crops: Sequence[FaceCrop]) -> list[list[int]]:
+        """The indices of the crops, those of one size together; one at a time they keep their order."""
+        by_size, step = defaultdict(list), self.at_once
+        for index, crop in enumerate(crops):
+            by_size[crop.size].append(index)
+        return sorted(same[start : start + step] for same in by_size.values() for start in range(0, len(same), step))
+
+    def _attempt(
+        self, crops: list[FaceCrop], start: Tensor | None, on_step: OnStep | None
+    ) -> list[Changed] | Exception:
+        """The changed crops, or why they failed."""
+        try:
+            return self._protect(crops, start, on_step)
+        except FAILURES as error:
+            traceback.clear_frames(error.__traceback__)  # what they hold may be the memory that the next try needs
+            failure = error
+        if out_of_memory(failure) and len(crops) > 1:
+            self.at_once = len(crops) // 2
+            logging.warning("FaceProtect: no memory for %d faces at once; trying %d", len(crops), self.at_once)
+        return failure
+
+    def _protect(self, crops: list[FaceCrop], start: Tensor | None, on_step: OnStep | None) -> list[Changed]:
+        """The blocks' own calls; then what went further than it had to is taken back."""
+        image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
+        settings, shared = self.aim.settings, {"mask": mask, "start": start, "on_step": on_step}
+        if settings.way == DIFFUSION:
+            denoiser, codec, context = self.aim.model
+            options = shared | {"schedule": self.aim.schedule, "output": "detail"}
+            result = protect(denoiser, codec, image, context, objective, **options, **settings.method)
+            changed, values = result.image, result.latent
+        else:
+            result = protect_by_light(image, objective, settings.light, **shared)
+            changed, values = result.rendering.image, result.value
+        images, _ = least_change(image, changed, objective)
+        return [Changed(one, value) for one, value in zip(images, values, strict=True)]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """PyTorch has no exception of its own for a CPU."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA; a CPU on Linux; on Windows
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
+def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:
+    return on_step and (lambda event: on_step(event | {"face": face, "faces": faces, "at_once": at_once}))

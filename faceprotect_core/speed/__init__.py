@@ -1,0 +1,1 @@
+"""The same with less: memory, passes, and what they will take."""

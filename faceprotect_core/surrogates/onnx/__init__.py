@@ -1,0 +1,1 @@
+"""An ONNX file of an InsightFace pack, read as data and never run."""

@@ -1,0 +1,53 @@
+"""The only room that touches ComfyUI's internals: MODEL, VAE, CONDITIONING and IMAGE become the core's Denoiser,
+ImageCodec, context and image tensors; gradients inside the server's inference mode; progress, preview, cancel."""
+
+from .codec import ComfyCodec, ComfyGradientCodec, codec_of
+from .denoiser import ComfyDenoiser
+from .files import (
+    FACE_RECOGNITION,
+    FACEXLIB_FOLDERS,
+    NO_RECOGNISERS,
+    register_model_folder,
+    save_path,
+    surrogate_file,
+    surrogate_files,
+    surrogate_fingerprint,
+)
+from .gradients import gradients, no_gradients
+from .memory import faces_at_once, fit_memory, optimization
+from .models import (
+    identity_of,
+    model_from_diffusers,
+    plain_patcher,
+    require_same_model,
+    require_supported,
+    require_supported_vae,
+    schedule_of,
+    surrogate_patcher,
+    vae_from_diffusers,
+)
+from .progress import PREVIEW_SIZE, Progress, nothing, show_on_node
+from .settings import (
+    EXACT_DTYPES,
+    MOST_FACES_AT_ONCE,
+    SETTINGS,
+    TAESD_SCALE,
+    PerformanceSettings,
+    compute_dtype,
+    gradient_vae_of,
+    is_taesd,
+    settings_of,
+    with_settings,
+)
+from .tensors import (
+    MOVED,
+    at_rest,
+    at_work,
+    null_context,
+    to_comfy_image,
+    to_comfy_latent,
+    to_core_image,
+    to_core_latent,
+    to_core_mask,
+    to_device,
+)

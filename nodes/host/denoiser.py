@@ -1,0 +1,109 @@
+"""MODEL -> the core's Denoiser."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...faceprotect_core.protocols import SelfAttention
+from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
+from . import gradient_memory
+from .models import plain_patcher, require_supported
+from .settings import compute_dtype, settings_of
+
+
+class ComfyDenoiser:
+    """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed.
+
+    low_memory: the blocks are computed again in the backward pass; the result is the same. What self_attention collects
+    is collected in the forward pass alone: while a block is computed again, a copy of self_attention takes its place.
+    """
+
+    def __init__(self, model, low_memory: bool = False):
+        require_supported(model)
+        self.patcher = plain_patcher(model)
+        self.patchers = (self.patcher,)
+        self.base = self.patcher.model
+        self.settings = settings_of(model)
+        self.low_memory = low_memory
+        self._self_attention: SelfAttention | None = None
+        sampling = self.patcher.get_model_object("model_sampling")
+        self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
+        self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
+        transformer_options = self.options.setdefault("transformer_options", {})
+        for kind in ("wrappers", "callbacks"):
+            comfy.patcher_extension.merge_nested_dicts(
+                transformer_options.setdefault(kind, {}), getattr(self.patcher, kind), copy_dict1=False
+            )
+
+    def __call__(
+        self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
+    ) -> Tensor:
+        level = self.sigmas[timestep].item()
+        alpha = 1.0 / (1.0 + level**2)
+        sigma = latent.new_full((latent.shape[0],), level)  # made on the GPU: a copy would wait for it
+        arguments = {
+            "c_crossattn": context,
+            "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention),
+        }
+        noisy = latent / alpha**0.5
+        wrapper = self.options.get("model_function_wrapper")
+        with self._attending(self_attention), self._recomputed(self_attention):
+            if wrapper:
+                call = {"input": noisy, "timestep": sigma, "c": arguments, "cond_or_uncond": [1]}
+                denoised = wrapper(self.base.apply_model, call)
+            else:
+                denoised = self.base.apply_model(noisy, sigma, **arguments)
+        return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
+
+    def _transformer_options(self, sigma: Tensor, batch: int, self_attention: SelfAttention | None) -> dict:
+        options = comfy.patcher_extension.merge_nested_dicts({}, self.options["transformer_options"], copy_dict1=False)
+        options |= {"cond_or_uncond": [1], "sigmas": sigma, "uuids": [None]}
+        if self_attention:
+            patches = dict(options.get("patches_replace", {}))
+            patches["attn1"] = dict.fromkeys(self._transformer_blocks(), self._attention_patch)
+            options["patches_replace"] = patches
+        return options
+
+    def _attention_patch(self, query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:
+        """ComfyUI's attn1 replace patch over the SelfAttention function in force."""
+
+        def split_heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
+
+        layer = ".".join(str(part) for part in (*extra["block"], extra["block_index"]))
+        output = self._self_attention(layer, split_heads(query), split_heads(key), split_heads(value))
+        return output.transpose(1, 2).flatten(2)
+
+    @contextmanager
+    def _attending(self, self_attention: SelfAttention | None) -> Iterator[None]:
+        before, self._self_attention = self._self_attention, self_attention
+        try:
+            yield
+        finally:
+            self._self_attention = before
+
+    def _recomputed(self, self_attention: SelfAttention | None):
+        """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the
+        blocks, and such a circle through autograd is never freed where the backward pass does not come."""
+        if not self.low_memory:
+            return nullcontext()
+        untouched = copy.copy(self_attention)
+        return recomputed(blocks_of(self.base.diffusion_model), around=lambda: self._attending(copy.copy(untouched)))
+
+    def step_bytes(self, latent_shape, low: bool) -> float:
+        """What one step holds for the backward pass."""
+        dtype = compute_dtype(self.base.get_dtype_inference(), self.settings.precision)
+        width = self.base.model_config.unet_config["model_channels"]
+        return gradient_memory.unet_bytes(latent_shape, dtype.itemsize, width, low)
+
+    def _transformer_blocks(self) -> list[tuple[str, int]]:
+        unet = self.base.diffusion_model
+        sizes = (("input", len(unet.input_blocks)), ("middle", 1), ("output", len(unet.output_blocks)))
+        return [(name, index) for name, size in sizes for index in range(size)]

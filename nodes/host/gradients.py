@@ -1,0 +1,119 @@
+"""Autograd through ComfyUI's models inside the server's inference mode; cancelling within a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_base
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from .settings import compute_dtype, settings_of
+
+
+@contextmanager
+def gradients(*patchers, needed: float = 0, needed_at_least: float | None = None) -> Iterator[None]:
+    """Loads the models of the patchers and lets autograd work through them inside the server's inference mode.
+
+    Weights loaded in inference mode cannot be saved for a backward pass. For the time of the block every weight and
+    buffer is replaced by a normal tensor over the same storage: nothing is copied and nothing is changed. (The
+    exceptions are float16 weights and those of another precision than Performance Settings say: they are computed in
+    float32, or in that precision, from a copy that lives as long as the block.) Cancelling is noticed within one layer,
+    forwards and backwards.
+
+    needed: bytes beside the weights, for which ComfyUI unloads other models. needed_at_least: for which it leaves
+    weights in main memory.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        comfy.model_management.load_models_gpu(
+            list(patchers), memory_required=needed, minimum_memory_required=needed_at_least
+        )
+        stack.enter_context(_own_tensor_for_every_cast())
+        for patcher in patchers:
+            precision = settings_of(patcher).precision
+            patcher.pre_run()
+            stack.callback(patcher.cleanup)
+            stack.enter_context(_aliased(patcher.model, precision))
+            stack.enter_context(_interruptible(patcher.model))
+        yield
+
+
+@contextmanager
+def no_gradients(*patchers) -> Iterator[None]:
+    """As gradients, for what needs none; its tensors may still be used in a later optimisation."""
+    with gradients(*patchers), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _own_tensor_for_every_cast() -> Iterator[None]:
+    """Weights that ComfyUI left in main memory are cast into a few buffers that it uses again and again (asynchronous
+    offloading): autograd would find another layer's weights in them. Without streams each cast makes a tensor."""
+    streams, comfy.model_management.NUM_STREAMS = comfy.model_management.NUM_STREAMS, 0
+    try:
+        yield
+    finally:
+        comfy.model_management.NUM_STREAMS = streams
+
+
+@contextmanager
+def _aliased(model: nn.Module, precision: str) -> Iterator[None]:
+    """Buffers keep their precision: a U-Net's are the noise schedule."""
+    originals = []
+    try:
+        for module in model.modules():
+            for tensors, wanted in ((module._parameters, precision), (module._buffers, "as loaded")):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        originals.append((tensors, name, tensor))
+                        tensors[name] = _alias(tensor, wanted)
+        with _inference_dtype(model, precision):
+            yield
+    finally:
+        for tensors, name, tensor in originals:
+            tensors[name] = tensor
+
+
+def _alias(tensor: Tensor, precision: str) -> Tensor:
+    if tensor.is_floating_point():
+        dtype = compute_dtype(tensor.dtype, precision)
+        if dtype != tensor.dtype:
+            return tensor.detach().to(dtype)
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+@contextmanager
+def _inference_dtype(model: nn.Module, precision: str) -> Iterator[None]:
+    """Makes a U-Net compute in the precision of its weights' aliases."""
+    if not isinstance(model, comfy.model_base.BaseModel):
+        yield
+        return
+    before = model.manual_cast_dtype
+    model.manual_cast_dtype = compute_dtype(model.get_dtype_inference(), precision)
+    try:
+        yield
+    finally:
+        model.manual_cast_dtype = before
+
+
+@contextmanager
+def _interruptible(model: nn.Module) -> Iterator[None]:
+    """Raises ComfyUI's own interrupt between two layers, in the forward and in the backward pass."""
+
+    def check(*_) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def after_layer(_module, _inputs, output) -> None:
+        check()
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(check)
+
+    handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,87 @@
+"""Performance Settings: what a MODEL and a VAE carry to every block."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import comfy.model_patcher
+import comfy.taesd.taesd
+import torch
+
+from ...faceprotect_core.checks import require
+from .models import require_supported
+
+EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its clones inherit: LoRAs keep them
+
+
+MOST_FACES_AT_ONCE = 8  # that are chosen without being set
+
+
+TAESD_SCALE = 0.18215  # what ComfyUI's Load VAE gives "taesd", the one for SD 1.x and 2.x
+
+
+@dataclasses.dataclass(frozen=True)
+class PerformanceSettings:
+    """precision: of the U-Net and the VAE. memory: whether blocks are computed again in the backward pass.
+
+    gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`. gradient_tile: the gradient comes from
+    tiles of that many pixels; 0: from the whole image. faces_at_once: of Protect Photo; 0: automatic.
+    cuda_graphs: networks are recorded and replayed on a GPU.
+    """
+
+    precision: str = "as loaded"
+    memory: str = "automatic"
+    gradient_vae: Any = None
+    gradient_tile: int = 0
+    faces_at_once: int = 0
+    cuda_graphs: bool = False
+
+
+def settings_of(patcher) -> PerformanceSettings:
+    return patcher.model_options.get(SETTINGS, PerformanceSettings())
+
+
+def with_settings(model, vae, settings: PerformanceSettings) -> tuple:
+    """Clones of MODEL and VAE that carry the settings; the weights are shared."""
+    require_supported(model, vae)
+    model, vae = model.clone(), copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
+    for patcher in (model, vae.patcher):
+        patcher.model_options[SETTINGS] = settings
+    return model, vae
+
+
+def is_taesd(vae) -> bool:
+    return isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD)
+
+
+def gradient_vae_of(vae, precision: str, where: str):
+    """A copy of a TAESD for Stable Diffusion 1.x and 2.x, in a plain patcher (there is no file from which ComfyUI could
+    make one, and it is small)."""
+    network = vae.first_stage_model
+    scale = network.vae_scale.item() if is_taesd(vae) else None
+    require(
+        scale is not None and vae.latent_channels == 4 and abs(scale - TAESD_SCALE) < 1e-3,
+        f"{where}: the gradient_vae must be TAESD for Stable Diffusion 1.x and 2.x; the connected one is "
+        f"{type(network).__name__} with {vae.latent_channels} latent channels and scale {scale}",
+        "put taesd_encoder and taesd_decoder into models/vae_approx and choose taesd in Load VAE (not taesdxl, taesd3, "
+        "taef1), or disconnect gradient_vae",
+    )
+    tiny, twin = copy.copy(vae), comfy.taesd.taesd.TAESD(latent_channels=4)
+    twin.load_state_dict(network.state_dict())
+    tiny.first_stage_model = twin.to(vae.vae_dtype).eval()
+    tiny.patcher = comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)
+    tiny.patcher.model_options[SETTINGS] = PerformanceSettings(precision)
+    return tiny
+
+
+def compute_dtype(dtype: torch.dtype, precision: str = "as loaded") -> torch.dtype:
+    """What is computed in. As loaded, but float16, which overflows in this optimisation: float32 instead."""
+    if precision != "as loaded":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    return dtype if dtype in EXACT_DTYPES else torch.float32

@@ -1,0 +1,108 @@
+"""IMAGE, MASK, LATENT and CONDITIONING become the core's tensors, and back; where they rest between nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...faceprotect_core import SelfAttentionReference, Trajectory
+from ...faceprotect_core.checks import require
+from ...faceprotect_core.faces import FaceCrop
+
+# Fields of the core's dataclasses that hold tensors.
+MOVED = {"latents", "queries_and_keys", "latent", "image", "mask", "paste_mask"}
+
+
+def to_core_image(image: Tensor, where: str) -> Tensor:
+    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; alpha is dropped, grey repeated."""
+    require(
+        image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
+        f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
+        "connect an image with at least one pixel and 1, 3 or 4 channels",
+    )
+    planes = image[..., :3].movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    return planes.expand(-1, 3, -1, -1).contiguous()
+
+
+def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
+    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one."""
+    device = comfy.model_management.intermediate_device()
+    planes = image.detach().movedim(1, -1).contiguous().to(device, torch.float32)
+    if like is None or like.shape[-1] != 4:
+        return planes
+    return torch.cat([planes, like[..., 3:].to(planes)], dim=-1)
+
+
+def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
+    planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
+    require(
+        planes.shape[2:] == (height, width),
+        f"Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
+        "draw the mask on the very image that is connected",
+    )
+    return planes.clamp(0.0, 1.0)
+
+
+def to_core_latent(model, latent: dict) -> Tensor:
+    """LATENT -> the scaled latent [B, 4, h, w] float32 on the compute device."""
+    samples = latent["samples"]
+    require(
+        samples.ndim == 4 and samples.shape[1] == 4 and samples.numel() > 0,
+        f"DDIM Inversion expects a latent [batch, 4, height, width] of Stable Diffusion 1.x or 2.x, "
+        f"got {list(samples.shape)}",
+        "connect VAE Encode with the VAE of the same checkpoint",
+    )
+    return model.model.process_latent_in(to_device(samples))
+
+
+def to_comfy_latent(model, latent: Tensor) -> dict:
+    """The scaled latent -> LATENT."""
+    return {"samples": model.model.process_latent_out(latent.detach()).to(comfy.model_management.intermediate_device())}
+
+
+def to_device(tensor: Tensor) -> Tensor:
+    """A float32 copy on the compute device; the copy may take part in autograd if made outside inference mode."""
+    return tensor.to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+
+
+def at_rest(data):
+    """Tensors of a core dataclass, moved to where ComfyUI keeps results between nodes."""
+    return _moved(data, comfy.model_management.intermediate_device())
+
+
+def at_work(data):
+    """The same, back on the compute device."""
+    return _moved(data, comfy.model_management.get_torch_device())
+
+
+def _moved(data, device):
+    if isinstance(data, Tensor):
+        return data.to(device)
+    if isinstance(data, tuple):
+        return tuple(_moved(part, device) for part in data)
+    if isinstance(data, dict):
+        return {name: _moved(part, device) for name, part in data.items()}
+    if isinstance(data, (Trajectory, SelfAttentionReference, FaceCrop)):
+        tensors = MOVED & {field.name for field in dataclasses.fields(data)}
+        return dataclasses.replace(data, **{name: _moved(getattr(data, name), device) for name in tensors})
+    return data
+
+
+def null_context(model, conditioning: list, where: str = "DDIM Inversion") -> Tensor:
+    """The embedding of the empty prompt [1 or B, tokens, dim] from a CONDITIONING."""
+    require(
+        len(conditioning) == 1,
+        f"{where}: the conditioning has {len(conditioning)} parts, one is expected",
+        "connect one CLIP Text Encode with an empty text",
+    )
+    context, expected = conditioning[0][0], model.model.model_config.unet_config.get("context_dim")
+    require(
+        context.shape[-1] == expected,
+        f"{where}: the conditioning has {context.shape[-1]} channels, the model's U-Net expects {expected}",
+        "encode the empty prompt with the CLIP of the same checkpoint",
+    )
+    return to_device(context)

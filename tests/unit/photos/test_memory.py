@@ -1,0 +1,44 @@
+"""A photo of 24 megapixels in less than 6 GB, in a process of its own, whose peak is that of this photo alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys
+from dataclasses import replace
+
+import skimage.data
+import torch
+
+from faceprotect_core import load_surrogate
+from faceprotect_core.speed.cost import process_peak
+from faceprotect_core.demo import load_demo_model
+from faceprotect_core.photos.photo import protect_photo
+from faceprotect_core.photos.settings import DIFFUSION, PRESETS
+
+astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None].float() / 255
+photo = torch.full((3, 4000, 6000), 0.5)
+for factor, top, left in ((6, 400, 50), (2, 1200, 4200)):  # faces of 570 and 190 pixels
+    face = torch.nn.functional.interpolate(astronaut, scale_factor=factor, mode="bilinear")[0]
+    photo[:, top : top + face.shape[1], left : left + face.shape[2]] = face
+way = sys.argv[1]
+settings = replace(PRESETS[way]["balanced"], null_text_iterations=1, iterations=2)
+model = load_demo_model() if way == DIFFUSION else None
+judge = load_surrogate("mobileface")
+result = protect_photo(photo, [load_surrogate("dlib_resnet")], settings, model=model, judge=judge)
+assert len(result.faces) == 2 and not torch.equal(result.image, photo)
+print(process_peak())
+"""
+
+
+@pytest.mark.parametrize("way", ["light and shade", "diffusion"])
+def test_24_megapixels_in_less_than_6_gigabytes(record_property, way):
+    root = Path(__file__).resolve().parents[3]
+    run = subprocess.run([sys.executable, "-c", PROGRAM, way], cwd=root, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-2000:]
+    gigabytes = int(run.stdout) / 1e9
+    record_property("gigabytes", gigabytes)
+    assert gigabytes < 6
