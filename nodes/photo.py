@@ -181,8 +181,8 @@ class ProtectPhoto(io.ComfyNode):
             if way == DIFFUSION:
                 denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
                 latent = 4, size // 8, size // 8
-                at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.depth)
-                work = host.optimization(denoiser, codec, (at_once, *latent), settings.depth, *others)
+                at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.diffusion.depth)
+                work = host.optimization(denoiser, codec, (at_once, *latent), settings.diffusion.depth, *others)
                 recorder = stack.enter_context(work)
                 context = host.null_context(model, conditioning, WHERE)
                 diffusion = recorder.denoiser(denoiser), recorder.codec(codec), context
@@ -386,12 +386,12 @@ def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
     """Stage -> share of the time that is over when it begins, and when it ends; counted in steps through the U-Net."""
     if settings.way == LIGHT:
         return {"protection": (0.0, 1.0)}
-    depth, stages, begin = settings.depth, {}, 0.0
+    knobs, depth, stages, begin = settings.diffusion, settings.diffusion.depth, {}, 0.0
     steps = {
         "inversion": depth / 3,  # forward only
-        "null_text": depth * settings.null_text_iterations,
+        "null_text": depth * knobs.null_text_iterations,
         "capture": depth / 3,
-        "protection": (depth + DECODING) * settings.iterations,
+        "protection": (depth + DECODING) * knobs.iterations,
     }
     for stage, count in steps.items():
         end = begin + count / max(sum(steps.values()), 1)

@@ -1,14 +1,125 @@
-"""The whole paper on one screen."""
+"""The whole paper on one screen: what is done once for a photo, and what can then be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..checks import require_image
+from ..checks import require, require_image
 from ..protocols import Denoiser, ImageCodec
-from .attention import capture_self_attention
-from .inversion import OnStep, Pairing, ddim_invert
+from .attention import SelfAttentionReference, capture_self_attention
+from .inversion import OnStep, Pairing, Trajectory, ddim_invert
 from .null_text import learn_null_text
 from .optimizer import Objective, Output, ProtectionResult, optimize_latent
 from .schedule import DDIMSchedule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs of the method; the defaults are the paper's published values.
+
+    depth, pairing: see `ddim_invert`. null_text_iterations, null_text_lr: see `learn_null_text`. structure: whether the
+    self-attention holds the structure. The others: see `optimize_latent`.
+    """
+
+    depth: int = 3
+    pairing: Pairing = "published"
+    null_text_iterations: int = 20
+    null_text_lr: float = 0.1
+    structure: bool = True
+    iterations: int = 35
+    lr: float = 0.01
+    objective_weight: float = 0.003
+    output: Output = "published"
+    fidelity_weight: float = 0.0
+    keep_colours: bool = False
+    early_stop: bool = False
+
+
+PAPER = Settings()
+# What `prepare` makes of a photo depends on these; it only leaves out the structure where that is not wanted.
+PREPARATION = ("depth", "pairing", "null_text_iterations", "null_text_lr")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A photo that is ready to be optimised, as often as you like.
+
+    photo: [B, 3, H, W] in [0, 1]. trajectory: of its latent. embeddings: [depth, B, tokens, dim].
+    structure: the unchanged run's self-attention; None where `prepare` was told to leave it out.
+    """
+
+    photo: Tensor
+    trajectory: Trajectory
+    embeddings: Tensor
+    structure: SelfAttentionReference | None
+
+    def optimize(
+        self,
+        denoiser: Denoiser,
+        codec: ImageCodec,
+        objective: Objective,
+        settings: Settings = PAPER,
+        *,
+        mask: Tensor | None = None,
+        start: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> ProtectionResult:
+        """The paper's second stage, see `optimize_latent`. settings: those of the preparation are not looked at again.
+
+        Raises ProtectionError when the structure is wanted and was not captured, and what `optimize_latent` raises.
+        """
+        require(
+            self.structure is not None or not settings.structure,
+            "the settings want the structure to be held, and the photo was prepared without it",
+            "prepare the photo with structure=True, or optimise it with structure=False",
+        )
+        return optimize_latent(
+            denoiser,
+            codec,
+            self.trajectory,
+            self.embeddings,
+            objective,
+            structure=self.structure if settings.structure else None,
+            iterations=settings.iterations,
+            lr=settings.lr,
+            objective_weight=settings.objective_weight,
+            output=settings.output,
+            image=self.photo,
+            mask=mask,
+            fidelity_weight=settings.fidelity_weight,
+            keep_colours=settings.keep_colours,
+            early_stop=settings.early_stop,
+            start=start,
+            on_step=on_step,
+        )
+
+
+def prepare(
+    denoiser: Denoiser,
+    codec: ImageCodec,
+    image: Tensor,
+    context: Tensor,
+    settings: Settings = PAPER,
+    *,
+    schedule: DDIMSchedule | None = None,
+    on_step: OnStep | None = None,
+) -> Prepared:
+    """The paper's first stage: inverts a photo, learns its null-text embeddings and captures its structure.
+
+    image: [B, 3, H, W] in [0, 1], height and width multiples of 8. context: the empty prompt's embedding
+    [1 or B, tokens, dim]. schedule: None for that of Stable Diffusion 1.x and 2.x.
+    Raises ProtectionError for an image or settings that cannot be, and when the model returns NaN.
+    """
+    require_image(image, "protect")
+    schedule = schedule or DDIMSchedule.scaled_linear()
+    latent = codec.encode(image)
+    trajectory = ddim_invert(denoiser, latent, context, schedule, settings.depth, settings.pairing, on_step)
+    iterations, lr = settings.null_text_iterations, settings.null_text_lr
+    embeddings = learn_null_text(denoiser, trajectory, context, iterations, lr, on_step)
+    structure = capture_self_attention(denoiser, trajectory, embeddings, on_step) if settings.structure else None
+    return Prepared(image, trajectory, embeddings, structure)
 
 
 def protect(
@@ -19,19 +130,19 @@ def protect(
     objective: Objective,
     *,
     schedule: DDIMSchedule | None = None,
-    depth: int = 3,
-    pairing: Pairing = "published",
-    null_text_iterations: int = 20,
-    null_text_lr: float = 0.1,
-    structure: bool = True,
-    iterations: int = 35,
-    lr: float = 0.01,
-    objective_weight: float = 0.003,
-    output: Output = "published",
+    depth: int = PAPER.depth,
+    pairing: Pairing = PAPER.pairing,
+    null_text_iterations: int = PAPER.null_text_iterations,
+    null_text_lr: float = PAPER.null_text_lr,
+    structure: bool = PAPER.structure,
+    iterations: int = PAPER.iterations,
+    lr: float = PAPER.lr,
+    objective_weight: float = PAPER.objective_weight,
+    output: Output = PAPER.output,
     mask: Tensor | None = None,
-    fidelity_weight: float = 0.0,
-    keep_colours: bool = False,
-    early_stop: bool = False,
+    fidelity_weight: float = PAPER.fidelity_weight,
+    keep_colours: bool = PAPER.keep_colours,
+    early_stop: bool = PAPER.early_stop,
     start: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> ProtectionResult:
@@ -39,30 +150,12 @@ def protect(
     Purification" (CVPR 2025). The defaults are the paper's settings.
 
     image: [B, 3, H, W] in [0, 1], height and width multiples of 8. context: the empty prompt's embedding
-    [1 or B, tokens, dim]. objective: an IdentityObjective. The other arguments: see the function of each step.
+    [1 or B, tokens, dim]. objective: an IdentityObjective. The other arguments: see `Settings` and `optimize_latent`.
     """
-    require_image(image, "protect")
-    schedule = schedule or DDIMSchedule.scaled_linear()
-    latent = codec.encode(image)
-    trajectory = ddim_invert(denoiser, latent, context, schedule, depth, pairing, on_step)
-    embeddings = learn_null_text(denoiser, trajectory, context, null_text_iterations, null_text_lr, on_step)
-    reference = capture_self_attention(denoiser, trajectory, embeddings, on_step) if structure else None
-    return optimize_latent(
-        denoiser,
-        codec,
-        trajectory,
-        embeddings,
-        objective,
-        structure=reference,
-        iterations=iterations,
-        lr=lr,
-        objective_weight=objective_weight,
-        output=output,
-        image=image if output == "detail" else None,
-        mask=mask,
-        fidelity_weight=fidelity_weight,
-        keep_colours=keep_colours,
-        early_stop=early_stop,
-        start=start,
-        on_step=on_step,
-    )
+    settings = Settings(
+        depth=depth, pairing=pairing, null_text_iterations=null_text_iterations, null_text_lr=null_text_lr,
+        structure=structure, iterations=iterations, lr=lr, objective_weight=objective_weight, output=output,
+        fidelity_weight=fidelity_weight, keep_colours=keep_colours, early_stop=early_stop,
+    )  # fmt: skip
+    prepared = prepare(denoiser, codec, image, context, settings, schedule=schedule, on_step=on_step)
+    return prepared.optimize(denoiser, codec, objective, settings, mask=mask, start=start, on_step=on_step)

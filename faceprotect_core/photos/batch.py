@@ -18,7 +18,7 @@ from ..method.inversion import OnStep
 from ..method.least_change import least_change
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
-from ..method.protect import protect
+from ..method.protect import prepare
 from ..method.schedule import DDIMSchedule
 from ..method.views import AlignmentJitter
 from ..protocols import Denoiser, ImageCodec
@@ -124,10 +124,8 @@ class CropProtector:
             image, objective, settings = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim.settings
             if settings.way != DIFFUSION:
                 return predict_light_cost(image, objective, settings.light)
-            names = ("depth", "null_text_iterations", "iterations")
             denoiser, codec, context = self.aim.model
-            options = {name: getattr(settings, name) for name in names}
-            return predict_cost(denoiser, codec, image, context, objective, output="detail", **options)
+            return predict_cost(denoiser, codec, image, context, objective, settings.diffusion)
 
         try:
             return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)
@@ -161,8 +159,9 @@ class CropProtector:
         settings, shared = self.aim.settings, {"mask": mask, "start": start, "on_step": on_step}
         if settings.way == DIFFUSION:
             denoiser, codec, context = self.aim.model
-            options = shared | {"schedule": self.aim.schedule, "output": "detail"}
-            result = protect(denoiser, codec, image, context, objective, **options, **settings.method)
+            knobs, options = settings.diffusion, {"schedule": self.aim.schedule, "on_step": on_step}
+            prepared = prepare(denoiser, codec, image, context, knobs, **options)
+            result = prepared.optimize(denoiser, codec, objective, knobs, **shared)
             changed, values = result.image, result.latent
         else:
             result = protect_by_light(image, objective, settings.light, **shared)

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..method.attention import ELEMENTS_AT_ONCE, StructureLoss
 from ..method.inversion import expand_context
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
-from ..method.optimizer import Output
+from ..method.protect import PAPER, Settings
 from ..method.variables import Objective
 from ..protocols import Denoiser, ImageCodec
 
@@ -102,24 +102,19 @@ def predict_cost(
     image: Tensor,
     context: Tensor,
     objective: Objective,
-    *,
-    depth: int = 3,
-    null_text_iterations: int = 20,
-    iterations: int = 35,
-    structure: bool = True,
-    output: Output = "published",
+    settings: Settings = PAPER,
 ) -> Cost:
-    """What `protect` costs with the same arguments, on a machine as busy as it is now.
+    """What `protect` costs with these settings, on a machine as busy as it is now.
 
     Takes less than the time of an iteration, and the memory of a pass without gradients. Nothing of it remains, and no
     random numbers are drawn. What the models raise is raised as it would be in the run.
     """
     attention = _SelfAttention()
     probes = _probe_all(denoiser, codec, image, context, objective, attention)
-    passes = count_passes(depth, null_text_iterations, iterations, structure, output)
+    passes, depth, structure = count_passes(settings), settings.depth, settings.structure
     seconds = sum(probes[part].seconds_of(count) for part, count in passes.items())
-    memory = _memory([probes["plain"]], image.device) if null_text_iterations else 0
-    if iterations:
+    memory = _memory([probes["plain"]], image.device) if settings.null_text_iterations else 0
+    if settings.iterations:
         unet = [probes["compared" if structure else "plain"]] * depth
         held = [*unet, probes["decode"], probes["objective"]]
         memory = max(memory, _memory(held, image.device, attention if structure else None, depth))
@@ -152,14 +147,13 @@ def _memory(probes: Sequence[Probe], device: torch.device, attention: _SelfAtten
     return round(share * in_use + holes * depth * sum(attention.rows.values()))
 
 
-def count_passes(
-    depth: int, null_text_iterations: int, iterations: int, structure: bool, output: Output
-) -> dict[str, Passes]:
+def count_passes(settings: Settings) -> dict[str, Passes]:
     """What `protect` runs. "compared": the U-Net whose self-attention is captured or compared; "plain": without."""
-    plain = Passes(2 * depth - 1, depth * null_text_iterations)  # inversion and null-text embeddings
+    depth, iterations = settings.depth, settings.iterations
+    plain = Passes(2 * depth - 1, depth * settings.null_text_iterations)  # inversion and null-text embeddings
     changed = Passes(depth, depth * iterations)  # the optimisation, and one last time
-    unchanged = int(output == "detail")  # its image is decoded too
-    if structure:
+    unchanged = int(settings.output == "detail")  # its image is decoded too
+    if settings.structure:
         unet = {"plain": plain, "compared": Passes(depth + changed.forward, changed.with_backward)}
     else:
         forward = plain.forward + changed.forward + unchanged * depth

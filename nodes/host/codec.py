@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.gradient_codec import StraightThroughCodec
+from ...faceprotect_core.speed.memory import decoder_bytes, tiny_decoder_bytes
 from ...faceprotect_core.speed.tiling import TiledCodec
-from . import gradient_memory
 from .models import plain_patcher, require_supported, require_supported_vae
 from .settings import compute_dtype, is_taesd, settings_of
 
@@ -55,9 +55,9 @@ class ComfyCodec:
     def decode_bytes(self, latent_shape, low: bool) -> float:
         """The peak of decoding and of its backward pass."""
         if is_taesd(self.vae):
-            return gradient_memory.tiny_decoder_bytes(latent_shape, self.dtype.itemsize, low)
+            return tiny_decoder_bytes(latent_shape, self.dtype.itemsize, low)
         width = getattr(getattr(self.patcher.model, "decoder", None), "ch", 128)
-        return gradient_memory.decoder_bytes(latent_shape, self.dtype.itemsize, width, low)
+        return decoder_bytes(latent_shape, self.dtype.itemsize, width, low)
 
 
 class ComfyGradientCodec(StraightThroughCodec):

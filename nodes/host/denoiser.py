@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...faceprotect_core.protocols import SelfAttention
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
-from . import gradient_memory
+from ...faceprotect_core.speed.memory import unet_bytes
 from .models import plain_patcher, require_supported
 from .settings import compute_dtype, settings_of
 
@@ -101,7 +101,7 @@ class ComfyDenoiser:
         """What one step holds for the backward pass."""
         dtype = compute_dtype(self.base.get_dtype_inference(), self.settings.precision)
         width = self.base.model_config.unet_config["model_channels"]
-        return gradient_memory.unet_bytes(latent_shape, dtype.itemsize, width, low)
+        return unet_bytes(latent_shape, dtype.itemsize, width, low)
 
     def _transformer_blocks(self) -> list[tuple[str, int]]:
         unet = self.base.diffusion_model

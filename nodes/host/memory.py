@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import comfy.model_management
 
 from ...faceprotect_core.speed.cuda_graphs import Recorder
-from . import gradient_memory
+from ...faceprotect_core.speed.memory import optimization_bytes
 from .denoiser import ComfyDenoiser
 from .gradients import gradients
 from .settings import MOST_FACES_AT_ONCE, compute_dtype, settings_of
@@ -78,8 +78,8 @@ def fit_memory(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> None
 
 def _optimization_bytes(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, low: bool) -> float:
     decoding = codec.decode_bytes(latent_shape, low) if codec else denoiser.base.memory_required(latent_shape)
-    needed = steps * denoiser.step_bytes(latent_shape, low) + decoding
-    return needed * gradient_memory.CUDA_GRAPHS if denoiser.settings.cuda_graphs and not low else needed
+    cuda_graphs = denoiser.settings.cuda_graphs and not low
+    return optimization_bytes(denoiser.step_bytes(latent_shape, low), steps, decoding, cuda_graphs)
 
 
 def _parts(denoiser: ComfyDenoiser, codec) -> list:

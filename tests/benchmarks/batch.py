@@ -71,7 +71,7 @@ def protect_together(protector: PhotoProtector, photos: Sequence[Tensor], size: 
     """After a batch of few iterations, in which a GPU chooses its kernels."""
     device = protector.choice.device
     protector = replace(protector, choice=replace(protector.choice, batch=size), predictor=None)
-    short = replace(protector.photo_settings, null_text_iterations=1, iterations=1)
+    short = protector.photo_settings.tuned(null_text_iterations=1, iterations=1)
     for _ in replace(protector, photo_settings=short).protect_all(photos[:size]):
         pass
     complete, stopwatch = [], Stopwatch(device)

@@ -123,7 +123,9 @@ class Prepared:
         settings = {"schedule": setup.schedule, "null_text_iterations": null_text_iterations, "iterations": iterations}
         if self.way.preset:
             preset = PRESETS[DIFFUSION][self.way.preset]
-            settings |= {name: getattr(preset, name) for name in ("depth", "null_text_iterations", "iterations")}
+            settings |= {
+                name: getattr(preset.diffusion, name) for name in ("depth", "null_text_iterations", "iterations")
+            }
         run = protect_as_released if self.way.released else protect
         return run(*arguments, **settings, on_step=on_step)
 

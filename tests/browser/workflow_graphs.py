@@ -5,13 +5,14 @@ order of the paper's figure; inside a block, columns of nodes.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from faceprotect_core.demo.settings import DEMO
+from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
+from faceprotect_core.method.protect import PAPER, Settings
 from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
 from workflow_notes import (
     BASELINE_NOTE,
@@ -155,7 +156,7 @@ def light_and_shade() -> Workflow:
 
 
 def _demo(
-    name: str, text: str, margin: float = DEMO.margin, **more
+    name: str, text: str, margin: float = DEMO_MARGIN, **more
 ) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
     """The demo setting against the three built-in recognisers other than the judge. more: knobs of the optimizer.
 
@@ -166,21 +167,18 @@ def _demo(
     photo, square = _photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
-    learned = {"iterations": DEMO.null_text_iterations, "learning_rate": DEMO.null_text_lr}
-    trajectory, null_text, structure = _keep(
-        flow, model["model"], model["empty_prompt"], latent["LATENT"], DEMO.depth, DEMO.pairing, learned
-    )
+    settings = replace(DEMO, **more)
+    kept = _keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], settings)
+    trajectory, null_text, structure = kept
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
     surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
         framing="aligned", **BLACK_BOX, margin=margin, **sockets,
     )  # fmt: skip
-    knobs = DEMO.optimizer | more
     protected = _optimizer(
-        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=square["IMAGE"],
-        mask=faces["mask"], learning_rate=knobs.pop("lr"), **knobs,
-    )  # fmt: skip
+        flow, model["model"], model["vae"], kept, loss, settings, image=square["IMAGE"], mask=faces["mask"]
+    )
     results = _results(flow, square, protected)
     canvas = [
         [Block("What this is", ORANGE, [[note]])],
@@ -221,10 +219,8 @@ def whole_photo() -> Workflow:
     found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
     crop = flow.node("FaceProtectCropFace", size=(285, 0), image=photo["IMAGE"], faces=found["faces"], size_=same.size)
     latent = flow.node("VAEEncode", size=(285, 0), pixels=crop["crops"], vae=model["vae"])
-    learned = {"iterations": same.null_text_iterations, "learning_rate": same.null_text_lr}
-    trajectory, null_text, structure = _keep(
-        flow, model["model"], model["empty_prompt"], latent["LATENT"], same.depth, same.pairing, learned
-    )
+    kept = _keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], same.diffusion)
+    trajectory, null_text, structure = kept
     surrogates, sockets = _built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
@@ -232,9 +228,8 @@ def whole_photo() -> Workflow:
         weights=PRODUCT_WEIGHTS, **sockets,
     )  # fmt: skip
     optimizer = _optimizer(
-        flow, model["model"], model["vae"], trajectory, null_text, structure, loss, image=crop["crops"],
-        mask=crop["mask"], iterations=same.iterations, output="detail", learning_rate=same.lr,
-        objective_weight=same.objective_weight, fidelity_weight=same.fidelity_weight, least_change=True,
+        flow, model["model"], model["vae"], kept, loss, same.diffusion, image=crop["crops"], mask=crop["mask"],
+        least_change=True,
     )  # fmt: skip
     pasted = flow.node(
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=optimizer["image"]
@@ -343,19 +338,14 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
     )
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
-    trajectory, null_text, structure = _keep(
-        flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], 3, "published",
-        {"iterations": 20, "learning_rate": 0.1},
-    )  # fmt: skip
+    kept = _keep(flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], PAPER)
+    trajectory, null_text, structure = kept
     surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), surrogates__surrogate0=surrogate["surrogate"],
         photo=square["IMAGE"], target=target_square["IMAGE"], mode=mode, framing="box",
     )  # fmt: skip
-    protected = _optimizer(
-        flow, model["MODEL"], model["VAE"], trajectory, null_text, structure, loss,
-        iterations=35, output="published", learning_rate=0.01, objective_weight=0.003,
-    )  # fmt: skip
+    protected = _optimizer(flow, model["MODEL"], model["VAE"], kept, loss, PAPER)
     results = _results(flow, square, protected)
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
@@ -397,15 +387,16 @@ def _asked(flow: Workflow, original: Output, protected: Output, seen: Output, fa
     return [judge, *_verify(flow, "FaceProtectVerify", original, protected, seen, **links)]
 
 
-def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[Node, Node, Node]:
+def _keep(flow, model, conditioning, latent, settings: Settings) -> tuple[Node, Node, Node]:
     """The three blocks that keep the photo: inversion, null-text, self-attention."""
     trajectory = flow.node(
         "FaceProtectDDIMInversion", size=(285, 0), model=model, conditioning=conditioning, latent=latent,
-        depth=depth, pairing=pairing,
+        depth=settings.depth, pairing=settings.pairing,
     )  # fmt: skip
     null_text = flow.node(
-        "FaceProtectNullTextLearner", size=(290, 0), model=model, trajectory=trajectory["trajectory"], **learned
-    )
+        "FaceProtectNullTextLearner", size=(290, 0), model=model, trajectory=trajectory["trajectory"],
+        iterations=settings.null_text_iterations, learning_rate=settings.null_text_lr,
+    )  # fmt: skip
     structure = flow.node(
         "FaceProtectSelfAttentionCapture", size=(290, 0), model=model, trajectory=trajectory["trajectory"],
         null_text=null_text["null_text"],
@@ -413,10 +404,14 @@ def _keep(flow, model, conditioning, latent, depth, pairing, learned) -> tuple[N
     return trajectory, null_text, structure
 
 
-def _optimizer(flow, model, vae, trajectory, null_text, structure, loss, **inputs) -> Node:
+def _optimizer(flow, model, vae, kept: tuple[Node, Node, Node], loss, settings: Settings, **inputs) -> Node:
+    """kept: what `_keep` returns."""
+    trajectory, null_text, structure = kept
     return flow.node(
         "FaceProtectLatentOptimizer", size=(290, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
-        null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"], **inputs,
+        null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"],
+        iterations=settings.iterations, output=settings.output, learning_rate=settings.lr,
+        objective_weight=settings.objective_weight, fidelity_weight=settings.fidelity_weight, **inputs,
     )  # fmt: skip
 
 

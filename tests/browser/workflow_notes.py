@@ -1,6 +1,6 @@
 """What the "Read me first" note of each workflow says; workflow_graphs.py puts them on the canvas."""
 
-from faceprotect_core.demo.settings import DEMO
+from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
 SURROGATE_FOLDER = "face_recognition"
@@ -23,7 +23,7 @@ you: by the paper's method, and, from the same loss, by light and shade alone. P
 2. *DDIM Inversion* walks it {DEMO.depth} steps towards noise; the *Null-Text Embedding Learner* learns how to come \
 back without losing detail; *Self-Attention Capture* remembers the structure.
 3. *FR Surrogate Loss* says what is wanted: not the same person any more (dodge) for three recognisers, \
-{DEMO.margin:g} past their thresholds.
+{DEMO_MARGIN:g} past their thresholds.
 4. The *Adversarial Latent Optimizer* searches for the change and adds it to the untouched photo, on the face only. \
 At the end the node says whether the recognisers still match.
 5. *Light and Shade* does it without a diffusion model, by making parts of the face lighter or darker.

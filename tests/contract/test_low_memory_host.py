@@ -251,7 +251,7 @@ def test_the_estimate_grows_with_the_photo_the_steps_and_the_batch(pack, sd1, fr
 
 
 def test_the_estimate_is_near_what_is_held(pack):
-    """With Stable Diffusion's whole decoder; its U-Net is measured in gradient_memory.py."""
+    """With Stable Diffusion's whole decoder; its U-Net is measured in speed/memory.py."""
     import comfy.sd
 
     from checkpoints import vae_shapes

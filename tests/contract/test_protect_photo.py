@@ -26,10 +26,9 @@ def photos(portrait):
 def node(pack, monkeypatch):
     """run(photos, faces at once, what on failure) -> (image, mask, report), what the node said, the bar's positions."""
     photo, host = pack.nodes.photo, pack.host
-    settings = replace(
-        photo.PRESETS[photo.DIFFUSION]["fast"], null_text_iterations=1, iterations=2, lr=0.02, fidelity_weight=0.0,
-        objective_weight=0.01, tries=1, margin=1.0,
-    )  # fmt: skip
+    settings = replace(photo.PRESETS[photo.DIFFUSION]["fast"], tries=1, margin=1.0).tuned(
+        null_text_iterations=1, iterations=2, lr=0.02, fidelity_weight=0.0, objective_weight=0.01
+    )
     monkeypatch.setitem(photo.PRESETS[photo.DIFFUSION], "fast", settings)
     # Two iterations protect nobody; what is told apart here is which photos fail, and why.
     monkeypatch.setattr(photo, "_require_protected", lambda *_: None)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from ...faces import Face, face_mask
-from ...method.attention import SelfAttentionReference, capture_self_attention
-from ...method.inversion import Trajectory, ddim_invert
-from ...method.light_and_shade import LightAndShadeSettings, protect_by_light
-from ...method.null_text import learn_null_text
-from ...method.optimizer import optimize_latent
-from ...method.schedule import DDIMSchedule
+from ...method.light_and_shade import protect_by_light
+from ...method.protect import PREPARATION, Prepared, Settings, prepare
 from ...models import LoadedModel
 from ...verify.robustness import as_saved, vae_round_trip
 from .data import Pair
@@ -30,7 +26,7 @@ class Subject:
     pair: Pair
     photo: Tensor
     face: Face
-    prepared: dict = field(default_factory=dict)
+    prepared: dict[tuple, Prepared] = field(default_factory=dict)
 
 
 def changed_by(
@@ -47,53 +43,27 @@ def changed_by(
         return vae_round_trip(photo, model.codec), None
     mask = face_mask([subject.face], *photo.shape[2:])[None].to(photo) if method.masked else None
     if method.kind == "pixels":
-        return as_saved(_attack(photo, objective, method.settings, mask)), None
+        return as_saved(_attack(photo, objective, method, mask)), None
     if method.kind == "light":
-        settings = LightAndShadeSettings(**method.settings)
-        return as_saved(protect_by_light(photo, objective, settings, mask=mask).rendering.image), None
+        return as_saved(protect_by_light(photo, objective, method.settings, mask=mask).rendering.image), None
     return _diffused(subject, method.settings, objective or _no_attack, mask, model)
 
 
-def _diffused(subject: Subject, settings: dict, objective: Objective, mask, model) -> tuple[Tensor, float]:
-    trajectory, embeddings, structure = _prepared(subject, settings, model)
-    detail = settings["output"] == "detail"
-    result = optimize_latent(
-        model.denoiser,
-        model.codec,
-        trajectory,
-        embeddings,
-        objective,
-        structure=structure if settings["structure"] else None,
-        iterations=settings["iterations"],
-        lr=settings["lr"],
-        objective_weight=settings["objective_weight"],
-        fidelity_weight=settings["fidelity_weight"],
-        keep_colours=settings.get("keep_colours", False),
-        output=settings["output"],
-        image=subject.photo if detail else None,
-        mask=mask,
-    )
-    return as_saved(result.image), (structure.latent - trajectory.latents[0]).square().mean().item()
-
-
-def _prepared(subject: Subject, settings: dict, model) -> tuple[Trajectory, Tensor, SelfAttentionReference]:
-    """Inversion, embeddings and structure, as `protect` makes them."""
-    key = tuple(settings[name] for name in ("depth", "pairing", "null_text_iterations", "null_text_lr"))
+def _diffused(subject: Subject, settings: Settings, objective: Objective, mask, model) -> tuple[Tensor, float]:
+    key = tuple(getattr(settings, name) for name in PREPARATION)
     if key not in subject.prepared:
-        depth, pairing, iterations, lr = key
-        latent = model.codec.encode(subject.photo)
-        trajectory = ddim_invert(model.denoiser, latent, model.context, DDIMSchedule.scaled_linear(), depth, pairing)
-        embeddings = learn_null_text(model.denoiser, trajectory, model.context, iterations, lr)
-        structure = capture_self_attention(model.denoiser, trajectory, embeddings)
-        subject.prepared[key] = (trajectory, embeddings, structure)
-    return subject.prepared[key]
+        with_structure = replace(settings, structure=True)
+        subject.prepared[key] = prepare(model.denoiser, model.codec, subject.photo, model.context, with_structure)
+    prepared = subject.prepared[key]
+    result = prepared.optimize(model.denoiser, model.codec, objective, settings, mask=mask)
+    reconstruction = (prepared.structure.latent - prepared.trajectory.latents[0]).square().mean().item()
+    return as_saved(result.image), reconstruction
 
 
-def _attack(photo: Tensor, objective: Objective, settings: dict, mask: Tensor | None) -> Tensor:
-    from ...attacks.pixel_attacks import PixelAttackSettings, attack_pixels
+def _attack(photo: Tensor, objective: Objective, method: Method, mask: Tensor | None) -> Tensor:
+    from ...attacks.pixel_attacks import attack_pixels
 
-    settings = dict(settings)
-    return attack_pixels(photo, objective, settings.pop("method"), settings=PixelAttackSettings(**settings), mask=mask)
+    return attack_pixels(photo, objective, method.attack, settings=method.settings, mask=mask)
 
 
 def _no_attack(image: Tensor) -> Tensor:

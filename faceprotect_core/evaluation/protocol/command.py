@@ -177,10 +177,8 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "goals": arguments.goals,
         "command": arguments.words,
         "setting": setup.base,
-        "comparable": [
-            name for name, one in methods.items() if one.attacks and one.settings.get("output") != "published"
-        ],
-        "methods": {name: method.settings | method.loss for name, method in methods.items()},
+        "comparable": [name for name, one in methods.items() if one.attacks and one.knobs.get("output") != "published"],
+        "methods": {name: method.knobs | method.loss for name, method in methods.items()},
         "model": Path(setup.model).name,
         "model_sha256": lab.model.sha256,
         "framing": setup.framing,

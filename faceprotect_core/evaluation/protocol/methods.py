@@ -4,10 +4,11 @@ autoencoder and DDIM alone do to a photo, and noise."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ...checks import require
-from ...photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
+from ...method.protect import PAPER, PREPARATION
+from ...photos.settings import DIFFUSION, LIGHT, PRESETS
 
 Kind = Literal["unchanged", "vae", "diffusion", "light", "pixels"]
 DEPTHS = range(1, 8)  # the paper's figure of depths
@@ -19,9 +20,9 @@ COARSE = 32  # values along each side of the plane, instead of the preset's
 class Method:
     """One way to change a photo.
 
-    kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method with `settings` as the arguments of
-        `protect`; "light": light and shade with `settings` as its LightAndShadeSettings; "pixels": the attack of
-        attacks/pixel_attacks.py that `settings["method"]` names.
+    kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method; "light": light and shade; "pixels":
+        the attack of attacks/pixel_attacks.py of that name.
+    settings: Settings, LightAndShadeSettings or PixelAttackSettings; None where there is nothing to set.
     loss: arguments of `IdentityObjective` beside what the goal asks for: margin, steepness; jitter counts the wrong
         alignments for each surrogate in an iteration.
     masked: only the face may change; with output "detail", light and shade, and in pixel space.
@@ -29,7 +30,8 @@ class Method:
     """
 
     kind: Kind
-    settings: dict = field(default_factory=dict)
+    settings: Any = None
+    attack: str = ""
     loss: dict = field(default_factory=dict)
     masked: bool = False
     about: str = ""
@@ -38,13 +40,12 @@ class Method:
     @property
     def attacks(self) -> bool:
         """Whether recognisers are worked against, so that goal and surrogates make a difference."""
-        return self.kind in ("pixels", "light") or (self.kind == "diffusion" and self.settings["iterations"] > 0)
+        return self.kind in ("pixels", "light") or (self.kind == "diffusion" and self.settings.iterations > 0)
 
-
-PAPER = dict(
-    depth=3, pairing="published", null_text_iterations=20, null_text_lr=0.1, structure=True, iterations=35, lr=0.01,
-    objective_weight=0.003, output="published", fidelity_weight=0.0,
-)  # fmt: skip
+    @property
+    def knobs(self) -> dict:
+        """The settings by name, for JSON."""
+        return ({"method": self.attack} if self.attack else {}) | (asdict(self.settings) if self.settings else {})
 
 
 def base_method(name: str) -> Method:
@@ -56,21 +57,15 @@ def base_method(name: str) -> Method:
         return Method("diffusion", PAPER, about="the paper's settings")
     presets = PRESETS[DIFFUSION]
     require(name in presets, f"there is no setting {name!r}", f"use paper or one of {', '.join(presets)}")
-    settings: PhotoSettings = presets[name]
-    return Method(
-        "diffusion",
-        settings.method | {"structure": True, "output": "detail"},
-        masked=True,
-        about=f"preset {name} without its margin",
-    )
+    return Method("diffusion", presets[name].diffusion, masked=True, about=f"preset {name} without its margin")
 
 
 def light_and_shade(name: str) -> Method:
     """Light and shade as the preset of that name has it ("paper": as "balanced"), with the margin of this protocol."""
     preset = PRESETS[LIGHT]["balanced" if name == "paper" else name]
     loss = {"margin": MARGIN, "steepness": preset.steepness, "jitter": preset.jitter}
-    about = f"no diffusion model, a plane of {preset.grid} x {preset.grid}"
-    return Method("light", asdict(preset.light), loss, masked=True, about=about)
+    about = f"no diffusion model, a plane of {preset.light.grid} x {preset.light.grid}"
+    return Method("light", preset.light, loss=loss, masked=True, about=about)
 
 
 def method_groups(base: str) -> dict[str, dict[str, Method]]:
@@ -108,7 +103,7 @@ def chosen_methods(base: str, names: list[str]) -> dict[str, Method]:
 
 
 def _changed(ours: Method, about: str, **settings) -> Method:
-    return replace(ours, settings=ours.settings | settings, about=about, ablation=True)
+    return replace(ours, settings=replace(ours.settings, **settings), about=about, ablation=True)
 
 
 def _variants(ours: Method, light: Method) -> dict[str, Method]:
@@ -117,15 +112,15 @@ def _variants(ours: Method, light: Method) -> dict[str, Method]:
         f"light and shade at {COARSE}": _changed(light, about, grid=COARSE),
         "ours with jitter": replace(ours, loss={"jitter": 1}, about="slightly wrong alignments", ablation=True),
     }
-    if ours.settings["output"] == "detail":  # the decoded latent has colours of its own
+    if ours.settings.output == "detail":  # the decoded latent has colours of its own
         found["ours in lightness only"] = _changed(ours, "the photo keeps its colours", keep_colours=True)
     return found
 
 
 def _without_attack(ours: Method) -> dict[str, Method]:
     """What the autoencoder and DDIM alone do to a photo: no result is better than these allow."""
-    way = {name: ours.settings[name] for name in ("depth", "pairing", "null_text_lr", "null_text_iterations")}
-    plain = Method("diffusion", PAPER | way | {"iterations": 0, "structure": False})
+    way = {name: getattr(ours.settings, name) for name in PREPARATION}
+    plain = Method("diffusion", replace(PAPER, **way, iterations=0, structure=False))
     return {
         "clean": Method("unchanged", about="the photo itself"),
         "vae": Method("vae", about="encoded and decoded"),
@@ -135,8 +130,8 @@ def _without_attack(ours: Method) -> dict[str, Method]:
 
 
 def _ablations(ours: Method) -> dict[str, Method]:
-    pairing = "published" if ours.settings["pairing"] == "exact" else "exact"
-    output = "published" if ours.settings["output"] == "detail" else "detail"
+    pairing = "published" if ours.settings.pairing == "exact" else "exact"
+    output = "published" if ours.settings.output == "detail" else "detail"
     other_output = _changed(ours, f"output {output}", output=output)
     return {
         "no embeddings": _changed(ours, "the prompt's own embedding, nothing learned", null_text_iterations=0),
@@ -151,6 +146,6 @@ def _noise(masked: bool) -> dict[str, Method]:
     from ...attacks.pixel_attacks import PUBLISHED
 
     return {
-        name: Method("pixels", {"method": name} | asdict(settings), masked=masked, about="noise in pixel space")
+        name: Method("pixels", settings, name, masked=masked, about="noise in pixel space")
         for name, settings in PUBLISHED.items()
     }

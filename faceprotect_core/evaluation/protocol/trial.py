@@ -243,7 +243,7 @@ class Lab:
         experiment, method = job.experiment, self._method(job.experiment)
         found = {
             "photo_sha256": sha256_of(job.pair.photo),
-            "method": method.settings | {"kind": method.kind, "masked": method.masked, "loss": self._loss(method)},
+            "method": method.knobs | {"kind": method.kind, "masked": method.masked, "loss": self._loss(method)},
             "model_sha256": self.model.sha256,
             "framing": self.setup.framing,
             "recognizers": {name: one.fingerprint for name, one in self.recognizers.items()},

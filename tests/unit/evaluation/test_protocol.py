@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 from faceprotect_core.verify.robustness import processings
 
-QUICK = PhotoSettings(way=DIFFUSION, null_text_iterations=1, iterations=2, lr=0.02)
-QUICK_LIGHT = PhotoSettings(iterations=2, strength=9.0, steepness=6.0, jitter=1)
+QUICK = PhotoSettings(DIFFUSION).tuned(null_text_iterations=1, iterations=2, lr=0.02)
+QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, strength=9.0)
 PROCESSED = ("none", "jpeg 50", "vae", "ddim")
 FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
 
@@ -103,7 +104,7 @@ def test_a_trial_is_the_methods_own_call(lab, people, demo):
     objective = IdentityObjective([load_surrogate("dlib_resnet")], source=photo, face=face, source_face=face)
     mask = face_mask([face], 256, 256)[None]
     denoiser, codec, context = demo
-    expected = protect(denoiser, codec, photo, context, objective, output="detail", mask=mask, **QUICK.method)
+    expected = protect(denoiser, codec, photo, context, objective, mask=mask, **asdict(QUICK.diffusion))
     saved = read_square(trial_file(lab.setup, job, ".png"), 256)
     assert torch.equal(saved, expected.image.mul(255).round().div(255))
     assert not torch.equal(saved, photo)

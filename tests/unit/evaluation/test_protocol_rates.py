@@ -1,7 +1,7 @@
 """From embeddings to rates, on numbers made by hand; the plan of an evaluation; its methods."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,11 @@ import torch
 from faceprotect_core import FRSurrogate, ProtectionError, protect
 from faceprotect_core.evaluation.protocol.copies import copies_of
 from faceprotect_core.evaluation.protocol.data import Pair, Target
-from faceprotect_core.evaluation.protocol.methods import PAPER, chosen_methods, method_groups
+from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_groups
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
+from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
 PEOPLE = ("ann", "bob")
@@ -138,16 +139,16 @@ def test_rank_one_asks_who_is_the_nearest_in_the_gallery():
 
 def test_the_papers_settings_are_the_defaults_of_protect():
     defaults = {name: one.default for name, one in inspect.signature(protect).parameters.items()}
-    assert {name: defaults[name] for name in PAPER} == PAPER
+    assert {name: defaults[name] for name in asdict(PAPER)} == asdict(PAPER)
     assert chosen_methods("paper", ["main"])["ours"].settings == PAPER
 
 
 @pytest.mark.parametrize("base", ["paper", "fast", "balanced", "strong"])
 def test_each_ablation_differs_from_ours_in_what_it_is_named_after(base):
     groups = method_groups(base)
-    ours = groups["main"]["ours"].settings
+    ours = groups["main"]["ours"].knobs
     for name, method in (groups["ablations"] | groups["depths"]).items():
-        differing = {key for key in ours if method.settings[key] != ours[key]}
+        differing = {key for key in ours if method.knobs[key] != ours[key]}
         expected = {
             "no": {"null_text_iterations"} if "embeddings" in name else {"structure"},
             "pairing": {"pairing"},
@@ -165,16 +166,16 @@ def test_each_variant_differs_in_what_it_is_named_after(base):
     groups = method_groups(base)
     ours, light, variants = groups["main"]["ours"], groups["main"]["light and shade"], groups["variants"]
     preset = PRESETS[LIGHT]["balanced" if base == "paper" else base]
-    assert light.settings["grid"] == 64 and light.settings["strength"] == preset.strength
+    assert light.settings.grid == 64 and light.settings.strength == preset.light.strength
     assert light.loss == {"margin": 0.25, "steepness": preset.steepness, "jitter": preset.jitter}
-    assert variants["light and shade at 32"].settings == light.settings | {"grid": 32}
+    assert variants["light and shade at 32"].settings == replace(light.settings, grid=32)
     assert variants["light and shade at 32"].loss == light.loss
     assert variants["ours with jitter"].settings == ours.settings
     assert (ours.loss, variants["ours with jitter"].loss) == ({}, {"jitter": 1})
     if base == "paper":  # the decoded latent has colours of its own
         assert "ours in lightness only" not in variants
     else:
-        assert variants["ours in lightness only"].settings == ours.settings | {"keep_colours": True}
+        assert variants["ours in lightness only"].settings == replace(ours.settings, keep_colours=True)
     assert light.masked and all(one.attacks for one in (light, *variants.values()))
 
 

@@ -83,7 +83,7 @@ def test_the_threshold_of_the_tables_is_the_judges(recognizer):
 
 def test_a_photo_is_measured_by_the_judge_alone_and_outside_the_mask_nothing_changed(monkeypatch, tmp_path, detector):
     """Of light and shade with hardly any iterations: she is known still, and the verdict says so."""
-    monkeypatch.setitem(PRESETS[LIGHT], "fast", PhotoSettings(iterations=1, strength=11.0, tries=1))
+    monkeypatch.setitem(PRESETS[LIGHT], "fast", PhotoSettings(tries=1).tuned(iterations=1, strength=11.0))
     evaluation = Evaluation(tmp_path, "fast")
     assert evaluation.model is None and [one.name for one in evaluation.surrogates] == list(BUILT_IN_SURROGATES)
     entry, finished = evaluation.run(whole_photos.astronaut(detector))

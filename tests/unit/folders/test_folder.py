@@ -652,12 +652,11 @@ def load_weak(name: str):
 
 
 WEAK = {
-    LIGHT: PhotoSettings(iterations=2, lr=0.25, margin=0.15, strength=11.0, likeness_weight=25.0, tries=1),
-    DIFFUSION: replace(
-        PRESETS[DIFFUSION]["fast"], null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0,
-        objective_weight=0.01, margin=0.15, tries=1,
+    LIGHT: PhotoSettings(margin=0.15, tries=1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0),
+    DIFFUSION: replace(PRESETS[DIFFUSION]["fast"], margin=0.15, tries=1).tuned(
+        null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("way, batch", [(LIGHT, 1), (LIGHT, 2), (DIFFUSION, 2)])

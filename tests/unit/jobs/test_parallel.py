@@ -162,9 +162,8 @@ def record(folder: Path) -> dict:
     return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in photos.items()}
 
 
-WEAK = PhotoSettings(
-    iterations=8, lr=0.25, margin=0.1, strength=11.0, likeness_weight=25.0
-)  # enough for the one recogniser that is used
+# Enough for the one recogniser that is used.
+WEAK = PhotoSettings(margin=0.1).tuned(iterations=8, lr=0.25, strength=11.0, likeness_weight=25.0)
 CHOICE = Choice(preset="fast", surrogates=("mobileface",), judge="none")
 
 

@@ -1,5 +1,7 @@
 """The demo model: what ships, and that the demo setting protects a real face against the real recogniser."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -8,7 +10,7 @@ from skimage.metrics import structural_similarity
 
 from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import WEIGHTS, load_demo_model, load_demo_weights
-from faceprotect_core.demo.settings import DEMO
+from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
 from faceprotect_core.evaluation.training.demo_model import split_identities
 from faceprotect_core.faces import detect_faces, face_mask, find_face
 
@@ -53,21 +55,9 @@ def test_every_tenth_identity_is_held_out(tmp_path):
 def test_the_demo_setting_protects_a_real_face_against_the_real_recogniser(portrait):
     denoiser, codec, context = load_demo_model()
     recognizer, face = load_surrogate("dlib_resnet"), find_face(portrait[0])
-    objective = IdentityObjective([recognizer], source=portrait, face=face, source_face=face, margin=DEMO.margin)
+    objective = IdentityObjective([recognizer], source=portrait, face=face, source_face=face, margin=DEMO_MARGIN)
     mask = face_mask([face], 256, 256)
-    result = protect(
-        denoiser,
-        codec,
-        portrait,
-        context,
-        objective,
-        depth=DEMO.depth,
-        pairing=DEMO.pairing,
-        null_text_iterations=DEMO.null_text_iterations,
-        null_text_lr=DEMO.null_text_lr,
-        mask=mask,
-        **DEMO.optimizer,
-    )
+    result = protect(denoiser, codec, portrait, context, objective, mask=mask, **asdict(DEMO))
     protected = result.image.mul(255).round().div(255)  # as saved
     found = detect_faces(protected[0])
     assert found, "people still see a face, and so does the detector"

@@ -19,25 +19,17 @@ from golden import load_golden
 from tiny import CountingDenoiser, tiny_surrogate
 
 # On the tiny networks. AdamW makes rounding large: hence few, short steps, and a margin that they do not reach.
-QUICK = PhotoSettings(
-    way=DIFFUSION, size=64, depth=2, null_text_iterations=2, iterations=3, lr=0.002, margin=0.3, tries=1
+QUICK = PhotoSettings(DIFFUSION, size=64, margin=0.3, tries=1).tuned(
+    depth=2, null_text_iterations=2, iterations=3, lr=0.002
 )
 # On the demo model: small crops and few iterations.
-WEAK = replace(
-    PRESETS[DIFFUSION]["fast"], size=128, null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0,
-    objective_weight=0.01, margin=0.2, tries=1,
-)  # fmt: skip
+WEAK = replace(PRESETS[DIFFUSION]["fast"], size=128, margin=0.2, tries=1).tuned(
+    null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01
+)
 # Light and shade; all that the presets tune is said here.
-LIT = {"lr": 0.25, "margin": 0.0, "strength": 11.0, "likeness_weight": 25.0}
-SOFT = PhotoSettings(size=64, iterations=3, tries=1, **LIT)
+LIT = {"lr": 0.25, "strength": 11.0, "likeness_weight": 25.0}
+SOFT = PhotoSettings(size=64, margin=0.0, tries=1).tuned(iterations=3, **LIT)
 STAGES = ["inversion", "null_text", "capture", "protection"]
-
-
-@dataclass(frozen=True)
-class StopsEarly(PhotoSettings):
-    """Settings with one more argument of `protect`."""
-
-    early_stop: bool = True
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +181,7 @@ def test_in_float32_a_batch_is_the_single_runs_while_rounding_is_small(demo, rec
     """Towards another face the first gradient is more than rounding; after two steps 5e-5 were measured. The change
     itself is a thousand times that.
     """
-    settings = replace(PRESETS[DIFFUSION]["fast"], size=128, null_text_iterations=1, iterations=2, tries=1)
+    settings = replace(PRESETS[DIFFUSION]["fast"], size=128, tries=1).tuned(null_text_iterations=1, iterations=2)
     options = {"model": demo, "goal": "impersonate", "target": target}
     alone, together = (
         protect_photo(two, [recognizer], settings, faces_per_batch=at_once, **options) for at_once in (1, 2)
@@ -256,7 +248,7 @@ def test_in_a_batch_each_face_keeps_as_much_of_its_change_as_alone(soft, cut, th
 def test_by_light_and_shade_a_batch_in_float32_equals_the_single_runs(two):
     """Of a real recogniser, with as many iterations as a test may take."""
     network = load_surrogate("mobileface")
-    settings = PhotoSettings(iterations=4, tries=2, **LIT)
+    settings = PhotoSettings(margin=0.0, tries=2).tuned(iterations=4, **LIT)
     alone, together = (protect_photo(two, [network], settings, faces_per_batch=at_once) for at_once in (1, 2))
     same(together.image, alone.image, 1e-4)
     assert all(part.max() > 0.03 for part in (together.image - two).abs().split(320, 2))
@@ -279,16 +271,20 @@ def test_by_light_and_shade_the_faces_of_several_photos_together_equal_the_singl
 
 def test_a_face_that_is_reached_early_stops_while_the_other_goes_on(tiny, cut, two, target):
     crops, events = cut(two, 64, 64), []
-    settings = StopsEarly(
-        way=DIFFUSION, size=64, depth=1, null_text_iterations=1, iterations=12, lr=0.005, margin=0.0,
-        objective_weight=1.0, fidelity_weight=0.0, steepness=0.0, jitter=0, tries=1,
+    settings = PhotoSettings(DIFFUSION, size=64, margin=0.0, steepness=0.0, jitter=0, tries=1).tuned(
+        depth=1, null_text_iterations=1, iterations=12, lr=0.005, objective_weight=1.0, fidelity_weight=0.0,
+        early_stop=True,
     )  # fmt: skip
     surrogate = tiny_surrogate(template="dlib_150", thresholds={0.01: 0.985})
     options = {"surrogate": surrogate, "goal": "impersonate", "target": target.double()}
     together = tiny(two, crops, 2, settings, on_step=events.append, **options)
     images = torch.stack([event["image"] for event in events if event["stage"] == "protection"])
     left, right = ((images[1:] - images[:-1])[:, face].abs().amax((1, 2, 3)).gt(0).tolist() for face in range(2))
-    assert all(left) and right == sorted(right, reverse=True) and 0 < sum(right) < len(left) < settings.iterations - 1
+    assert (
+        all(left)
+        and right == sorted(right, reverse=True)
+        and 0 < sum(right) < len(left) < settings.method.iterations - 1
+    )
     same(together.image, tiny(two, crops, 1, settings, **options).image, 1e-5)
 
 
@@ -424,7 +420,7 @@ def test_progress_only_goes_forward_and_reaches_the_end(tiny, cut, three, at_onc
     assert {event["faces"] for event in events} == {3}
     positions = [(event["face"], STAGES.index(event["stage"]), event["step"]) for event in events]
     assert positions == sorted(positions)
-    assert positions[-1] == (3, 3, QUICK.iterations)
+    assert positions[-1] == (3, 3, QUICK.method.iterations)
 
 
 # ------------------------------------------------------------------------------------------------ the protector
@@ -432,7 +428,7 @@ def test_progress_only_goes_forward_and_reaches_the_end(tiny, cut, three, at_onc
 
 def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_done(two):
     events = []
-    quick = replace(WEAK, iterations=1)
+    quick = WEAK.tuned(iterations=1)
     choice = Choice(DIFFUSION, preset="fast", surrogates=("mobileface",), judge="none", batch=2)
     protector = load_protector(choice, quick)
     assert len(protector.protect(two, events.append).faces) == 2
@@ -441,7 +437,7 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     assert protector.settings == load_protector(replace(choice, batch=1), quick).settings
 
 
-@pytest.mark.parametrize("settings", [replace(WEAK, iterations=1), SOFT], ids=[DIFFUSION, LIGHT])
+@pytest.mark.parametrize("settings", [WEAK.tuned(iterations=1), SOFT], ids=[DIFFUSION, LIGHT])
 def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settings):
     events, error = [], OSError("unreadable")
     choice = Choice(settings.way, preset="fast", surrogates=("mobileface",), judge="none", batch=3)

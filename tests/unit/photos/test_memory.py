@@ -8,7 +8,6 @@ import pytest
 
 PROGRAM = """
 import sys
-from dataclasses import replace
 
 import skimage.data
 import torch
@@ -25,7 +24,9 @@ for factor, top, left in ((6, 400, 50), (2, 1200, 4200)):  # faces of 570 and 19
     face = torch.nn.functional.interpolate(astronaut, scale_factor=factor, mode="bilinear")[0]
     photo[:, top : top + face.shape[1], left : left + face.shape[2]] = face
 way = sys.argv[1]
-settings = replace(PRESETS[way]["balanced"], null_text_iterations=1, iterations=2)
+settings = PRESETS[way]["balanced"].tuned(iterations=2)
+if way == DIFFUSION:
+    settings = settings.tuned(null_text_iterations=1)
 model = load_demo_model() if way == DIFFUSION else None
 judge = load_surrogate("mobileface")
 result = protect_photo(photo, [load_surrogate("dlib_resnet")], settings, model=model, judge=judge)

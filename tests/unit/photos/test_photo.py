@@ -24,8 +24,8 @@ from faceprotect_core.verify.verdict import JUDGE, LOSS
 
 # Enough to see that it works, not enough to be protected: the claims about protection have tests of their own.
 # All that the presets tune is said here.
-QUICK = PhotoSettings(iterations=2, lr=0.25, margin=0.0, strength=11.0, likeness_weight=25.0, tries=1)
-DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"], depth=1, null_text_iterations=1, iterations=2, tries=1)
+QUICK = PhotoSettings(margin=0.0, tries=1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0)
+DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"], tries=1).tuned(depth=1, null_text_iterations=1, iterations=2)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def test_every_preset_is_named_in_both_ways_and_wants_every_surrogate_past_its_t
         assert list(presets) == ["fast", "balanced", "strong"]
         for settings in presets.values():
             assert settings.way == way and settings.margin >= 0 and settings.tries == 2
-        assert [one.iterations for one in presets.values()] == sorted({one.iterations for one in presets.values()})
+        iterations = [one.method.iterations for one in presets.values()]
+        assert iterations == sorted(set(iterations))
         assert presets["strong"].margin > presets["balanced"].margin
     assert PhotoSettings() == PRESETS[LIGHT]["balanced"]
 
@@ -70,10 +71,11 @@ def test_a_further_try_may_change_more_and_must_go_further(way):
     further = settings.further
     assert further.margin == pytest.approx(settings.margin + FURTHER_MARGIN) and FURTHER_MARGIN > 0
     assert further.light.strength > 1.2 * settings.light.strength
-    assert further.method["fidelity_weight"] < 0.7 * settings.method["fidelity_weight"]
-    assert 1 <= further.iterations <= settings.iterations
-    names = ("margin", "strength", "fidelity_weight", "iterations")
-    assert replace(further, **{name: getattr(settings, name) for name in names}) == settings, "nothing else"
+    assert further.diffusion.fidelity_weight < 0.7 * settings.diffusion.fidelity_weight
+    assert 1 <= further.method.iterations <= settings.method.iterations
+    names = {LIGHT: ("strength", "iterations"), DIFFUSION: ("fidelity_weight", "iterations")}[way]
+    back = further.tuned(**{name: getattr(settings.method, name) for name in names})
+    assert replace(back, margin=settings.margin) == settings, "nothing else"
 
 
 # ------------------------------------------------------------------------------------------------ the real thing
@@ -142,7 +144,7 @@ def by_hand(photo, surrogates, settings, model=None, target=None):
     else:
         denoiser, codec, context = model
         names = ("depth", "pairing", "null_text_iterations", "iterations", "lr", "fidelity_weight")
-        options = {name: getattr(settings, name) for name in names}
+        options = {name: getattr(settings.diffusion, name) for name in names}
         changed = protect(denoiser, codec, image, context, objective, output="detail", mask=mask, **options).image
     changed, kept = least_change(image, changed, objective)
     pasted, _ = paste_faces(photo, [crop], changed)
@@ -236,7 +238,7 @@ def test_all_faces_are_protected_by_default_and_reported_from_left_to_right(mobi
 
 
 def test_a_photo_that_was_not_protected_enough_is_not_called_protected(demo, recognizer, astronaut):
-    result = protect_photo(astronaut, [recognizer], replace(DIFFUSED, iterations=0), model=demo)
+    result = protect_photo(astronaut, [recognizer], DIFFUSED.tuned(iterations=0), model=demo)
     assert not result.protected
     (score,) = result.faces[0].scores
     assert score.before == 0 and score.after < 0.05 and not score.reached
@@ -260,7 +262,7 @@ def test_no_face_is_an_error(mobileface):
         ({"photo": torch.zeros(1, 3, 64, 64)}, "takes one photo"),
         ({"photo": torch.full((3, 64, 64), torch.nan)}, "NaN"),
         ({"settings": DIFFUSED}, "those of diffusion, and there is no diffusion model"),
-        ({"settings": replace(QUICK, strength=0.0)}, "strength is 0"),
+        ({"settings": QUICK.tuned(strength=0.0)}, "strength is 0"),
         ({"surrogates": []}, "no surrogate"),
     ],
 )

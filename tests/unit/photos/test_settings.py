@@ -11,7 +11,7 @@ LIT = {"grid": 64, "strength": 10.5, "iterations": 90, "lr": 0.12, "likeness_wei
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
     "iterations": 40, "lr": 0.02, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 1.5,
-    "keep_colours": False,
+    "keep_colours": False, "early_stop": False,
 }  # fmt: skip
 EXPECTED = {
     (LIGHT, "fast"): SHARED | LIT | {"iterations": 20, "lr": 0.25, "margin": 0.08},
@@ -37,11 +37,7 @@ FURTHER = {
 
 def effective(settings: PhotoSettings) -> dict:
     """All that its way looks at."""
-    if settings.way == LIGHT:
-        own = asdict(settings.light)
-    else:
-        own = settings.method | {"structure": True, "output": "detail"}
-    return {name: getattr(settings, name) for name in SHARED} | own
+    return {name: getattr(settings, name) for name in SHARED} | asdict(settings.method)
 
 
 @pytest.mark.parametrize("way, name", EXPECTED)

@@ -230,7 +230,7 @@ def test_an_earlier_run_is_not_overwritten_and_too_little_memory_is_a_row(tmp_pa
 def test_the_precisions_are_compared_on_a_copy(astronaut):
     photo, quick = (
         astronaut[:, :300, 80:400],
-        replace(PRESETS[DIFFUSION]["fast"], null_text_iterations=1, iterations=2, tries=1),
+        replace(PRESETS[DIFFUSION]["fast"], tries=1).tuned(null_text_iterations=1, iterations=2),
     )
     exact = load_protector(Choice(DIFFUSION, preset="fast"), quick)
     half = in_bfloat16(exact)
@@ -242,7 +242,7 @@ def test_the_precisions_are_compared_on_a_copy(astronaut):
 
 
 def test_photos_in_batches_are_compared_with_single_ones(astronaut, tmp_path, capsys, monkeypatch):
-    quick = replace(PRESETS[DIFFUSION]["fast"], size=128, null_text_iterations=1, iterations=2, tries=1)
+    quick = replace(PRESETS[DIFFUSION]["fast"], size=128, tries=1).tuned(null_text_iterations=1, iterations=2)
     monkeypatch.setattr(batch, "load_protector", lambda choice: load_protector(choice, quick))
     portrait = astronaut[:, :300, 80:400].mul(255).byte().permute(1, 2, 0).numpy()
     for number, pixels in enumerate((portrait, portrait[:, ::-1], portrait // 2)):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from faceprotect_core import AlignmentJitter, IdentityObjective, load_surrogate, protect
+from faceprotect_core import AlignmentJitter, IdentityObjective, Settings, load_surrogate, protect
 from faceprotect_core.__main__ import Reporter
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
 from faceprotect_core.faces.again import moved
@@ -93,7 +93,7 @@ SETTINGS = [
 def test_the_passes_are_those_of_a_run(settings):
     models = Models()
     protect(models.denoise, models, IMAGE, CONTEXT, models.objective, **settings)
-    passes = count_passes(**settings)
+    passes = count_passes(Settings(**settings))
     assert models.forward == Counter({part: one.forward + one.with_backward for part, one in passes.items()})
     assert models.backward == Counter({part: one.with_backward for part, one in passes.items()})
 
@@ -102,8 +102,8 @@ def test_the_passes_are_those_of_a_run(settings):
 def test_the_seconds_are_those_of_warm_passes(monkeypatch, settings):
     models = Models()
     monkeypatch.setattr(cost, "_now", lambda device: models.clock)
-    predicted = predict_cost(models.denoise, models, IMAGE, CONTEXT, models.objective, **settings)
-    passes = count_passes(**settings)
+    predicted = predict_cost(models.denoise, models, IMAGE, CONTEXT, models.objective, Settings(**settings))
+    passes = count_passes(Settings(**settings))
     seconds = SECONDS | {"decode": 4 * SECONDS["decode"]}  # a quarter of the pixels was decoded
     expected = [Probe(seconds[part]).seconds_of(passes[part]) for part in seconds if part in passes]
     assert predicted.seconds == pytest.approx(sum(expected)) and not models.backward
@@ -168,7 +168,7 @@ def test_all_that_is_decoded_is_held_as_if_it_had_been_probed(golden):
 
 def predict(golden, low_memory: bool = False, **settings) -> Cost:
     image = golden.image("image")
-    return predict_cost(*adapters(golden, low_memory), image, golden.context, golden.objective(), **settings)
+    return predict_cost(*adapters(golden, low_memory), image, golden.context, golden.objective(), Settings(**settings))
 
 
 def test_more_is_held_at_more_depth_and_less_of_blocks_that_are_computed_again(golden):
@@ -312,7 +312,9 @@ def test_the_models_are_probed_at_the_first_photo_alone():
 def test_a_photo_says_what_it_costs_before_the_first_step_and_comes_out_the_same(
     demo, recognizer, astronaut, face, way
 ):
-    settings = replace(PRESETS[way]["balanced"], null_text_iterations=1, iterations=1, tries=1)
+    settings = replace(PRESETS[way]["balanced"], tries=1).tuned(iterations=1)
+    if way == DIFFUSION:
+        settings = settings.tuned(null_text_iterations=1)
     events = []
     options = {"model": demo if way == DIFFUSION else None, "faces": [face]}
     plain = protect_photo(astronaut, [recognizer], settings, **options)
@@ -327,7 +329,7 @@ def test_a_photo_says_what_it_costs_before_the_first_step_and_comes_out_the_same
 
 def test_the_cost_is_said_once_whatever_has_to_be_tried_again(astronaut, face):
     network = load_surrogate("mobileface", threshold=-0.99)
-    settings, events = replace(PRESETS[LIGHT]["fast"], iterations=1), []
+    settings, events = PRESETS[LIGHT]["fast"].tuned(iterations=1), []
     options = {"faces": [face], "predictor": CostPredictor(), "on_step": events.append}
     assert not protect_photo(astronaut, [network], settings, **options).protected
     assert [event["stage"] for event in events] == ["cost", "protection", "protection"]

@@ -1,7 +1,7 @@
 """The judge: a recogniser that was kept out of the loss, asked on the finished photo; its answer decides, is counted,
 and is evidence only where it knew the person before."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score, judge_photo, require_other_network
 
-QUICK = PhotoSettings(iterations=2, lr=0.25, margin=0.1, strength=11.0, likeness_weight=25.0)
+QUICK = PhotoSettings(margin=0.1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def by_hand(photo, network, tries: list[PhotoSettings], model=None):
             changed, start = found.rendering.image, found.value
         else:
             denoiser, codec, context = model
-            options = settings.method | {"output": "detail", "mask": mask, "start": start}
+            options = asdict(settings.diffusion) | {"output": "detail", "mask": mask, "start": start}
             found = protect(denoiser, codec, image, context, objective, **options)
             changed, start = found.image, found.latent
         changed, _ = least_change(image, changed, objective)
@@ -154,8 +154,8 @@ def test_a_further_try_goes_on_from_where_it_stopped_and_is_counted(easy, portra
 
 
 def test_through_diffusion_a_further_try_goes_on_from_the_latent(demo, easy, portrait):
-    presets = PRESETS["diffusion"]["fast"]
-    settings = replace(presets, size=128, null_text_iterations=1, iterations=2, lr=0.05, margin=0.5)
+    preset = replace(PRESETS["diffusion"]["fast"], size=128, margin=0.5)
+    settings = preset.tuned(null_text_iterations=1, iterations=2, lr=0.05)
     first, second = by_hand(portrait, easy, [settings, settings.further], demo)
     for tries, expected in ((1, first), (2, second)):
         result = protect_photo(portrait, [easy], replace(settings, tries=tries), model=demo, judge=stubborn())

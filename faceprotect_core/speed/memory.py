@@ -1,4 +1,7 @@
-"""What an optimisation holds in memory for its backward pass: measured once, scaled to the model and the photo."""
+"""What an optimisation holds in memory for its backward pass: measured once, scaled to the model and the photo.
+
+Pure numbers, known before a model is loaded; cost.py predicts by running the models that are loaded.
+"""
 
 from math import prod
 
@@ -22,6 +25,11 @@ def decoder_bytes(latent_shape, itemsize: int, width: int, low: bool) -> float:
 def tiny_decoder_bytes(latent_shape, itemsize: int, low: bool) -> float:
     """The same for TAESD."""
     return _per_cell(LOW_TINY_DECODER if low else TINY_DECODER, latent_shape, itemsize)
+
+
+def optimization_bytes(step: float, steps: int, decoding: float, cuda_graphs: bool = False) -> float:
+    """Of that many steps, of `unet_bytes` each, and then decoding."""
+    return (steps * step + decoding) * (CUDA_GRAPHS if cuda_graphs else 1.0)
 
 
 # MB per image and cell of the latent, in float32 (bfloat16 holds half, which was measured too). Measured with

@@ -1,0 +1,29 @@
+"""The model of memory that ComfyUI is told: near what was measured, and scaled with what is held."""
+
+import pytest
+
+from faceprotect_core.speed.memory import MB, decoder_bytes, optimization_bytes, tiny_decoder_bytes, unet_bytes
+
+SHAPE = (1, 4, 64, 64)  # of a photo of 512 pixels
+
+
+@pytest.mark.parametrize(
+    "found, measured",
+    [
+        (unet_bytes(SHAPE, 4, 320, False), 1405), (unet_bytes(SHAPE, 4, 320, True), 293),
+        (decoder_bytes(SHAPE, 4, 128, False), 6033), (decoder_bytes(SHAPE, 4, 128, True), 2639),
+        (tiny_decoder_bytes((1, 4, 32, 32), 4, False), 186), (tiny_decoder_bytes((1, 4, 32, 32), 4, True), 152),
+    ],
+)  # fmt: skip
+def test_it_is_what_was_measured_with_stable_diffusion(found, measured):
+    assert found == pytest.approx(measured * MB, rel=0.03)
+
+
+def test_it_grows_with_images_pixels_width_and_the_size_of_a_number():
+    one = unet_bytes(SHAPE, 4, 320, False)
+    assert unet_bytes((3, 4, 64, 64), 4, 320, False) == unet_bytes((1, 4, 64, 192), 4, 320, False) == 3 * one
+    assert unet_bytes(SHAPE, 2, 320, False) == unet_bytes(SHAPE, 4, 160, False) == one / 2
+
+
+def test_with_cuda_graphs_more_is_kept():
+    assert optimization_bytes(10.0, 3, 5.0) == 35.0 < optimization_bytes(10.0, 3, 5.0, cuda_graphs=True)
