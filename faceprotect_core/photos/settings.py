@@ -15,8 +15,6 @@ BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface")
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_STRENGTH = 0.15, 1.4  # a further try: added to the margin, and times the strength
-
-
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=40, lr=0.02, fidelity_weight=1.5, output="detail"
@@ -48,24 +46,22 @@ class PhotoSettings:
 
     @property
     def method(self) -> LightAndShadeSettings | Settings:
-        """The knobs of the way that is gone."""
-        return self.light if self.way == LIGHT else self.diffusion
+        """The knobs of this way."""
+        return self.diffusion if self.way == DIFFUSION else self.light
 
     def tuned(self, **knobs) -> PhotoSettings:
-        """With other knobs of the way that is gone."""
-        name = "light" if self.way == LIGHT else "diffusion"
+        """With other knobs of this way."""
+        name = "diffusion" if self.way == DIFFUSION else "light"
         return replace(self, **{name: replace(self.method, **knobs)})
 
     @property
     def further(self) -> PhotoSettings:
         """For a face that the judge still knows."""
-        freer = (
-            {"strength": self.light.strength * FURTHER_STRENGTH}
-            if self.way == LIGHT
-            else {"fidelity_weight": self.diffusion.fidelity_weight / FURTHER_STRENGTH**2}
-        )
         further = replace(self, margin=self.margin + FURTHER_MARGIN)
-        return further.tuned(iterations=(self.method.iterations + 1) // 2, **freer)
+        further = further.tuned(iterations=(self.method.iterations + 1) // 2)
+        if self.way == DIFFUSION:
+            return further.tuned(fidelity_weight=self.diffusion.fidelity_weight / FURTHER_STRENGTH**2)
+        return further.tuned(strength=self.light.strength * FURTHER_STRENGTH)
 
 
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
