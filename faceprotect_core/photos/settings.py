@@ -57,11 +57,16 @@ class PhotoSettings:
     @property
     def further(self) -> PhotoSettings:
         """For a face that the judge still knows."""
-        further = replace(self, margin=self.margin + FURTHER_MARGIN)
-        further = further.tuned(iterations=(self.method.iterations + 1) // 2)
-        if self.way == DIFFUSION:
-            return further.tuned(fidelity_weight=self.diffusion.fidelity_weight / FURTHER_STRENGTH**2)
-        return further.tuned(strength=self.light.strength * FURTHER_STRENGTH)
+        strength = self.light.strength * FURTHER_STRENGTH
+        fidelity_weight = self.diffusion.fidelity_weight / FURTHER_STRENGTH**2
+        return replace(
+            self,
+            margin=self.margin + FURTHER_MARGIN,
+            light=replace(self.light, iterations=(self.light.iterations + 1) // 2, strength=strength),
+            diffusion=replace(
+                self.diffusion, iterations=(self.diffusion.iterations + 1) // 2, fidelity_weight=fidelity_weight
+            ),
+        )
 
 
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)

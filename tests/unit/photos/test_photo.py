@@ -73,9 +73,10 @@ def test_a_further_try_may_change_more_and_must_go_further(way):
     assert further.light.strength > 1.2 * settings.light.strength
     assert further.diffusion.fidelity_weight < 0.7 * settings.diffusion.fidelity_weight
     assert 1 <= further.method.iterations <= settings.method.iterations
-    names = {LIGHT: ("strength", "iterations"), DIFFUSION: ("fidelity_weight", "iterations")}[way]
-    back = further.tuned(**{name: getattr(settings.method, name) for name in names})
-    assert replace(back, margin=settings.margin) == settings, "nothing else"
+    light, diffusion = settings.light, settings.diffusion
+    light = replace(further.light, strength=light.strength, iterations=light.iterations)
+    diffusion = replace(further.diffusion, fidelity_weight=diffusion.fidelity_weight, iterations=diffusion.iterations)
+    assert replace(further, margin=settings.margin, light=light, diffusion=diffusion) == settings, "nothing else"
 
 
 # ------------------------------------------------------------------------------------------------ the real thing
