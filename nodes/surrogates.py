@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 
 from ..faceprotect_core import FRSurrogate, load_surrogate
 from ..faceprotect_core.surrogates import BUILT_IN_SURROGATES
+from ..faceprotect_core.surrogates.metric import METRICS
 from . import host
 from .sockets import CATEGORY, SurrogateData, SurrogateSocket
 
@@ -92,9 +93,9 @@ def loaded_or_built_in(surrogates: dict | None) -> list[SurrogateData]:
 
 def describe(surrogate: FRSurrogate) -> str:
     """What was recognised, how it is used, and on whose word: for the node itself."""
-    side = "above" if surrogate.metric == "cosine" else "below"
     low, high = surrogate.value_range
     if surrogate.default_threshold is not None or surrogate.thresholds:
+        side = METRICS[surrogate.metric].side
         decides = f"same person {side} {surrogate.threshold():.3g} ({surrogate.thresholds_source})"
     else:
         decides = "no threshold known, so no verdict about who matches: set one if you have measured it"

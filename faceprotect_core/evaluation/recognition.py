@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..faces import find_face, load_detector
 from ..surrogates import FRSurrogate, load_surrogate
+from ..surrogates.metric import METRICS
 
 log = logging.getLogger("faceprotect.evaluation.recognition")
 FARS = (0.1, 0.01, 0.001)
@@ -72,7 +73,7 @@ def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[
 
     others = embed(photos_b)
     rows = [surrogate.similarity(one[None].expand_as(others), others) for one in embed(photos_a)]
-    return torch.stack(rows) if surrogate.metric == "cosine" else -torch.stack(rows)
+    return METRICS[surrogate.metric].alike(torch.stack(rows))
 
 
 def main() -> None:

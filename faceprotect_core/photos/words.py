@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..surrogates.metric import METRICS
 from ..verify.verdict import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
 DOUBT = (
@@ -108,23 +109,22 @@ def _impersonation(face: FaceVerdict) -> str:
 
 
 def _numbers(score: Score, goal: str = "dodge") -> str:
-    word, side = ("similarity", "above") if score.metric == "cosine" else ("distance", "below")
-    word += " to the target" if goal == "impersonate" else ""
-    return f"{word} {score.after:.2f}; the same person {side} {score.threshold:.2f}"
+    metric, whom = METRICS[score.metric], " to the target" if goal == "impersonate" else ""
+    return f"{metric.word}{whom} {score.after:.2f}; the same person {metric.side} {score.threshold:.2f}"
 
 
 def _both(score: Score) -> str:
-    word, side = ("similarity", "above") if score.metric == "cosine" else ("distance", "below")
-    return f"{word} {score.before:.2f} before, {score.after:.2f} after (the same person {side} {score.threshold:.2f})"
+    metric, numbers = METRICS[score.metric], f"{score.before:.2f} before, {score.after:.2f} after"
+    return f"{metric.word} {numbers} (the same person {metric.side} {score.threshold:.2f})"
 
 
 def _away(score: Score) -> float:
     """How far past the threshold; negative for a match."""
-    return score.threshold - score.after if score.metric == "cosine" else score.after - score.threshold
+    return METRICS[score.metric].margin(score.after, score.threshold)
 
 
 def _wanted(score: Score) -> float:
-    return score.threshold - ROOM if score.metric == "cosine" else score.threshold + ROOM
+    return METRICS[score.metric].past(score.threshold, ROOM)
 
 
 def _past(score: Score, goal: str) -> float:

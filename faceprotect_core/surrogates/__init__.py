@@ -19,6 +19,7 @@ from torch import Tensor
 from ..checks import require
 from .architecture import Architecture
 from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counters out
+from .metric import METRICS
 from .networks import faceres, inception_resnet, ir, iresnet, mobile_facenet, mobileface, mobilefacenet
 from .networks.dlib_resnet import load_dlib_resnet
 from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, read_tensors, to_float32
@@ -160,7 +161,7 @@ def _first(names: list[str]) -> str:
 
 
 def _with_threshold(surrogate: FRSurrogate, threshold: float) -> FRSurrogate:
-    low, high = (-1.0, 1.0) if surrogate.metric == "cosine" else (0.0, float("inf"))
+    low, high = METRICS[surrogate.metric].lowest, METRICS[surrogate.metric].highest
     require(
         low < threshold < high,
         f"load_surrogate: a threshold of {threshold} for {surrogate.name}, whose metric is {surrogate.metric}",

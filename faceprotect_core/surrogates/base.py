@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..faces import Face, align_face
+from .metric import METRICS
 
-METRICS = ("cosine", "euclidean")
 COLOUR_ORDERS = ("RGB", "BGR")
 STEP_COUNTER = "num_batches_tracked"  # BatchNorm counts its training steps here; nothing reads it
 
@@ -31,7 +31,7 @@ class FRSurrogate:
             not; a cosine always normalises them.
         input_size: width and height of the module's input in pixels.
         name: for messages and reports.
-        metric: "cosine" (higher is more alike) or "euclidean" (lower is more alike).
+        metric: "cosine" or "euclidean", a name of `metric.METRICS`, which knows the direction.
         thresholds: false accept rate (FAR) -> threshold, in the metric's units.
         thresholds_source: who measured them, on what.
         default_threshold: the threshold when no FAR is asked for; None takes the threshold at FAR 0.01.
@@ -60,7 +60,9 @@ class FRSurrogate:
 
     def __post_init__(self):
         if self.metric not in METRICS:
-            raise ValueError(f"FRSurrogate {self.name}: metric is {self.metric!r}. How to fix: use one of {METRICS}.")
+            raise ValueError(
+                f"FRSurrogate {self.name}: metric is {self.metric!r}. How to fix: use one of {(*METRICS,)}."
+            )
         if self.colour_order not in COLOUR_ORDERS:
             raise ValueError(
                 f"FRSurrogate {self.name}: colour_order is {self.colour_order!r}. How to fix: use one of "
@@ -121,11 +123,11 @@ class FRSurrogate:
 
         Compare it with `thresholds[far]`, or let `is_match` and `margin` see to the direction.
         """
-        return self.cosine(a, b) if self.metric == "cosine" else self.distance(a, b)
+        return self.cosine(a, b) if METRICS[self.metric].angular else self.distance(a, b)
 
     def average(self, embeddings: Tensor) -> Tensor:
         """One embedding for several photos of one person: [N, D] -> [1, D], for a cosine the mean of directions."""
-        if self.metric == "euclidean":
+        if not METRICS[self.metric].angular:
             return embeddings.mean(0, keepdim=True)
         mean = 0.0 if self.embedding_mean is None else self.embedding_mean.to(embeddings)
         return F.normalize(embeddings - mean, dim=-1).mean(0, keepdim=True) + mean
@@ -162,13 +164,11 @@ class FRSurrogate:
 
         Positive: no longer the same person to this network. Negative: still a match. Its hinge drives a pair across.
         """
-        if self.metric == "cosine":
-            return self.threshold(far) - self.cosine(a, b)
-        return self.distance(a, b) - self.threshold(far)
+        return METRICS[self.metric].margin(self.similarity(a, b), self.threshold(far))
 
     def is_match(self, a: Tensor, b: Tensor, far: float | None = None) -> Tensor:
         """Whether the network takes the two for the same person -> [B] of bool: beyond the threshold, strictly."""
-        return self.margin(a, b, far) < 0
+        return METRICS[self.metric].is_match(self.similarity(a, b), self.threshold(far))
 
     def _dtype(self, fallback: torch.dtype) -> torch.dtype:
         """The dtype of the module's weights; the image's own for a module without any."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..faces import Face
 from ..surrogates import FRSurrogate
+from ..surrogates.metric import METRICS
 
 FARS = (0.01, 0.001)
 THRESHOLDS = (*(f"FAR {far:g}" for far in FARS), "default")
@@ -44,15 +45,18 @@ class Comparison:
 
     def matching(self, similarity: float) -> list[str]:
         """The names of the thresholds at which such a pair is the same person; a pair on a threshold is one, too."""
-        known = {name: value for name, value in self.thresholds.items() if value is not None}
-        if self.metric == "cosine":
-            return [name for name, value in known.items() if not similarity < value]
-        return [name for name, value in known.items() if not similarity > value]
+        metric = METRICS[self.metric]
+        return [name for name, value in self.known.items() if metric.may_match(similarity, value)]
+
+    @property
+    def known(self) -> dict[str, float]:
+        """The thresholds that are known."""
+        return {name: value for name, value in self.thresholds.items() if value is not None}
 
     @property
     def has_threshold(self) -> bool:
         """Whether there can be a verdict at all."""
-        return any(value is not None for value in self.thresholds.values())
+        return bool(self.known)
 
     @property
     def matches_before(self) -> bool:
@@ -72,10 +76,7 @@ class Comparison:
     @property
     def headroom(self) -> float:
         """How far past the hardest of its thresholds, in its metric's units; negative where it matches."""
-        past = [value for value in self.thresholds.values() if value is not None]
-        if self.metric == "cosine":
-            return min(past, default=0.0) - self.after
-        return self.after - max(past, default=0.0)
+        return min(METRICS[self.metric].margin(self.after, value) for value in self.known.values() or (0.0,))
 
     @property
     def seen_word(self) -> str:
@@ -89,16 +90,14 @@ class Comparison:
             return "no threshold known"
         if self.matches_after:
             at = self.matching(self.after)
-            known = [name for name, value in self.thresholds.items() if value is not None]
             word = "STILL MATCHES" if self.matches_before else "MATCHES"
-            return word if at == known else f"{word} at {', '.join(at)}"
+            return word if at == [*self.known] else f"{word} at {', '.join(at)}"
         if not self.matches_before:
             return "did not know the person before"
         return "no longer matches" if self.counts else "no longer matches (no evidence)"
 
     def to_dict(self) -> dict:
         """For JSON, rounded."""
-        known = {name: _rounded(value) for name, value in self.thresholds.items()}
 
         def at_each(similarity: float) -> dict[str, bool | None]:
             at = self.matching(similarity)
@@ -111,7 +110,7 @@ class Comparison:
             "before": _rounded(self.before),
             "after": _rounded(self.after),
             "processing_alone": _rounded(self.processing_alone),
-            "thresholds": known,
+            "thresholds": {name: _rounded(value) for name, value in self.thresholds.items()},
             "matches_before": at_each(self.before),
             "matches_after": at_each(self.after),
             "counts": self.counts,

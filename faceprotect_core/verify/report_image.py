@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ..faces import Face
+from ..surrogates.metric import METRICS
 from .comparison import Comparison
 from .drawing import (
     FAINT,
@@ -126,8 +129,7 @@ def _bars(sheet: Sheet, one: Comparison) -> None:
         return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
 
     sheet.text((MARGIN, top + 4), elided(one.recogniser, 18, NAME_WIDTH), 18)
-    alike = "higher is more alike" if one.metric == "cosine" else "lower is more alike"
-    sheet.text((MARGIN, top + 30), f"{one.metric}, {alike}", 14, FAINT)
+    sheet.text((MARGIN, top + 30), f"{one.metric}, {METRICS[one.metric].direction}", 14, FAINT)
     seen = {True: "seen by the optimizer", False: "not seen by the optimizer", None: "not known whether seen"}[one.seen]
     sheet.text((MARGIN, top + 50), seen, 14, GREY if one.seen else INK)
     _zones(sheet, one, x, (left, top, right, top + 2 * BAR + 12))
@@ -136,7 +138,7 @@ def _bars(sheet: Sheet, one: Comparison) -> None:
     start, lines = x(0.0), (top + 4, top + 4 + BAR + 4)
     for y, (_, value, fill, hatched) in zip(lines, values, strict=True):
         sheet.bar((min(start, x(value)), y, max(start, x(value)), y + BAR), fill, hatched)
-    for value in (limit for limit in one.thresholds.values() if limit is not None):
+    for value in one.known.values():
         sheet.pen.line((x(value), top - 3, x(value), top + 2 * BAR + 15), fill=INK, width=2)
     for y, (word, value, *_) in zip(lines, values, strict=True):
         _value(sheet, f"{word} {value:.2f}", max(start, x(value)), y, right)
@@ -149,24 +151,19 @@ def _bars(sheet: Sheet, one: Comparison) -> None:
 
 
 def _axis(one: Comparison) -> tuple[float, float]:
-    """The metric's range that holds all of the row."""
-    values = [one.before, one.after, *(value for value in one.thresholds.values() if value is not None)]
-    if one.metric == "cosine":
-        return min(0.0, *values), 1.0
-    return 0.0, 1.15 * max(*values, 1e-6)
+    """The part of the metric's range from 0 that holds all of the row."""
+    values, highest = [one.before, one.after, *one.known.values()], METRICS[one.metric].highest
+    return min(0.0, *values), highest if math.isfinite(highest) else 1.15 * max(*values, 1e-6)
 
 
 def _zones(sheet: Sheet, one: Comparison, x, box: tuple) -> None:
     """The side of the same person in pale red, that of strangers in pale green."""
-    left, top, right, bottom = box
-    known = {name: value for name, value in one.thresholds.items() if value is not None}
-    sheet.pen.rectangle(box, fill=PALE_RED if known else (244, 245, 247))
-    if not known:
-        return
-    if one.metric == "cosine":
-        sheet.pen.rectangle((left, top, x(min(known.values())), bottom), fill=PALE_GREEN)
-    else:
-        sheet.pen.rectangle((x(max(known.values())), top, right, bottom), fill=PALE_GREEN)
+    _, top, _, bottom = box
+    sheet.pen.rectangle(box, fill=PALE_RED if one.known else (244, 245, 247))
+    if one.known:
+        alike = METRICS[one.metric].alike
+        left, right = sorted((x(min(one.known.values(), key=alike)), x(alike(-math.inf))))
+        sheet.pen.rectangle((left, top, right, bottom), fill=PALE_GREEN)
 
 
 def _value(sheet: Sheet, text: str, end: float, y: float, right: float) -> None:
@@ -187,9 +184,8 @@ def _ticks(sheet: Sheet, x, low: float, high: float, y: float) -> None:
 
 
 def _limits(one: Comparison) -> str:
-    known = [f"{value:.3g} ({name})" for name, value in one.thresholds.items() if value is not None]
-    side = "above" if one.metric == "cosine" else "below"
-    return f"the same person {side} {', '.join(known)}" if known else "no threshold known"
+    known = ", ".join(f"{value:.3g} ({name})" for name, value in one.known.items())
+    return f"the same person {METRICS[one.metric].side} {known}" if known else "no threshold known"
 
 
 def _heat_table(sheet: Sheet, report: RobustnessReport, index: int) -> None:

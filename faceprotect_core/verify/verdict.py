@@ -15,6 +15,7 @@ from ..checks import require
 from ..faces import Face, FaceDetector, find_again, find_face, load_detector, window_around
 from ..method.objectives import Goal
 from ..surrogates import FRSurrogate
+from ..surrogates.metric import METRICS
 
 JUDGE, LOSS = "judge", "loss"
 # How far past its threshold a recogniser must be for a face to count as protected, in its metric's units: another photo
@@ -213,6 +214,5 @@ def embed_places(surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face 
 
 def worst_place(surrogate: FRSurrogate, embeddings: Tensor, other: Tensor, goal: Goal = "dodge") -> Tensor:
     """[1, D]: of the embeddings [places, D], the one that is most like the other; to impersonate, the least like it."""
-    similarity = surrogate.similarity(embeddings, other)
-    alike = similarity if surrogate.metric == "cosine" else -similarity
+    alike = METRICS[surrogate.metric].alike(surrogate.similarity(embeddings, other))
     return embeddings[alike.argmin() if goal == "impersonate" else alike.argmax()][None]

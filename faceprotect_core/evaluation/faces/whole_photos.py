@@ -30,6 +30,7 @@ from ...faces import Face, FaceDetector, detect_faces, find_face, load_detector,
 from ...photos.photo import PhotoResult, protect_photo
 from ...photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ...surrogates import FRSurrogate, load_surrogate
+from ...surrogates.metric import METRICS
 from ...verify.quality import psnr
 from ...verify.robustness import as_saved
 from ..training.demo_model import read_images, split_identities
@@ -131,7 +132,7 @@ class Evaluation:
         self.folder, self.settings = folder, PRESETS[way][preset]
         self.model = load_demo_model() if way == DIFFUSION else None
         self.surrogates = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
-        self.recognizer: FRSurrogate = load_surrogate(BUILT_IN_JUDGE)
+        self.recogniser: FRSurrogate = load_surrogate(BUILT_IN_JUDGE)
         self.detector = load_detector()
 
     def run(self, photo: Composition) -> tuple[dict, Tensor]:
@@ -166,7 +167,7 @@ class Evaluation:
             self.surrogates,
             self.settings,
             model=self.model,
-            judge=self.recognizer,
+            judge=self.recogniser,
             faces=found,
             detector=self.detector,
         )
@@ -180,19 +181,19 @@ class Evaluation:
             return entry
         original = self._embed(photo.image, before)
         changed = self._embed(finished, after or before)
-        entry["distance_to_original"] = self.recognizer.distance(changed, original).item()
+        entry["distance_to_original"] = self.recogniser.distance(changed, original).item()
         if person:
             other = read_images([self.folder / f"{person[:-1]}b.jpg"])[0].float().div(255)
             reference = self._embed(other, find_face(other, self.detector))
-            entry["distance_before"] = self.recognizer.distance(original, reference).item()
-            entry["distance_after"] = self.recognizer.distance(changed, reference).item()
+            entry["distance_before"] = self.recogniser.distance(original, reference).item()
+            entry["distance_after"] = self.recogniser.distance(changed, reference).item()
         verdict = next(one for one in result.faces if one.face == before)
         entry |= {"psnr": _psnr_in_mask(photo.image, finished, result.mask, before), "verdict": verdict.to_dict()}
         return entry
 
     def _embed(self, image: Tensor, face: Face) -> Tensor:
         with torch.no_grad():
-            return self.recognizer.embed(image[None], face)
+            return self.recogniser.embed(image[None], face)
 
 
 def _on(truth: Face, faces: list[Face]) -> Face | None:
@@ -233,7 +234,8 @@ def _row(name: str, entries: list[dict]) -> str:
     detected = [face for face in faces if face["detected"]]
     sizes = ", ".join(f"{face['box_size']:.0f}" for face in faces) if len(entries) == 1 else str(len(faces))
     pairs = [face for face in detected if "distance_after" in face]
-    past = f"{sum(face['distance_after'] > THRESHOLD for face in pairs)} of {len(pairs)}" if pairs else "–"
+    away = [METRICS["euclidean"].margin(face["distance_after"], THRESHOLD) for face in pairs]
+    past = f"{sum(one > 0 for one in away)} of {len(away)}" if away else "–"
     equal = all(entry["outside_bit_equal"] is not False for entry in entries)
     means = [
         _mean([face[key] for face in detected if key in face])

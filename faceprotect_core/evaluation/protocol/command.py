@@ -19,7 +19,7 @@ from ...photos.settings import DIFFUSION, PRESETS
 from ...surrogates import BUILT_IN_SURROGATES
 from .copies import all_copies
 from .data import Pair, Target, read_pairs, read_targets
-from .methods import chosen_methods
+from .methods import DEPTH_GROUPS, chosen_methods, method_groups
 from .rates import FARS, all_rates, rank_one, read_trials
 from .report.plots import write_plots
 from .report.tables import markdown
@@ -124,7 +124,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     chosen = _strangers(chosen, targets)
     setup = Setup(
         out=arguments.out.absolute(),
-        recognizers=tuple(map(_located, (*arguments.surrogates, *arguments.black_box))),
+        recognisers=tuple(map(_located, (*arguments.surrogates, *arguments.black_box))),
         targets=targets if IMPERSONATION in arguments.goals else (),
         synthetic=_synthetic(arguments),
         base=arguments.setting,
@@ -137,7 +137,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     lab = Lab(setup)
     _check_thresholds(lab)
-    seen = list(lab.recognizers)[: len(arguments.surrogates)]
+    seen = list(lab.recognisers)[: len(arguments.surrogates)]
     methods = chosen_methods(setup.base, arguments.methods)
     names = [target.name for target in setup.targets]
     what = plan(methods, arguments.goals, names, seen, chosen, arguments.leave_one_out, arguments.both_photos)
@@ -145,7 +145,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     trials = read_trials(lab, what)
     compared = references(lab, everybody)
     reasons = {
-        f"{job.experiment.method}, {job.experiment.goal or 'no attack'}, {job.pair.name}": reason
+        f"{job.experiment.method}, {job.experiment.pushed or 'no attack'}, {job.pair.name}": reason
         for job, reason in failed.items()
     }
     results = Results(
@@ -167,6 +167,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
     """What the results were made with: every choice and every weight, so that somebody else can repeat them."""
     setup, methods = lab.setup, chosen_methods(lab.setup.base, arguments.methods)
+    groups = method_groups(setup.base)
     files = {name: getattr(arguments, name) for name in ("synthetic", "lpips", "fid")}
     return {
         "faceprotect": _version(),
@@ -178,6 +179,7 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "command": arguments.words,
         "setting": setup.base,
         "comparable": [name for name, one in methods.items() if one.attacks and one.knobs.get("output") != "published"],
+        "depths": [name for group in DEPTH_GROUPS for name in groups[group] if name in methods],
         "methods": {name: method.knobs | method.loss for name, method in methods.items()},
         "model": Path(setup.model).name,
         "model_sha256": lab.model.sha256,
@@ -186,7 +188,7 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "processings": list(lab.processings),
         "files": {name: sha256_of(path) for name, path in files.items() if path},
         "targets": {target.name: [sha256_of(target.photo), sha256_of(target.test)] for target in setup.targets},
-        "recognizers": {
+        "recognisers": {
             name: {
                 "metric": one.metric,
                 "thresholds": {str(far): value for far, value in one.thresholds.items()},
@@ -194,7 +196,7 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
                 "template": one.template,
                 "sha256": one.fingerprint,
             }
-            for name, one in lab.recognizers.items()
+            for name, one in lab.recognisers.items()
         },
     }
 
@@ -242,9 +244,9 @@ def _check_files(arguments: argparse.Namespace) -> None:
 
 
 def _check_thresholds(lab: Lab) -> None:
-    unknown = [name for name, one in lab.recognizers.items() if not set(FARS) & set(one.thresholds)]
+    unknown = [name for name, one in lab.recognisers.items() if not set(FARS) & set(one.thresholds)]
     require(
-        len(unknown) < len(lab.recognizers),
+        len(unknown) < len(lab.recognisers),
         f"no threshold is known for {', '.join(unknown)}, and rates are counted at one",
         "give some (--threshold NAME=FAR:VALUE); evaluation.recognition measures them on your own pairs",
     )
@@ -270,7 +272,7 @@ def _not_run(what: Plan, trials: dict, failed: dict[Job, str]) -> dict[str, str]
         done = trials[experiment].records if experiment in trials else {}
         missing = [one.name for one in what.pairs if one.name not in done and Job(experiment, one) not in failed]
         if missing:
-            name = f"{experiment.method}, {experiment.goal or 'no attack'}, loss {'+'.join(experiment.seen) or '-'}"
+            name = f"{experiment.method}, {experiment.pushed or 'no attack'}, loss {experiment.loss or '-'}"
             found[name] = f"not run for {len(missing)} of {len(what.pairs)} people"
     return found
 

@@ -10,23 +10,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...surrogates import FRSurrogate
-from .rates import CLEAN, FARS, Trials
+from ...surrogates.metric import METRICS
+from .rates import CLEAN, FARS, Row, Trials
 from .run import Plan, is_done, trial_file
 from .trial import Experiment, Job, Lab
 
 
 @dataclass(frozen=True)
-class Copies:
+class Copies(Row):
     """What one recogniser says about the protected photo a and the protected photo b of the same people.
 
     seen: whether it was in the loss. similarity: mean over the people in its metric's units; similarity_before: of the
     two unprotected photos. matched, matched_before: percent of the people whose two photos it takes for one person.
     """
 
-    method: str
-    pushed: str
-    loss: str
-    recognizer: str
+    recogniser: str
     seen: bool
     people: int
     similarity: float
@@ -44,15 +42,15 @@ def all_copies(lab: Lab, plan: Plan, trials: dict[Experiment, Trials], reference
     for experiment in plan.twice:
         if experiment in trials:
             second = _second(lab, plan, experiment)
-            for name, recognizer in lab.recognizers.items():
+            for name, recogniser in lab.recognisers.items():
                 after = {person: tensors[name] for person, tensors in second.items()}
                 before = references[name]["other"]
-                found += copies_of(recognizer, trials[experiment], after, clean, before)
+                found += copies_of(recogniser, trials[experiment], after, clean, before)
     return found
 
 
 def copies_of(
-    recognizer: FRSurrogate,
+    recogniser: FRSurrogate,
     first: Trials,
     second: dict[str, Tensor],
     clean: Trials,
@@ -63,29 +61,27 @@ def copies_of(
     second: person -> [strengths, processings, places, D] of the protected second photo; others: person -> [D] of the
     unprotected one. Only people of whom all four are there count.
     """
-    name, experiment = recognizer.name, first.experiment
+    name, experiment = recogniser.name, first.experiment
     people = [one for one in first.records if one in second and one in others and one in clean.records]
     if not people:
         return []
-    after = [_closest(recognizer, first.embeddings[name][one][0, 0], second[one][0, 0]) for one in people]
-    before = [_closest(recognizer, clean.embeddings[name][one][0, 0], others[one][None]) for one in people]
+    after = [_closest(recogniser, first.embeddings[name][one][0, 0], second[one][0, 0]) for one in people]
+    before = [_closest(recogniser, clean.embeddings[name][one][0, 0], others[one][None]) for one in people]
     return [
         Copies(
-            experiment.method,
-            experiment.goal,
-            "+".join(experiment.seen),
+            experiment,
             name,
             name in experiment.seen,
             len(people),
             sum(after) / len(after),
             sum(before) / len(before),
             far,
-            recognizer.thresholds[far],
-            _matched(recognizer, after, far),
-            _matched(recognizer, before, far),
+            recogniser.thresholds[far],
+            _matched(recogniser, after, far),
+            _matched(recogniser, before, far),
         )
         for far in FARS
-        if far in recognizer.thresholds
+        if far in recogniser.thresholds
     ]
 
 
@@ -97,14 +93,13 @@ def _second(lab: Lab, plan: Plan, experiment: Experiment) -> dict[str, dict[str,
     }
 
 
-def _closest(recognizer: FRSurrogate, a: Tensor, b: Tensor) -> float:
+def _closest(recogniser: FRSurrogate, a: Tensor, b: Tensor) -> float:
     """Of the places [places, D] where a face is looked at in either photo, the two that are most alike."""
-    values = torch.stack([recognizer.similarity(one[None].expand_as(b), b) for one in a])
-    return (values.max() if recognizer.metric == "cosine" else values.min()).item()
+    values = torch.stack([recogniser.similarity(one[None].expand_as(b), b) for one in a])
+    return METRICS[recogniser.metric].most_alike(values).item()
 
 
-def _matched(recognizer: FRSurrogate, similarities: Sequence[float], far: float) -> float:
-    """Percent that count as one person: strictly beyond the threshold, as in `FRSurrogate.is_match`."""
-    threshold = recognizer.thresholds[far]
-    alike = [value > threshold if recognizer.metric == "cosine" else value < threshold for value in similarities]
-    return 100 * sum(alike) / len(alike)
+def _matched(recogniser: FRSurrogate, similarities: Sequence[float], far: float) -> float:
+    """Percent that count as one person."""
+    metric, threshold = METRICS[recogniser.metric], recogniser.thresholds[far]
+    return 100 * sum(metric.is_match(value, threshold) for value in similarities) / len(similarities)

@@ -12,6 +12,7 @@ from ...photos.settings import DIFFUSION, LIGHT, PRESETS
 
 Kind = Literal["unchanged", "vae", "diffusion", "light", "pixels"]
 DEPTHS = range(1, 8)  # the paper's figure of depths
+DEPTH_GROUPS = ("depths", "depths without embeddings")
 MARGIN = 0.25  # of light and shade: beyond it pushing eases off, and less change does
 COARSE = 32  # values along each side of the plane, instead of the preset's
 

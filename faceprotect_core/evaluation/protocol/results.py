@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,20 +15,17 @@ from ...verify.quality import AT_ONCE, Lpips, frechet_distance, psnr, ssim
 from ...verify.robustness import as_saved
 from .copies import Copies
 from .data import read_square
-from .rates import RankOne, Rate, Trials
+from .rates import RankOne, Rate, Row, Trials
 from .run import Plan, trial_file
 from .trial import Experiment, Job, Lab
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Row):
     """Means over people. psnr_worst: of the most changed photo. None where it was not measured, and for the photo
     itself. reconstruction_mse: of the unchanged latent after inversion and back. found_again: percent of the protected
     photos in which the detector finds the face."""
 
-    method: str
-    pushed: str
-    loss: str
     people: int
     psnr: float | None
     psnr_worst: float | None
@@ -70,9 +67,7 @@ def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_w
     both = list(zip(before.split(AT_ONCE), after.split(AT_ONCE), strict=True))
     decibels = [value for pair in both for value in psnr(*pair).tolist() if value != math.inf]
     return Quality(
-        experiment.method,
-        experiment.goal,
-        "+".join(experiment.seen),
+        experiment,
         len(records),
         _mean(decibels),
         min(decibels, default=None),
@@ -95,19 +90,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def write_results(out: Path, results: Results, text: str) -> None:
     """results.json, rates.csv, rank_1.csv, quality.csv, copies.csv if there are any, and the text as results.md."""
-    _write_csv(out / "rates.csv", [rate.to_dict() for rate in results.rates])
-    _write_csv(out / "rank_1.csv", [asdict(one) for one in results.rank_one])
-    _write_csv(out / "quality.csv", [asdict(one) for one in results.quality])
-    if results.copies:
-        _write_csv(out / "copies.csv", [asdict(one) for one in results.copies])
-    everything = {
-        "settings": results.settings,
-        "failed": results.failed,
-        "rates": [rate.to_dict() for rate in results.rates],
-        "rank_1": [asdict(one) for one in results.rank_one],
-        "quality": [asdict(one) for one in results.quality],
-        "copies": [asdict(one) for one in results.copies],
-    }
+    tables = {"rates": results.rates, "rank_1": results.rank_one, "quality": results.quality, "copies": results.copies}
+    tables = {name: [row.to_dict() for row in rows] for name, rows in tables.items()}
+    for name, rows in tables.items():
+        if rows or name != "copies":
+            _write_csv(out / f"{name}.csv", rows)
+    everything = {"settings": results.settings, "failed": results.failed, **tables}
     (out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     (out / "results.md").write_text(text + "\n")
 

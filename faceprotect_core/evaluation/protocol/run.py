@@ -80,18 +80,14 @@ def plan(
     )
     require(not leave_one_out or len(seen) > 1, "one recogniser cannot be left out of one", "name several surrogates")
     sets = [tuple(name for name in seen if name != out) for out in seen] if leave_one_out else [tuple(seen)]
-    all_goals = [
-        one
-        for goal in goals
-        for one in ([f"{IMPERSONATION} {name}" for name in targets] if goal == IMPERSONATION else [goal])
-    ]
+    aims = [(goal, target) for goal in goals for target in (targets if goal == IMPERSONATION else [""])]
     experiments = [Experiment(name) for name, method in methods.items() if not method.attacks]
     experiments += [
-        Experiment(name, goal, members)
+        Experiment(name, goal, members, target)
         for members in sets
-        for goal in all_goals
+        for goal, target in aims
         for name, method in methods.items()
-        if method.attacks and (not method.ablation or goal.startswith(goals[0]))
+        if method.attacks and (not method.ablation or goal == goals[0])
     ]
     twice = [one for one in experiments if one.goal in (DODGING, OBFUSCATION) and not methods[one.method].ablation]
     return Plan(tuple(experiments), tuple(pairs), tuple(twice) if both_photos else ())
@@ -162,7 +158,7 @@ def references(lab: Lab, pairs: Sequence[Pair]) -> dict[str, dict]:
     photos = {("other", pair.name): (pair.other, None) for pair in pairs if pair.other is not None}
     photos |= {("target", target.name): (target.test, target.test_box) for target in lab.setup.targets}
     names = {key: f"{'/'.join(key)}/{_identity(*photo)}" for key, photo in photos.items()}
-    known = {name: _read_references(lab, name) for name in lab.recognizers}
+    known = {name: _read_references(lab, name) for name in lab.recognisers}
     new = [key for key in photos if any(names[key] not in found for found in known.values())]
     for number, key in enumerate(new, start=1):
         try:
@@ -208,7 +204,7 @@ def _references_file(lab: Lab, name: str) -> Path:
 
 
 def _seen_as(lab: Lab, name: str) -> dict[str, str]:
-    return {"fingerprint": lab.recognizers[name].fingerprint, "framing": lab.setup.framing}
+    return {"fingerprint": lab.recognisers[name].fingerprint, "framing": lab.setup.framing}
 
 
 def _identity(path: Path, box) -> str:

@@ -45,7 +45,7 @@ CHUNK = 16  # photos a pass through a recogniser
 class Setup:
     """What a worker loads, in names and paths, so that it can be sent to one.
 
-    base: what "ours" means, see `base_method`. recognizers: built-in names or weights files, seen and unseen.
+    base: what "ours" means, see `base_method`. recognisers: built-in names or weights files, seen and unseen.
     framing: what a recogniser sees of a photo: the face aligned as it wants it, the face's box, or all of it. psnr: in
     dB, to which the changes of all methods are scaled besides, to be compared. purifier: a folder whose vae is one more
     processing, so that not only the model purifies that the method went through. thresholds: (recogniser, FAR,
@@ -53,7 +53,7 @@ class Setup:
     """
 
     out: Path
-    recognizers: tuple[str, ...]
+    recognisers: tuple[str, ...]
     targets: tuple[Target, ...] = ()
     synthetic: Path | None = None
     base: str = "balanced"
@@ -67,17 +67,28 @@ class Setup:
 
 @dataclass(frozen=True)
 class Experiment:
-    """goal: "dodging", "obfuscation", "impersonation <target>", or "" for a method without an attack. method: a name of
-    `chosen_methods`. seen: the names of the recognisers in the loss."""
+    """goal: DODGING, OBFUSCATION, IMPERSONATION, or "" for a method without an attack. method: a name of
+    `chosen_methods`. seen: the names of the recognisers in the loss. target: whom an impersonation looks like."""
 
     method: str
     goal: str = ""
     seen: tuple[str, ...] = ()
+    target: str = ""
+
+    @property
+    def pushed(self) -> str:
+        """The goal in words, to be read only."""
+        return f"{self.goal} {self.target}".strip()
+
+    @property
+    def loss(self) -> str:
+        """The recognisers in the loss in words, to be read only."""
+        return "+".join(self.seen)
 
     @property
     def folder(self) -> str:
         """A name for its files: to be read, and with a hash, because other names may read the same."""
-        parts = [part for part in (self.goal, self.method, "+".join(self.seen)) if part]
+        parts = [part for part in (self.pushed, self.method, self.loss) if part]
         plain = "__".join("".join(c if c.isalnum() or c in "+-." else "_" for c in part) for part in parts)
         return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
@@ -99,17 +110,17 @@ class Lab:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.model = load_model(setup.model, setup.device)
-        loaded = [_with_thresholds(load_surrogate(name), setup).to(setup.device) for name in setup.recognizers]
-        self.recognizers: dict[str, FRSurrogate] = {one.name: one for one in loaded}
+        loaded = [_with_thresholds(load_surrogate(name), setup).to(setup.device) for name in setup.recognisers]
+        self.recognisers: dict[str, FRSurrogate] = {one.name: one for one in loaded}
         require(
-            len(self.recognizers) == len(loaded),
+            len(self.recognisers) == len(loaded),
             f"two recognisers have the same name: {', '.join(one.name for one in loaded)}",
             "rename one of the files",
         )
         prints = {one.fingerprint: one.name for one in loaded}
         twins = [one.name for one in loaded if prints[one.fingerprint] != one.name]
         require(not twins, f"{twins[:1]} is the same network as another recogniser", "give each network once")
-        joined = [name for name in self.recognizers if "+" in name]
+        joined = [name for name in self.recognisers if "+" in name]
         require(not joined, f"the recogniser {joined[:1]} has a + in its name", "rename the file")
         self.detector = load_detector(setup.device)
         model = self.model
@@ -149,22 +160,22 @@ class Lab:
         photo = read_square(path, self.model.size, box if self.setup.framing == "box" else None).to(self.setup.device)
         cut = box is not None and self.setup.framing == "box"
         face = None if cut or self.setup.framing == "whole image" else find_face(photo[0], self.detector)
-        return {name: self._embed(one, photo, face) for name, one in self.recognizers.items()}
+        return {name: self._embed(one, photo, face) for name, one in self.recognisers.items()}
 
     @torch.no_grad()
-    def _embed(self, recognizer: FRSurrogate, images: Tensor, face: Face | None) -> Tensor:
+    def _embed(self, recogniser: FRSurrogate, images: Tensor, face: Face | None) -> Tensor:
         if face is None or self.setup.framing == "aligned":
-            return recognizer.embed(images, face)
-        return recognizer.embed(cut_box(images, face))
+            return recogniser.embed(images, face)
+        return recogniser.embed(cut_box(images, face))
 
     def _embeddings(self, scaled: dict[str, Tensor], places: list[Face]) -> dict[str, Tensor]:
         """Recogniser -> [strengths, processings, places, D]."""
         images = torch.cat([process(image) for image in scaled.values() for process in self.processings.values()])
         found = {}
-        for name, recognizer in self.recognizers.items():
+        for name, recogniser in self.recognisers.items():
             seen = []
             for face in places if self.setup.framing != "whole image" else [None]:
-                parts = [self._embed(recognizer, part, face) for part in images.split(CHUNK)]
+                parts = [self._embed(recogniser, part, face) for part in images.split(CHUNK)]
                 seen.append(torch.cat(parts).unflatten(0, (len(scaled), len(self.processings))))
             found[name] = torch.stack(seen, dim=2).cpu()
         return found
@@ -202,9 +213,9 @@ class Lab:
         """Push away from the photo itself, pull towards the target, or both."""
         loss = self._loss(method)
         loss["jitter"] = AlignmentJitter(loss.get("jitter", 0))
-        seen = [self.recognizers[name] for name in experiment.seen]
-        pulls, pushes = experiment.goal != DODGING, not experiment.goal.startswith(IMPERSONATION)
-        target, target_face = self._target(experiment.goal) if pulls else (None, None)
+        seen = [self.recognisers[name] for name in experiment.seen]
+        pulls, pushes = experiment.goal != DODGING, experiment.goal != IMPERSONATION
+        target, target_face = self._target(experiment) if pulls else (None, None)
         source = subject.photo if pushes else None
         if self._aligned:
             faces = {"face": subject.face, "source_face": subject.face, "target_face": target_face}
@@ -215,10 +226,10 @@ class Lab:
             return IdentityObjective(seen, target, source, crop_box=subject.face.box_xyxy, **loss)
         return IdentityObjective(seen, target, source, **loss)
 
-    def _target(self, goal: str) -> tuple[Tensor, Face | None]:
+    def _target(self, experiment: Experiment) -> tuple[Tensor, Face | None]:
         """The image to look like and its face; no face where the release's own box was cut out."""
-        if goal not in self._targets:
-            path, box = self._target_file(goal)
+        if experiment.pushed not in self._targets:
+            path, box = self._target_file(experiment)
             if path is None:
                 from ...demo import load_synthetic_target
 
@@ -227,13 +238,13 @@ class Lab:
                 box = box if self.setup.framing == "box" else None
                 image = read_square(path, self.model.size, box).to(self.setup.device)
             face = None if box or self.setup.framing == "whole image" else find_face(image[0], self.detector)
-            self._targets[goal] = image, face
-        return self._targets[goal]
+            self._targets[experiment.pushed] = image, face
+        return self._targets[experiment.pushed]
 
-    def _target_file(self, goal: str):
-        if goal == OBFUSCATION:
+    def _target_file(self, experiment: Experiment):
+        if experiment.goal == OBFUSCATION:
             return self.setup.synthetic, None
-        target = next(one for one in self.setup.targets if goal == f"{IMPERSONATION} {one.name}")
+        target = next(one for one in self.setup.targets if one.name == experiment.target)
         return target.photo, target.photo_box
 
     # -------------------------------------------------------------------------------------------- what is written
@@ -246,16 +257,16 @@ class Lab:
             "method": method.knobs | {"kind": method.kind, "masked": method.masked, "loss": self._loss(method)},
             "model_sha256": self.model.sha256,
             "framing": self.setup.framing,
-            "recognizers": {name: one.fingerprint for name, one in self.recognizers.items()},
+            "recognisers": {name: one.fingerprint for name, one in self.recognisers.items()},
             "strengths": strengths(self.setup, method),
             "processings": list(self.processings),
         }
         if self.setup.purifier:
             found["purifier_sha256"] = digest_of_files(sorted((self.setup.purifier / "vae").glob("*.safetensors")))
         if method.attacks:
-            found |= {"goal": experiment.goal, "seen": list(experiment.seen)}
+            found |= {"goal": experiment.pushed, "seen": list(experiment.seen)}
             if experiment.goal != DODGING:
-                found["target_sha256"] = digest_of_tensor(self._target(experiment.goal)[0])
+                found["target_sha256"] = digest_of_tensor(self._target(experiment)[0])
         return json.loads(json.dumps(found))
 
     def _write(self, job: Job, changed: Tensor, embeddings: dict[str, Tensor], record: dict) -> None:
@@ -275,12 +286,12 @@ def cut_box(images: Tensor, face: Face) -> Tensor:
     return images[:, :, max(y0, 0) : y1, max(x0, 0) : x1]
 
 
-def _with_thresholds(recognizer: FRSurrogate, setup: Setup) -> FRSurrogate:
+def _with_thresholds(recogniser: FRSurrogate, setup: Setup) -> FRSurrogate:
     """With the user's own thresholds, where they gave some."""
-    own = {far: value for name, far, value in setup.thresholds if name == recognizer.name}
+    own = {far: value for name, far, value in setup.thresholds if name == recogniser.name}
     if not own:
-        return recognizer
-    return replace(recognizer, thresholds={**recognizer.thresholds, **own}, thresholds_source="the user's own")
+        return recogniser
+    return replace(recogniser, thresholds={**recogniser.thresholds, **own}, thresholds_source="the user's own")
 
 
 def load_lab(setup: Setup) -> Callable[[Job], dict]:

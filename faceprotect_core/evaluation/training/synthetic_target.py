@@ -63,7 +63,7 @@ class Gallery:
     embeddings: Tensor
 
 
-def read_gallery(folder: Path, detector: FaceDetector, recognizer: FRSurrogate) -> Gallery:
+def read_gallery(folder: Path, detector: FaceDetector, recogniser: FRSurrogate) -> Gallery:
     """Align the first photo of every training identity onto FFHQ's landmarks; embed all photos, held-out ones too."""
     train, held_out = split_identities(folder)
     training, aligned, embeddings, seen = set(train), [], [], set()
@@ -73,7 +73,7 @@ def read_gallery(folder: Path, detector: FaceDetector, recognizer: FRSurrogate) 
         if face is None:
             log.warning("no face found in %s: left out", path.name)
             continue
-        embeddings.append(recognizer.embed(photo[None], face).detach())
+        embeddings.append(recogniser.embed(photo[None], face).detach())
         identity = path.stem.split("_")[0]
         if path in training and identity not in seen:
             seen.add(identity)
@@ -107,21 +107,21 @@ def sharpness(image: Tensor) -> float:
     return laplacian.abs().mean().item() * 255
 
 
-def measure(image: Tensor, people: int, gallery: Gallery, detector: FaceDetector, recognizer: FRSurrogate) -> Candidate:
+def measure(image: Tensor, people: int, gallery: Gallery, detector: FaceDetector, recogniser: FRSurrogate) -> Candidate:
     found = detect_faces(image, detector)
     face: Face | None = found[0] if len(found) == 1 else None
-    embedding = recognizer.embed(image[None], face)
-    distances = recognizer.distance(embedding, gallery.embeddings)
+    embedding = recogniser.embed(image[None], face)
+    distances = recogniser.distance(embedding, gallery.embeddings)
     return Candidate(people, image, face.score if face else None, sharpness(image), distances)
 
 
-def candidates(gallery: Gallery, detector: FaceDetector, recognizer: FRSurrogate, seeds: int) -> list[Candidate]:
+def candidates(gallery: Gallery, detector: FaceDetector, recogniser: FRSurrogate, seeds: int) -> list[Candidate]:
     """Everybody's mean, then blends around `seeds` evenly spaced people."""
     blends = [(len(gallery.aligned), blend(gallery.aligned))]
     persons = np.linspace(0, len(gallery.aligned) - 1, seeds).astype(int)
     blends += [(n, blend(gallery.aligned[lookalikes(gallery.aligned, p, n)])) for n in SIZES for p in persons]
     return [
-        measure(image, people, gallery, detector, recognizer)
+        measure(image, people, gallery, detector, recogniser)
         for people, image in tqdm(blends, desc="blends", mininterval=10)
     ]
 
@@ -157,10 +157,10 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    detector, recognizer = load_detector(), load_surrogate("dlib_resnet")
+    detector, recogniser = load_detector(), load_surrogate("dlib_resnet")
     with torch.no_grad():
-        gallery = read_gallery(args.images, detector, recognizer)
-        measured = candidates(gallery, detector, recognizer, args.seeds)
+        gallery = read_gallery(args.images, detector, recogniser)
+        measured = candidates(gallery, detector, recogniser, args.seeds)
     log.info("| people | score | sharpness | smallest distance | median | below 0.6 |\n|---|---|---|---|---|---|")
     log.info("%s", describe(measured[0]))
     for people in SIZES:

@@ -80,7 +80,7 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
     assert {rate["far"] for rate in rates} == {"0.1", "0.01", "0.001"}
     assert all(0 <= float(rate["psr"]) <= 100 and 0 <= float(rate["clean"]) <= 100 for rate in rates)
     settings = json.loads(written["results.json"])["settings"]
-    assert len(settings["recognizers"]["dlib_resnet"]["sha256"]) == len(settings["model_sha256"]) == 64
+    assert len(settings["recognisers"]["dlib_resnet"]["sha256"]) == len(settings["model_sha256"]) == 64
     report = written["results.md"].decode()
     assert "dlib_resnet (white box)" in report and "| clean | 1 | 0 / 0 / 0 |" in report
 
@@ -178,9 +178,9 @@ def test_one_of_several_recognisers_is_left_out_of_each_loss(quick, people, tmp_
     with open(out / "rates.csv", newline="") as file:
         rates = [rate for rate in csv.DictReader(file) if rate["method"] == "light and shade"]
     for rate in rates:
-        assert (rate["seen"] == "True") == (rate["recognizer"] in rate["loss"].split("+"))
-        assert float(rate["threshold"]) == load_surrogate(rate["recognizer"]).thresholds[float(rate["far"])]
-    unseen = {(rate["recognizer"], rate["loss"]) for rate in rates if rate["seen"] == "False"}
+        assert (rate["seen"] == "True") == (rate["recogniser"] in rate["loss"].split("+"))
+        assert float(rate["threshold"]) == load_surrogate(rate["recogniser"]).thresholds[float(rate["far"])]
+    unseen = {(rate["recogniser"], rate["loss"]) for rate in rates if rate["seen"] == "False"}
     assert unseen == {
         ("mobilefacenet", "mobileface+dlib_resnet"),
         ("mobileface", "mobilefacenet+dlib_resnet"),

@@ -24,7 +24,7 @@ TARGET = Target("eve", Path("eve_a.jpg"), Path("eve_b.jpg"))
 
 @dataclass
 class FakeLab:
-    recognizers: dict
+    recognisers: dict
     setup: Setup = field(default_factory=lambda: Setup(Path("out"), ("net",), (TARGET,)))
 
 
@@ -49,9 +49,9 @@ REFERENCES = {"net": {"other": {"ann": unit(0), "bob": unit(180)}, "target": {"e
 BEFORE = {CLEAN: trials(CLEAN, ann=[10], bob=[170])}
 
 
-def rates(after: Trials, recognizers: FakeLab | None = None) -> dict:
-    found = all_rates(recognizers or lab(), BEFORE | {after.experiment: after}, REFERENCES)
-    return {(rate.method, rate.goal): rate for rate in found}
+def rates(after: Trials, recognisers: FakeLab | None = None) -> dict:
+    found = all_rates(recognisers or lab(), BEFORE | {after.experiment: after}, REFERENCES)
+    return {(rate.experiment.method, rate.goal): rate for rate in found}
 
 
 def test_dodging_counts_whom_the_recogniser_takes_no_longer_for_the_same_person():
@@ -60,20 +60,20 @@ def test_dodging_counts_whom_the_recogniser_takes_no_longer_for_the_same_person(
     away = 0.5 - torch.tensor([80.0, 30.0]).deg2rad().cos()
     assert rate.away == pytest.approx(away.mean().item(), abs=1e-6)
     assert rate.clean_away == pytest.approx(0.5 - torch.tensor(10.0).deg2rad().cos().item(), abs=1e-6)
-    assert rate.seen and rate.loss == "net" and rate.threshold == 0.5
+    assert rate.seen and rate.experiment == OURS and rate.threshold == 0.5
     assert (rate.knew, rate.hidden) == (2, 1)
 
 
 def test_of_two_places_of_the_face_the_one_counts_that_protects_less():
     rate = rates(trials(OURS, ann=[80, 20], bob=[20, 100]))["ours", DODGING]
     assert rate.protected == 1
-    impersonation = Experiment("ours", f"{IMPERSONATION} eve", ("net",))
+    impersonation = Experiment("ours", IMPERSONATION, ("net",), "eve")
     rate = rates(trials(impersonation, ann=[80, 20], bob=[100, 95]))["ours", f"{IMPERSONATION} eve"]
     assert rate.protected == 1
 
 
 def test_impersonation_is_measured_on_another_photo_of_the_target_and_by_dodging_too():
-    impersonation = Experiment("ours", f"{IMPERSONATION} eve", ("net",))
+    impersonation = Experiment("ours", IMPERSONATION, ("net",), "eve")
     found = rates(trials(impersonation, ann=[40], bob=[100]))
     assert found["ours", f"{IMPERSONATION} eve"].psr == 100 and found["clean", f"{IMPERSONATION} eve"].psr == 0
     assert found["ours", DODGING].psr == 50  # to look like somebody else is not to be no longer recognised
@@ -93,7 +93,7 @@ def test_a_recogniser_without_thresholds_has_no_rates_and_one_with_three_has_thr
     assert not rates(trials(OURS, ann=[80], bob=[80]), lab(thresholds={}))
     known = lab(thresholds={0.1: 0.3, 0.01: 0.5, 0.001: 0.7})
     found = all_rates(known, BEFORE | {OURS: trials(OURS, ann=[65], bob=[120])}, REFERENCES)
-    mine = [rate for rate in found if rate.method == "ours"]
+    mine = [rate for rate in found if rate.experiment.method == "ours"]
     assert [rate.far for rate in mine] == [0.1, 0.01, 0.001]
     # A stricter rate asks for more likeness: it is easier to dodge.
     assert [rate.protected for rate in mine] == [0, 2, 2]
@@ -107,27 +107,35 @@ def test_only_people_who_were_measured_before_and_after_are_compared():
 def test_two_protected_photos_are_compared_where_they_are_most_alike():
     first, second = trials(OURS, ann=[80, 70], bob=[90]), {"ann": unit(0)[None], "bob": unit(240)[None]}
     second = {person: x[None, None] for person, x in second.items()}
-    (row,) = copies_of(lab().recognizers["net"], first, second, BEFORE[CLEAN], REFERENCES["net"]["other"])
+    (row,) = copies_of(lab().recognisers["net"], first, second, BEFORE[CLEAN], REFERENCES["net"]["other"])
     cosines = torch.tensor([70.0, 150.0]).deg2rad().cos()
     assert row.similarity == pytest.approx(cosines.mean().item(), abs=1e-6)
     assert row.similarity_before == pytest.approx(torch.tensor(10.0).deg2rad().cos().item(), abs=1e-6)
     assert (row.people, row.matched_before, row.matched) == (2, 100, 0) and row.seen
-    lenient = lab(thresholds={0.1: 0.3}).recognizers["net"]
+    lenient = lab(thresholds={0.1: 0.3}).recognisers["net"]
     (row,) = copies_of(lenient, first, second, BEFORE[CLEAN], REFERENCES["net"]["other"])
     assert row.matched == 50  # cos 70 degrees is 0.34
 
 
 def test_copies_of_a_distance_and_of_people_whose_second_photo_failed():
-    far = lab("euclidean", {0.01: 0.6}).recognizers["net"]
+    far = lab("euclidean", {0.01: 0.6}).recognisers["net"]
     second = {"ann": unit(75)[None][None, None]}
     (row,) = copies_of(far, trials(OURS, ann=[80], bob=[90]), second, BEFORE[CLEAN], REFERENCES["net"]["other"])
     assert (row.people, row.matched) == (1, 100) and row.similarity < 0.1
     assert copies_of(far, trials(OURS, ann=[80]), {}, BEFORE[CLEAN], REFERENCES["net"]["other"]) == []
 
 
+def test_a_row_of_the_files_names_method_goal_and_loss_first():
+    both = Experiment("ours", IMPERSONATION, ("net", "other"), "eve")
+    (row, *_) = all_rates(lab(), BEFORE | {both: trials(both, ann=[80], bob=[95])}, REFERENCES)[2:]
+    found = row.to_dict()
+    assert [*found][:5] == ["method", "pushed", "loss", "goal", "recogniser"] and "experiment" not in found
+    assert [*found.values()][:5] == ["ours", "impersonation eve", "net+other", "impersonation eve", "net"]
+
+
 def test_rank_one_asks_who_is_the_nearest_in_the_gallery():
     found = rank_one(lab(), BEFORE | {OURS: trials(OURS, ann=[80], bob=[80])}, REFERENCES)
-    shares = {one.method: (one.found, one.clean, one.gallery) for one in found}
+    shares = {one.experiment.method: (one.found, one.clean, one.gallery) for one in found}
     assert shares == {"clean": (100, 100, 2), "ours": (50, 100, 2)}
     # Found from either place is found.
     found = rank_one(lab(), BEFORE | {OURS: trials(OURS, ann=[80], bob=[80, 100])}, REFERENCES)
@@ -196,7 +204,7 @@ def test_the_plan_crosses_goals_methods_and_losses_and_runs_ablations_for_the_fi
     assert [one.method for one in made if not one.goal] == ["clean", "vae", "ddim", "ddim with embeddings"]
     attacks = [one for one in made if one.goal]
     assert {one.seen for one in attacks} == {("x", "y")}
-    assert [(one.goal, one.method) for one in attacks] == [
+    assert [(one.pushed, one.method) for one in attacks] == [
         (DODGING, "ours"),
         (DODGING, "light and shade"),
         (DODGING, "paper"),

@@ -27,10 +27,10 @@ def test_there_is_one_good_face_in_it(target):
 
 
 def test_it_is_not_the_astronaut(target):
-    recognizer = load_surrogate("dlib_resnet")
+    recogniser = load_surrogate("dlib_resnet")
     photo = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float() / 255
-    pair = (recognizer.embed(image, find_face(image[0])) for image in (target, photo))
-    assert recognizer.distance(*pair).item() > recognizer.threshold()
+    pair = (recogniser.embed(image, find_face(image[0])) for image in (target, photo))
+    assert recogniser.distance(*pair).item() > recogniser.threshold()
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ....verify.robustness import UNPROCESSED
 from ..rates import Rate
 from ..results import Results
-from ..trial import ANOTHER_VAE, OWN
-from .rows import box, losses, methods_of, processed, pushed_to, table, who
+from ..trial import ANOTHER_VAE, OWN, Experiment
+from .rows import box, dodges, in_the_loss, looks_of, losses, processed, rows_of, table, who
 
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
 SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim", ANOTHER_VAE)
@@ -19,13 +19,13 @@ def survival(results: Results) -> str:
     """At equal PSNR: how far past the threshold, and what is left of it after processing."""
     parts = []
     for strength in results.settings["strengths"]:
-        for loss in losses(results):
-            for pushed in pushed_to(results, loss, impersonation=False):
-                for name in loss.split("+"):
-                    keys = [key for key in methods_of(results, loss, pushed) if key[1]]
-                    keys = [key for key in keys if key[0] in results.settings["comparable"]]
-                    rows = [row for key in keys if (row := _survival_row(results, key, name, strength))]
-                    title = f"### {strength}, {pushed}, {box(results, name, loss)}; in the loss: {loss}"
+        for seen in losses(results):
+            for goal in dodges(results, seen):
+                for name in seen:
+                    chosen = [one for one in rows_of(results, seen, goal) if one.goal]
+                    chosen = [one for one in chosen if one.method in results.settings["comparable"]]
+                    rows = [row for one in chosen if (row := _survival_row(results, one, name, strength))]
+                    title = f"### {strength}, {goal}, {box(name, seen)}; {in_the_loss(seen)}"
                     header = ["method", "people", *_measured(results, SURVIVAL), *_kept_after(results)]
                     parts.append(f"{title}\n\n" + table(header, rows))
     return "\n\n".join(["## Does the change survive purification?", SURVIVAL_INTRO, *parts]) if parts else ""
@@ -49,12 +49,12 @@ def _kept_after(results: Results) -> list[str]:
     return [f"kept after {name}" for name in _measured(results, PURIFICATION)]
 
 
-def _survival_row(results: Results, key: tuple, name: str, strength: str) -> list[str]:
-    found = {rate.processing: rate for rate in processed(results, key, name, strength)}
+def _survival_row(results: Results, experiment: Experiment, name: str, strength: str) -> list[str]:
+    found = processed(results, experiment, name, strength)
     if not found:
         return []
     cells = [f"{found[one].away:+.3f}" for one in _measured(results, SURVIVAL)]
-    return [*who(results, key, name), *cells, *_kept(results, found)]
+    return [*who(results, experiment, name), *cells, *_kept(results, found)]
 
 
 def _kept(results: Results, found: dict[str, Rate]) -> list[str]:
@@ -69,22 +69,21 @@ def _kept(results: Results, found: dict[str, Rate]) -> list[str]:
 
 
 def depths(results: Results) -> str:
-    keys = dict.fromkeys((one.method, one.pushed, one.loss) for one in results.rates if one.method.startswith("depth"))
-    if not keys:
-        return ""
+    depths = results.settings["depths"]
+    experiments = dict.fromkeys(rate.experiment for rate in results.rates if rate.experiment.method in depths)
     strength = next(iter(results.settings["strengths"]), OWN)
     shown = _measured(results, (UNPROCESSED, *PURIFICATION))
     rows = []
-    for key in keys:
-        for name in key[2].split("+"):
-            own = {rate.processing: rate for rate in processed(results, key, name)}
+    for experiment in experiments:
+        for name in experiment.seen:
+            own = processed(results, experiment, name)
             if not own:
                 continue
-            kept = _kept(results, {rate.processing: rate for rate in processed(results, key, name, strength)})
-            one = next(one for one in results.quality if (one.method, one.pushed, one.loss) == key)
+            kept = _kept(results, processed(results, experiment, name, strength))
+            one = looks_of(results, experiment)
             looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
             cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in shown]
-            rows.append([key[0], str(one.people), *cells, *kept, *looks])
+            rows.append([experiment.method, str(one.people), *cells, *kept, *looks])
     if not rows:
         return ""
     intro = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ....verify.robustness import UNPROCESSED
 from ..rates import FARS, Rate
-from ..results import Results
-from ..trial import DODGING, IMPERSONATION, OWN
+from ..results import Quality, Results
+from ..trial import DODGING, IMPERSONATION, OWN, Experiment
 
 FAR = 0.01  # the paper's
 
@@ -17,36 +17,44 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def losses(results: Results) -> list[str]:
-    return list(dict.fromkeys(rate.loss for rate in results.rates if rate.loss))
+def losses(results: Results) -> list[tuple[str, ...]]:
+    """The sets of recognisers that were in a loss."""
+    return list(dict.fromkeys(rate.experiment.seen for rate in results.rates if rate.experiment.seen))
 
 
-def pushed_to(results: Results, loss: str, impersonation: bool) -> list[str]:
-    goals = dict.fromkeys(rate.pushed for rate in results.rates if rate.loss == loss)
-    return [goal for goal in goals if goal.startswith(IMPERSONATION) == impersonation]
+def in_the_loss(seen: Sequence[str]) -> str:
+    return f"in the loss: {'+'.join(seen)}"
 
 
-def box(results: Results, name: str, loss: str) -> str:
-    return f"{name} ({'white' if name in loss.split('+') else 'black'} box)"
+def dodges(results: Results, seen: tuple[str, ...]) -> list[str]:
+    """The goals of that loss but impersonation, which has a table of its own."""
+    goals = dict.fromkeys(rate.experiment.goal for rate in results.rates if rate.experiment.seen == seen)
+    return [goal for goal in goals if goal != IMPERSONATION]
+
+
+def box(name: str, seen: Sequence[str]) -> str:
+    return f"{name} ({'white' if name in seen else 'black'} box)"
 
 
 def names_of(results: Results) -> list[str]:
-    return list(dict.fromkeys(rate.recognizer for rate in results.rates))
+    return list(dict.fromkeys(rate.recogniser for rate in results.rates))
 
 
-def methods_of(results: Results, loss: str, pushed: str) -> list[tuple[str, str, str]]:
-    """(method, pushed, loss) of the rows of one table: those without an attack first."""
-    keys = dict.fromkeys((rate.method, rate.pushed, rate.loss) for rate in results.rates)
-    return [key for key in keys if key[1:] in (("", ""), (pushed, loss)) and not key[0].startswith("depth")]
-
-
-def pick(results: Results, key: tuple, **wanted) -> list[Rate]:
-    wanted = {"strength": OWN, "processing": UNPROCESSED, "goal": DODGING} | wanted
+def rows_of(results: Results, seen: tuple[str, ...], goal: str) -> list[Experiment]:
+    """The rows of one table: those without an attack first."""
+    found, of_the_table = dict.fromkeys(rate.experiment for rate in results.rates), (("", ()), (goal, seen))
     return [
-        rate
-        for rate in results.rates
-        if (rate.method, rate.pushed, rate.loss) == key and all(getattr(rate, name) == v for name, v in wanted.items())
+        one for one in found if (one.goal, one.seen) in of_the_table and one.method not in results.settings["depths"]
     ]
+
+
+def pick(results: Results, experiment: Experiment, **wanted) -> list[Rate]:
+    wanted = {"experiment": experiment, "strength": OWN, "processing": UNPROCESSED, "goal": DODGING} | wanted
+    return [rate for rate in results.rates if all(getattr(rate, name) == value for name, value in wanted.items())]
+
+
+def looks_of(results: Results, experiment: Experiment) -> Quality:
+    return next(one for one in results.quality if one.experiment == experiment)
 
 
 def psr(rates: list[Rate]) -> str:
@@ -55,28 +63,33 @@ def psr(rates: list[Rate]) -> str:
     return " / ".join(found.get(far, "-") for far in FARS) if found else "-"
 
 
-def who(results: Results, key: tuple, name: str) -> list[str]:
+def who(results: Results, experiment: Experiment, name: str) -> list[str]:
     """The method, and how many people were measured."""
-    return [key[0], str(next((rate.people for rate in processed(results, key, name)), 0))]
+    return [experiment.method, str(next((rate.people for rate in processed(results, experiment, name).values()), 0))]
 
 
-def processed(results: Results, key: tuple, name: str, strength: str = OWN) -> list[Rate]:
-    wanted = (*key, name, DODGING, FAR, strength)
-    return [
-        rate
+def processed(results: Results, experiment: Experiment, name: str, strength: str = OWN) -> dict[str, Rate]:
+    """Processing -> the rate of dodging after it."""
+    wanted = (experiment, name, DODGING, FAR, strength)
+    return {
+        rate.processing: rate
         for rate in results.rates
-        if (rate.method, rate.pushed, rate.loss, rate.recognizer, rate.goal, rate.far, rate.strength) == wanted
-    ]
+        if (rate.experiment, rate.recogniser, rate.goal, rate.far, rate.strength) == wanted
+    }
 
 
-def aims(results: Results) -> list[tuple[str, str, str, list[str]]]:
-    """(method, what it was pushed to, loss, goals): the targets of an impersonation together; depths by themselves."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for one in results.quality:
-        aim = IMPERSONATION if one.pushed.startswith(IMPERSONATION) else one.pushed
-        if not one.method.startswith("depth"):
-            found.setdefault((one.method, aim, one.loss), []).append(one.pushed)
-    return [(*key, goals) for key, goals in found.items()]
+def over_targets(results: Results) -> list[list[Experiment]]:
+    """All experiments but depths; those that differ only in whom they impersonate together."""
+    found: dict[tuple, list[Experiment]] = {}
+    for one in (row.experiment for row in results.quality):
+        if one.method not in results.settings["depths"]:
+            found.setdefault((one.method, one.goal, one.seen), []).append(one)
+    return list(found.values())
+
+
+def named(experiment: Experiment) -> list[str]:
+    """Goal and loss, in the words of a table in which the targets are together."""
+    return [experiment.goal or "-", experiment.loss or "-"]
 
 
 def average(values: list[float | None]) -> float | None:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from ....surrogates.metric import METRICS
 from ....verify.robustness import UNPROCESSED
 from ..methods import Method
 from ..rates import FARS
 from ..results import Results
-from ..trial import DODGING
+from ..trial import DODGING, IMPERSONATION, Experiment
 from .purification import depths, survival
 from .rows import (
     FAR,
-    aims,
     average,
     box,
+    dodges,
+    in_the_loss,
+    looks_of,
     losses,
-    methods_of,
+    named,
     names_of,
+    over_targets,
     pick,
     processed,
     psr,
-    pushed_to,
+    rows_of,
     shown,
     table,
     who,
@@ -34,7 +38,7 @@ KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unpr
 def markdown(results: Results, methods: dict[str, Method]) -> str:
     parts = [
         _made_with(results),
-        _recognizers(results),
+        _recognisers(results),
         _success(results),
         _impersonation(results),
         _identification(results),
@@ -64,13 +68,12 @@ def _made_with(results: Results) -> str:
     return "## Made with\n\n" + "\n\n".join(lines)
 
 
-def _recognizers(results: Results) -> str:
+def _recognisers(results: Results) -> str:
     rows = []
-    for name, one in results.settings["recognizers"].items():
+    for name, one in results.settings["recognisers"].items():
         thresholds = " / ".join(f"{one['thresholds'][str(far)]:.3f}" for far in FARS if str(far) in one["thresholds"])
-        side = "above" if one["metric"] == "cosine" else "below"
-        measured = one["thresholds_source"] or "-"
-        rows.append([name, f"{one['metric']}, same person {side}", thresholds or "-", measured, one["sha256"][:12]])
+        metric = f"{one['metric']}, same person {METRICS[one['metric']].side}"
+        rows.append([name, metric, thresholds or "-", one["thresholds_source"] or "-", one["sha256"][:12]])
     return "## The recognisers\n\n" + table(
         ["recogniser", "metric", "thresholds at FAR 0.1 / 0.01 / 0.001", "measured", "weights (sha256)"], rows
     )
@@ -79,16 +82,16 @@ def _recognizers(results: Results) -> str:
 def _success(results: Results) -> str:
     """Protection against being recognised."""
     parts = []
-    for loss in losses(results):
-        for pushed in pushed_to(results, loss, impersonation=False):
+    for seen in losses(results):
+        for goal in dodges(results, seen):
             names = names_of(results)
             rows = []
-            for key in methods_of(results, loss, pushed):
-                rates = {name: pick(results, key, recognizer=name) for name in names}
+            for one in rows_of(results, seen, goal):
+                rates = {name: pick(results, one, recogniser=name) for name in names}
                 people = next((rate.people for found in rates.values() for rate in found), 0)
-                rows.append([key[0], str(people), *(psr(rates[name]) for name in names), *_looks(results, key)])
-            header = ["method", "people", *(box(results, name, loss) for name in names), "PSNR", "SSIM"]
-            parts.append(f"### {pushed.capitalize()}, in the loss: {loss}\n\n" + table(header, rows))
+                rows.append([one.method, str(people), *(psr(rates[name]) for name in names), *_looks(results, one)])
+            header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM"]
+            parts.append(f"### {goal.capitalize()}, {in_the_loss(seen)}\n\n" + table(header, rows))
     if not parts:
         return ""
     intro = (
@@ -100,30 +103,27 @@ def _success(results: Results) -> str:
     return "\n\n".join(["## Protected from recognition", intro, *parts])
 
 
-def _looks(results: Results, key: tuple) -> list[str]:
-    one = next(one for one in results.quality if (one.method, one.pushed, one.loss) == key)
+def _looks(results: Results, experiment: Experiment) -> list[str]:
+    one = looks_of(results, experiment)
     return ["-" if one.psnr is None else f"{one.psnr:.1f}", f"{one.ssim:.3f}"]
 
 
 def _impersonation(results: Results) -> str:
     parts = []
-    for loss in losses(results):
-        goals = pushed_to(results, loss, impersonation=True)
+    for seen in losses(results):
+        experiments = rows_of(results, seen, IMPERSONATION)
+        goals = list(dict.fromkeys(one.pushed for one in experiments if one.goal))
         if not goals:
             continue
         names, rows = names_of(results), []
-        for method in dict.fromkeys(key[0] for goal in goals for key in methods_of(results, loss, goal)):
-            cells = [_mean_psr(results, method, loss, goals, name) for name in names]
-            dodged = [_mean_psr(results, method, loss, goals, name, DODGING) for name in names]
-            people = [rate.people for rate in results.rates if rate.method == method and rate.pushed in ("", *goals)]
-            rows.append([method, str(min(people, default=0)), *cells, *dodged])
-        header = [
-            "method",
-            "people",
-            *(box(results, name, loss) for name in names),
-            *(f"{name}: not matched" for name in names),
-        ]
-        parts.append(f"### {len(goals)} targets, in the loss: {loss}\n\n" + table(header, rows))
+        for method in dict.fromkeys(one.method for one in experiments):
+            of_method = [one for one in experiments if one.method == method]
+            cells = [_mean_psr(results, of_method, name, goals) for name in names]
+            dodged = [_mean_psr(results, of_method, name, [DODGING]) for name in names]
+            people = min((rate.people for rate in results.rates if rate.experiment in of_method), default=0)
+            rows.append([method, str(people), *cells, *dodged])
+        header = ["method", "people", *(box(name, seen) for name in names), *(f"{name}: not matched" for name in names)]
+        parts.append(f"### {len(goals)} targets, {in_the_loss(seen)}\n\n" + table(header, rows))
     if not parts:
         return ""
     intro = (
@@ -134,17 +134,10 @@ def _impersonation(results: Results) -> str:
     return "\n\n".join(["## Impersonation", intro, *parts])
 
 
-def _mean_psr(results: Results, method: str, loss: str, goals: list[str], name: str, measured: str = "") -> str:
-    cells = []
-    for far in FARS:
-        found = []
-        for goal in goals:
-            keys = [key for key in methods_of(results, loss, goal) if key[0] == method]
-            for key in keys:
-                found += pick(results, key, recognizer=name, goal=measured or goal, far=far)
-        if found:
-            cells.append(f"{sum(rate.psr for rate in found) / len(found):.0f}")
-    return " / ".join(cells) or "-"
+def _mean_psr(results: Results, experiments: list[Experiment], name: str, goals: list[str]) -> str:
+    rates = [rate for one in experiments for goal in goals for rate in pick(results, one, recogniser=name, goal=goal)]
+    means = [average([rate.psr for rate in rates if rate.far == far]) for far in FARS]
+    return " / ".join(shown(mean, 0) for mean in means if mean is not None) or "-"
 
 
 def _identification(results: Results) -> str:
@@ -152,13 +145,12 @@ def _identification(results: Results) -> str:
         return ""
     names, rows = names_of(results), []
     gallery = results.rank_one[0].gallery
-    for method, aim, loss, goals in aims(results):
-        cells = []
+    for experiments in over_targets(results):
+        first, cells = experiments[0], []
         for name in names:
-            chosen = [one for one in results.rank_one if (one.method, one.loss, one.recognizer) == (method, loss, name)]
-            found = average([one.found for one in chosen if one.pushed in goals])
-            cells.append(shown(found, 0) + (" *" if name in loss.split("+") else ""))
-        rows.append([method, aim or "-", loss or "-", *cells])
+            chosen = [one for one in results.rank_one if one.recogniser == name and one.experiment in experiments]
+            cells.append(shown(average([one.found for one in chosen]), 0) + (" *" if name in first.seen else ""))
+        rows.append([first.method, *named(first), *cells])
     intro = (
         f"Percent of the people whose other photo is the nearest of {gallery} people's to the photo (rank 1): the "
         "lower, the better hidden. Impersonation: mean over the targets. * in the loss."
@@ -171,9 +163,9 @@ def _copies(results: Results) -> str:
     if not results.copies:
         return ""
     chosen = [one for one in results.copies if one.far == FAR]
-    names, rows = list(dict.fromkeys(one.recognizer for one in chosen)), []
-    for key in dict.fromkeys((one.method, one.pushed, one.loss) for one in chosen):
-        found = {one.recognizer: one for one in chosen if (one.method, one.pushed, one.loss) == key}
+    names, rows = list(dict.fromkeys(one.recogniser for one in chosen)), []
+    for key in dict.fromkeys(one.experiment for one in chosen):
+        found = {one.recogniser: one for one in chosen if one.experiment == key}
         cells = [
             f"{one.similarity_before:.2f} -> {one.similarity:.2f}; {one.matched_before:.0f} -> {one.matched:.0f}"
             + (" *" if one.seen else "")
@@ -181,7 +173,8 @@ def _copies(results: Results) -> str:
             else "-"
             for name in names
         ]
-        rows.append([*key, str(min(one.people for one in found.values())), *cells])
+        people = str(min(one.people for one in found.values()))
+        rows.append([key.method, key.pushed, key.loss, people, *cells])
     intro = (
         "Both photos of each person are protected, each by itself, and compared with one another. Before -> after: "
         "mean similarity in the recogniser's metric (a distance falls where likeness rises); percent of the people "
@@ -206,13 +199,13 @@ QUALITY = {
 
 def _quality(results: Results, methods: dict[str, Method]) -> str:
     rows = []
-    for method, aim, loss, goals in aims(results):
-        chosen = [one for one in results.quality if (one.method, one.loss) == (method, loss) and one.pushed in goals]
+    for experiments in over_targets(results):
+        first, chosen = experiments[0], [looks_of(results, one) for one in experiments]
         worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
         values = {name: average([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
-        about = methods[method].about if method in methods else ""
+        about = methods[first.method].about if first.method in methods else ""
         people = str(min(one.people for one in chosen))
-        rows.append([method, about, aim or "-", loss or "-", people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
+        rows.append([first.method, about, *named(first), people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
         "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
@@ -228,14 +221,14 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
 def _robustness(results: Results) -> str:
     """PSR at FAR 0.01 after every processing, one table for each recogniser."""
     parts = []
-    for loss in losses(results):
-        for pushed in pushed_to(results, loss, impersonation=False):
+    for seen in losses(results):
+        for goal in dodges(results, seen):
             for name in names_of(results):
-                keys, processes = methods_of(results, loss, pushed), results.settings["processings"]
+                experiments, processes = rows_of(results, seen, goal), results.settings["processings"]
                 if _clean(results, name) > KNOWS_TOO_FEW:
                     continue
-                rows = [[*who(results, key, name), *_row(results, key, processes, name)] for key in keys]
-                title = f"### {pushed.capitalize()}, {box(results, name, loss)}; in the loss: {loss}"
+                rows = [[*who(results, one, name), *_row(results, one, processes, name)] for one in experiments]
+                title = f"### {goal.capitalize()}, {box(name, seen)}; {in_the_loss(seen)}"
                 parts.append(f"{title}\n\n" + table(["method", "people", *processes], rows))
     if not parts:
         return ""
@@ -247,14 +240,14 @@ def _robustness(results: Results) -> str:
     return "\n\n".join(["## After processing", intro, *parts])
 
 
-def _row(results: Results, key: tuple, processes: Sequence[str], name: str) -> list[str]:
-    found = {rate.processing: rate for rate in processed(results, key, name)}
+def _row(results: Results, experiment: Experiment, processes: Sequence[str], name: str) -> list[str]:
+    found = processed(results, experiment, name)
     return [f"{found[process].psr:.0f}" if process in found else "-" for process in processes]
 
 
 def _clean(results: Results, name: str) -> float:
     """Percent of the people whom a recogniser misses anyway."""
-    rates = [rate for rate in results.rates if (rate.recognizer, rate.far, rate.goal) == (name, FAR, DODGING)]
+    rates = [rate for rate in results.rates if (rate.recogniser, rate.far, rate.goal) == (name, FAR, DODGING)]
     return next((rate.clean for rate in rates if rate.processing == UNPROCESSED), 100.0)
 
 
