@@ -77,7 +77,7 @@ def plan(in_dir: Path, out_dir: Path, options: Options, record: Record) -> list[
 def _photos_in(folder: Path, left_out: Path) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         raise ProtectionError(
-            f"a subfolder of the input cannot be read ({error.strerror}). How to fix: give yourself the right to."
+            f"a subfolder of the input cannot be read ({error.strerror})", "give yourself the right to"
         )
 
     for path, folders, files in os.walk(folder, onerror=unreadable):

@@ -40,7 +40,7 @@ class Trials:
         if job == "flaky" and tries == 1:
             raise OSError("flaky")
         if job == "ours":
-            raise ProtectionError("no face. How to fix: crop closer.")
+            raise ProtectionError("no face", "crop closer")
         if job == "deadly":
             os._exit(1)
         if job == "unpicklable":
@@ -58,7 +58,7 @@ def load_trials(folder: Path, workers: int = 1) -> Trials:
 
 
 def load_nothing():
-    raise ProtectionError("there is no model. How to fix: bring one.")
+    raise ProtectionError("there is no model", "bring one")
 
 
 class Inverter:

@@ -259,7 +259,7 @@ def test_a_damaged_record_is_reported_and_left_alone(folders, content):
 BAD = {
     "not protected": lambda fake: setattr(fake, "protected", False),
     "NaN": lambda fake: None,
-    "no face": lambda fake: fake.error.update({2: ProtectionError("no face. How to fix: crop closer.")}),
+    "no face": lambda fake: fake.error.update({2: ProtectionError("no face", "crop closer")}),
     "a bug": lambda fake: fake.error.update({2: KeyError("/home/someone/secret")}),
     "out of memory": lambda fake: fake.error.update({2: MemoryError()}),
 }

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from faceprotect_core import FRSurrogate, ProtectionError, load_surrogate
+from faceprotect_core.checks import out_of_memory
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.folders.protector import Choice, load_protector
-from faceprotect_core.photos.batch import out_of_memory
 from faceprotect_core.photos.photo import CutPhoto, protect_photo, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from faceprotect_core.speed.cost import CostPredictor
@@ -345,7 +345,7 @@ def test_the_faces_of_several_photos_together_equal_the_single_runs(
     }[at_once]  # fmt: skip
 
 
-@pytest.mark.parametrize("error", [ProtectionError("bad"), RuntimeError("shapes"), MemoryError()])
+@pytest.mark.parametrize("error", [ProtectionError("bad", "do better"), RuntimeError("shapes"), MemoryError()])
 def test_a_face_that_fails_fails_its_photo_alone(golden, tiny_photos, album, alone, error):
     bad = album[1].crops[1].image
     codec = Watched(golden.codec, lambda images: error if any(torch.equal(image, bad) for image in images) else None)
@@ -371,7 +371,7 @@ def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b."), True),
         (RuntimeError("the shapes do not match"), False),
-        (ProtectionError("the inverted latent has a NaN"), False),
+        (ProtectionError("the inverted latent has a NaN", "load the photo again"), False),
     ],
 )
 def test_too_little_memory_is_told_from_other_errors(error, is_it):
