@@ -65,12 +65,12 @@ class Inverter:
     """A Protector that inverts, and fails at once on photos without a face (all black)."""
 
     settings = {"preset": "fast"}
-    faces_per_batch = 1
 
-    def protect(self, photo, on_step=None):
-        if photo.max() == 0:
-            raise KeyError("/home/someone/secret")
-        return SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
+    def protect(self, photos, on_step=None):
+        for photo in photos:
+            if photo.max() == 0:
+                raise KeyError("/home/someone/secret")
+            yield SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
 
     def judge(self, original, finished, faces):
         return (FaceVerdict(FACE, True, (SCORE,)),)

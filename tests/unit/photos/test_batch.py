@@ -435,7 +435,8 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     quick = replace(WEAK, iterations=1)
     choice = Choice(DIFFUSION, preset="fast", surrogates=("mobileface",), judge="none", batch=2)
     protector = load_protector(choice, quick)
-    assert len(protector.protect(two, events.append).faces) == 2
+    (result,) = protector.protect([two], events.append)
+    assert len(result.faces) == 2
     assert [event["stage"] for event in events].count("cost") == 1 and events[0]["stage"] == "cost"
     assert {event["at_once"] for event in events[1:]} == {2}
     assert protector.settings == load_protector(replace(choice, batch=1), quick).settings
@@ -447,7 +448,7 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settin
     choice = Choice(settings.way, preset="fast", surrogates=("mobileface",), judge="none", batch=3)
     protector = load_protector(choice, settings)
     empty = torch.full((3, 100, 200), 0.5)
-    first, passed, nobody, second = protector.protect_all([portrait, error, empty, two], events.append)
+    first, passed, nobody, second = protector.protect([portrait, error, empty, two], events.append)
     assert [len(result.faces) for result in (first, second)] == [1, 2] and passed is error
     assert "no face found" in str(nobody)
     assert {(event["photos"], event["at_once"]) for event in events if "at_once" in event} == {(2, 3)}
