@@ -5,13 +5,26 @@ from torch import Tensor
 
 
 class ProtectionError(ValueError):
-    """Protection stopped, and nothing was returned. The message says why and how to fix it."""
+    """Protection stopped, and nothing was returned. It reads 'problem. How to fix: fix.'"""
+
+    def __init__(self, problem: str, fix: str):
+        super().__init__(problem, fix)  # both, so that copies and pickles are made of both
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}. How to fix: {self.fix}."
 
 
 def require(condition: bool, problem: str, fix: str) -> None:
-    """Raises a ProtectionError 'problem. How to fix: fix.' unless the condition holds."""
+    """Raises a ProtectionError unless the condition holds."""
     if not condition:
-        raise ProtectionError(f"{problem}. How to fix: {fix}.")
+        raise ProtectionError(problem, fix)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """PyTorch has no exception of its own for a CPU."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA; a CPU on Linux; on Windows
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def require_finite(tensor: Tensor, where: str, fix: str) -> None:

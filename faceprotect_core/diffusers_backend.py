@@ -173,7 +173,7 @@ def load_vae(folder: Path | str, device: torch.device | str = "cpu") -> Diffuser
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise ProtectionError(
-            "a model in diffusers' format needs the package diffusers. How to fix: pip install diffusers."
+            "a model in diffusers' format needs the package diffusers", "pip install diffusers"
         ) from error
     return DiffusersCodec(_load_part(AutoencoderKL, Path(folder), "vae").to(device))
 
@@ -184,8 +184,8 @@ def _model_classes() -> dict:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
         raise ProtectionError(
-            f"a model in diffusers' format needs the packages diffusers and transformers ({error.name} is missing). "
-            "How to fix: pip install diffusers transformers."
+            f"a model in diffusers' format needs the packages diffusers and transformers ({error.name} is missing)",
+            "pip install diffusers transformers",
         ) from error
     networks = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     return networks | {"tokenizer": CLIPTokenizer}
@@ -203,7 +203,7 @@ def _prediction_type(folder: Path) -> str:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ProtectionError(
-            f"the scheduler_config.json of {folder.name!r} is damaged. How to fix: download the model again."
+            f"the scheduler_config.json of {folder.name!r} is damaged", "download the model again"
         ) from error
     other = {name: config.get(name) for name, value in SCHEDULE.items() if config.get(name) != value}
     other |= {name: config[name] for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)}
@@ -229,8 +229,7 @@ def _load_part(kind, folder: Path, part: str) -> nn.Module:
         )
     except Exception as error:  # a damaged file raises what its reader likes
         raise ProtectionError(
-            f"the {part} of {folder.name!r} cannot be loaded ({type(error).__name__}). "
-            "How to fix: download the model again."
+            f"the {part} of {folder.name!r} cannot be loaded ({type(error).__name__})", "download the model again"
         ) from error
     return network.float().eval().requires_grad_(False)
 
@@ -246,7 +245,6 @@ def _empty_prompt(kind, folder: Path, text_encoder: nn.Module) -> Tensor:
         tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     except Exception as error:  # as above
         raise ProtectionError(
-            f"the tokenizer of {folder.name!r} cannot be loaded ({type(error).__name__}). "
-            "How to fix: download the model again."
+            f"the tokenizer of {folder.name!r} cannot be loaded ({type(error).__name__})", "download the model again"
         ) from error
     return text_encoder(tokens.input_ids.to(text_encoder.device))[0].float()

@@ -124,8 +124,9 @@ class FaceSelector:
                 mask=None if self.masks is None else self.masks[index],
                 which=self.which,
             )
-        except ValueError as error:
-            raise ProtectionError(f"{self.where}, image {index + 1} of {len(self.photos)}: {error}") from error
+        except ProtectionError as error:
+            where = f"{self.where}, image {index + 1} of {len(self.photos)}"
+            raise ProtectionError(f"{where}: {error.problem}", error.fix) from error
 
 
 def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] | None:

@@ -237,8 +237,8 @@ def _weights(text: str) -> list[float] | None:
         return [float(part) for part in parts] or None
     except ValueError:
         raise ProtectionError(
-            f"{WHERE}: the weights {text!r} are not all numbers. How to fix: write one number per surrogate, as in "
-            "1, 1, 0.5, or leave the field empty."
+            f"{WHERE}: the weights {text!r} are not all numbers",
+            "write one number per surrogate, as in 1, 1, 0.5, or leave the field empty",
         ) from None
 
 

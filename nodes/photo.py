@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io, ui
 
-from ..faceprotect_core.checks import require
+from ..faceprotect_core.checks import ProtectionError, require
 from ..faceprotect_core.demo import load_synthetic_target
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.photos import words
@@ -249,24 +249,26 @@ def _other(photo) -> torch.Tensor | None:
     return image[0]
 
 
-def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[CutPhoto | ValueError]:
+def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[CutPhoto | ProtectionError]:
     """Each photo when it is needed. One whose faces cannot be cut ends the run, or is to be left out."""
     for index, photo in enumerate(photos):
         try:
             yield CutPhoto(photo, tuple(crop_selection(photo, select(index), size)))
-        except ValueError as error:
+        except ProtectionError as error:
             if on_failure == STOP:
                 raise
             yield error
 
 
-def _accepted(outcome: PhotoResult | Exception, where: str, preset: str, on_failure: str) -> PhotoResult | ValueError:
+def _accepted(
+    outcome: PhotoResult | Exception, where: str, preset: str, on_failure: str
+) -> PhotoResult | ProtectionError:
     """The result, or why the photo is left out. Whatever else goes wrong ends the run."""
     try:
         if isinstance(outcome, Exception):
             raise outcome
         _require_protected(outcome, where, preset)
-    except ValueError as error:
+    except ProtectionError as error:
         if on_failure == STOP:
             raise
         return error
@@ -310,7 +312,7 @@ def _outputs(results: list, image) -> tuple:
     return host.to_comfy_image(images, like=image[kept]), host.to_comfy_image(masks)[..., 0]
 
 
-def _describe(number: int, result: PhotoResult | ValueError) -> str:
+def _describe(number: int, result: PhotoResult | ProtectionError) -> str:
     if not isinstance(result, PhotoResult):
         return f"Photo {number}: NOT PROTECTED, left out. {result}"
     lines = [f"Photo {number}: {words.photo_verdict(result.faces)}"]

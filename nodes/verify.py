@@ -201,7 +201,9 @@ class _Check:
                 **options,
             )
         except ProtectionError as error:
-            raise ProtectionError(f"{self.where}, photo {index + 1} of {len(self.originals)}: {error}") from error
+            raise ProtectionError(
+                f"{self.where}, photo {index + 1} of {len(self.originals)}: {error.problem}", error.fix
+            ) from error
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         return self.originals[index], self.protected[index]

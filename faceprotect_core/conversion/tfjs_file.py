@@ -50,11 +50,11 @@ def read_tfjs(path: Path, fix: str) -> TFJSNetwork:
         constants = {}
         for group in model["weightsManifest"]:
             constants |= _constants(path, group, fix)
+    except ProtectionError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # json's and unicode's errors are ValueErrors
-        if isinstance(error, ProtectionError):
-            raise
         raise ProtectionError(
-            f"{path.name} is no complete TensorFlow.js graph model: {type(error).__name__}: {error}. How to fix: {fix}."
+            f"{path.name} is no complete TensorFlow.js graph model: {type(error).__name__}: {error}", fix
         ) from error
     return TFJSNetwork(nodes, outputs, constants)
 

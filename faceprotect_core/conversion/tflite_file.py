@@ -130,11 +130,11 @@ def _or_broken(path: Path, fix: str, read: Callable[[], TFLiteNetwork]) -> TFLit
     except (struct.error, ValueError, IndexError) as error:
         size = path.stat().st_size
         raise ProtectionError(
-            f"{path.name} ({size} bytes) is no complete TensorFlow Lite file: {error}. How to fix: {fix}."
+            f"{path.name} ({size} bytes) is no complete TensorFlow Lite file: {error}", fix
         ) from error
 
 
 def _number(data: bytes, at: int, kind: str) -> int:
     if at < 0:  # struct would count from the end
-        raise ValueError(f"an offset leads to byte {at}")
+        raise IndexError(f"an offset leads to byte {at}")
     return struct.unpack_from(kind, data, at)[0]

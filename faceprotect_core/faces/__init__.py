@@ -5,7 +5,7 @@ from .again import find_again, window_around
 from .align import TEMPLATES, Template, align_face, chip_to_image
 from .choose import choose_faces, faces_in_boxes, faces_in_mask, left_to_right
 from .crop import FaceCrop, crop_face
-from .detect import FaceDetector, FaceNotFoundError, detect_faces, find_face, load_detector, overlap
+from .detect import FaceDetector, detect_faces, find_face, load_detector, overlap
 from .face import Face
 from .mask import face_mask
 from .paste import paste_faces
@@ -16,7 +16,6 @@ __all__ = [
     "Face",
     "FaceCrop",
     "FaceDetector",
-    "FaceNotFoundError",
     "Selection",
     "Template",
     "align_face",

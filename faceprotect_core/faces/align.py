@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import require
 from .face import Face, transform_points
 from .landmarks import similarity_transform
 
@@ -83,8 +84,7 @@ def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = Non
     """
     if template == "box":
         return _box_to_image(face, size)
-    if template not in TEMPLATES:
-        raise ValueError(f"align_face: unknown template {template!r}. How to fix: use one of {[*TEMPLATES, 'box']}.")
+    require(template in TEMPLATES, f"align_face: unknown template {template!r}", f"use one of {[*TEMPLATES, 'box']}")
     native = TEMPLATES[template]
     by_mesh = bool(native.five_points) and face.mesh is not None
     points = np.array(native.five_points if by_mesh else native.points)
@@ -94,8 +94,7 @@ def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = Non
 
 
 def _box_to_image(face: Face, size: int | None) -> np.ndarray:
-    if not size:
-        raise ValueError("align_face: template 'box' has no size of its own. How to fix: pass size= in pixels.")
+    require(bool(size), "align_face: template 'box' has no size of its own", "pass size= in pixels")
     left, top, right, bottom = face.box_xyxy
     step = (max(right - left, bottom - top) + 1) / size
     reach = step * (size - 1) / 2
@@ -121,23 +120,23 @@ def align_face(
         [3, size, size] or [B, 3, size, size], in the image's dtype and on its device.
 
     Raises:
-        ValueError: wrong shape, unknown template, or a number of faces other than the number of images.
+        ProtectionError: wrong shape, unknown template, or a number of faces other than the number of images.
     """
-    if image.ndim not in (3, 4) or image.shape[-3] != 3:
-        raise ValueError(
-            f"align_face: image has shape {tuple(image.shape)}, expected [3, H, W] or [B, 3, H, W]. "
-            "How to fix: pass RGB planes; drop alpha, repeat grey three times."
-        )
+    require(
+        image.ndim in (3, 4) and image.shape[-3] == 3,
+        f"align_face: image has shape {tuple(image.shape)}, expected [3, H, W] or [B, 3, H, W]",
+        "pass RGB planes; drop alpha, repeat grey three times",
+    )
     if image.ndim == 3:
         return align_face(image[None], face, template, size)[0]
     if isinstance(face, Face):
         transform = chip_to_image(face, template, size)
         return warp(image, transform, size or TEMPLATES[template].size)
-    if len(face) != len(image):
-        raise ValueError(
-            f"align_face: {len(face)} faces for {len(image)} images. "
-            "How to fix: pass one face for all images, or one per image."
-        )
+    require(
+        len(face) == len(image),
+        f"align_face: {len(face)} faces for {len(image)} images",
+        "pass one face for all images, or one per image",
+    )
     return torch.stack([align_face(photo, one, template, size) for photo, one in zip(image, face, strict=True)])
 
 

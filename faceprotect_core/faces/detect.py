@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..checks import ProtectionError, require
 from .face import UNSTEADY, Face, as_tuples
 from .landmarks import LandmarkPredictor, predict_landmarks
 from .mesh import FaceMesh, load_face_mesh, mesh_of
@@ -36,10 +37,6 @@ TURNED_ROOM = 0.75  # of its box: how much of its surroundings
 # From where landmarks are sought to see whether they are steady: squares of these shares of the box, moved by these.
 SOUGHT_SCALES, SOUGHT_SHIFTS = (0.85, 1.0, 1.15), ((0.0, 0.0), (0.06, 0.06), (-0.06, 0.06))
 MEAN_RGB = (122.782, 117.001, 104.298)
-
-
-class FaceNotFoundError(ValueError):
-    """A photo in which no face was found."""
 
 
 class WindowScorer(nn.Module):
@@ -115,7 +112,7 @@ def detect_faces(
         The faces, the best score first; an empty list where there is none.
 
     Raises:
-        ValueError: not one RGB image of floats, or NaN or infinite values in it.
+        ProtectionError: not one RGB image of floats, or NaN or infinite values in it.
     """
     _check(image, min_face, max_pixels)
     detector = detector or load_detector(image.device)
@@ -129,36 +126,37 @@ def detect_faces(
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
-    """The best face in a photo; `FaceNotFoundError` where there is none. Arguments as for `detect_faces`."""
+    """The best face in a photo; a ProtectionError where there is none. Arguments as for `detect_faces`."""
     faces = detect_faces(image, detector, **options)
-    if not faces:
-        height, width = image.shape[-2:]
-        raise FaceNotFoundError(
-            f"find_face: no face found in the image of {width}x{height} pixels. How to fix: use a photo in which the "
-            "face is upright and turned to the camera, crop closer, or look for smaller faces with a lower min_face."
-        )
+    require(
+        bool(faces),
+        f"find_face: no face found in the image of {image.shape[-1]}x{image.shape[-2]} pixels",
+        "use a photo in which the face is upright and turned to the camera, crop closer, or look for smaller faces "
+        "with a lower min_face",
+    )
     return faces[0]
 
 
 def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
-        raise ValueError(
-            f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of "
-            "shape [3, H, W] in [0, 1]. How to fix: pass one image of a batch; drop alpha, repeat grey "
-            "three times; divide 8-bit values by 255."
-        )
+    require(
+        image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point() and image.numel() > 0,
+        f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of shape [3, H, W] in "
+        "[0, 1]",
+        "pass one image of a batch; drop alpha, repeat grey three times; divide 8-bit values by 255",
+    )
     if not all(math.isfinite(extreme) for extreme in torch.aminmax(image.detach())):
         broken = ~torch.isfinite(image)
         channel, y, x = broken.nonzero()[0].tolist()
-        raise ValueError(
+        raise ProtectionError(
             f"detect_faces: image has {image[channel, y, x].item()} at channel {channel}, x {x}, y {y} "
-            f"({int(broken.sum())} such values). How to fix: find the step before that made it."
+            f"({int(broken.sum())} such values)",
+            "find the step before that made it",
         )
-    if not min_face > 0 or not max_pixels > 0:
-        raise ValueError(
-            f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0. "
-            f"How to fix: leave them out (min_face={WINDOW}, max_pixels=4_000_000)."
-        )
+    require(
+        min_face > 0 and max_pixels > 0,
+        f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0",
+        f"leave them out (min_face={WINDOW}, max_pixels=4_000_000)",
+    )
 
 
 def _pyramid(photo: Tensor, min_face: float, max_pixels: int) -> Iterator[Tensor]:

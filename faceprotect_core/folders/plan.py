@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from ..checks import ProtectionError, require
+from ..files import sha256_of
 from ..photos.file import WRITABLE
 from .record import Record
 
@@ -43,12 +44,37 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """One photo. name, output_name: relative to the two folders, with forward slashes."""
+    """One photo. name, output_name: relative to the two folders, with forward slashes. known: what the record says of
+    it. staged: what its file is called at first, where that is not the output."""
 
     name: str
     source: Path
     output_name: str
     output: Path
+    known: dict = field(default_factory=dict)
+    staged: Path | None = None
+
+    def is_done(self, settings: dict) -> bool:
+        """An earlier run protected this very photo with these settings, and its output is still there."""
+        return (
+            self.known.get("status") == "protected"
+            and self.known.get("settings") == settings
+            and self._is_ours()
+            and sha256_of(self.source) == self.known.get("source_sha256")
+        )
+
+    def require_free(self, options: Options) -> None:
+        """An existing file is replaced only when it is ours and unchanged."""
+        require(
+            options.overwrite or not os.path.lexists(self.output) or self._is_ours(),
+            f"there is already a file {self.output_name!r} in the output folder, which is not from an earlier run or "
+            "was changed since",
+            "move it away, or use --overwrite",
+        )
+
+    def _is_ours(self) -> bool:
+        ours = self.known.get("output") == self.output_name and self.known.get("output_sha256")
+        return bool(ours) and self.output.is_file() and sha256_of(self.output) == ours
 
 
 def plan(in_dir: Path, out_dir: Path, options: Options, record: Record) -> list[Task]:
@@ -69,7 +95,9 @@ def plan(in_dir: Path, out_dir: Path, options: Options, record: Record) -> list[
     names = sorted(_photos_in(in_dir, out_dir.resolve()))
     require(bool(names), f"there are no photos in {in_dir.name!r}", f"they end in one of {', '.join(WRITABLE)}")
     outputs = _output_names(names, options, record)
-    tasks = [Task(name, in_dir / name, outputs[name], out_dir / outputs[name]) for name in names]
+    tasks = [
+        Task(name, in_dir / name, outputs[name], out_dir / outputs[name], record.photos.get(name, {})) for name in names
+    ]
     _require_inputs_are_safe(tasks, out_dir.resolve())
     return tasks
 
@@ -77,7 +105,7 @@ def plan(in_dir: Path, out_dir: Path, options: Options, record: Record) -> list[
 def _photos_in(folder: Path, left_out: Path) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         raise ProtectionError(
-            f"a subfolder of the input cannot be read ({error.strerror}). How to fix: give yourself the right to."
+            f"a subfolder of the input cannot be read ({error.strerror})", "give yourself the right to"
         )
 
     for path, folders, files in os.walk(folder, onerror=unreadable):

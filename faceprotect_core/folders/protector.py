@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class PhotoProtector:
-    """A Protector, see run.py; made by `load_protector`."""
+    """A Protector, see work.py; made by `load_protector`."""
 
     model: LoadedModel | None
     surrogates: tuple[FRSurrogate, ...]
@@ -67,21 +67,11 @@ class PhotoProtector:
     settings: dict
     predictor: CostPredictor | None = field(default_factory=CostPredictor)
 
-    @property
-    def faces_per_batch(self) -> int:
-        return self.choice.batch
-
-    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
-        """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
-        (outcome,) = self.protect_all([photo], on_step)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def protect_all(
+    def protect(
         self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
     ) -> Iterator[PhotoResult | Exception]:
-        """The same for many, their faces in batches across photos, see `protect_photos`."""
+        """Photos [3, H, W] in [0, 1] on the CPU, their faces in batches across photos -> results on the CPU, see
+        `protect_photos`."""
         outcomes = protect_photos(
             map(self._cut, photos),
             self.surrogates,

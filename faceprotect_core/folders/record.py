@@ -33,9 +33,9 @@ class Record:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ProtectionError(
-                f"the record {RECORD} in the output folder is damaged ({type(error).__name__}). How to fix: restore "
-                "it, or move it away; then the photos that are already there are not known any more, and are done "
-                "again with --overwrite."
+                f"the record {RECORD} in the output folder is damaged ({type(error).__name__})",
+                "restore it, or move it away; then the photos that are already there are not known any more, and are "
+                "done again with --overwrite",
             ) from error
         require(
             version == RECORD_VERSION,

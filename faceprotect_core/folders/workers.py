@@ -15,60 +15,70 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..checks import require
+from ..checks import ProtectionError, require
 from ..files import sha256_of
 from ..jobs.job import RayOptions
 from ..jobs.run import run_jobs
-from .one_photo import Job, Protector, Work, require_free, settings_of
-from .plan import Options
+from .outcome import Outcome
+from .plan import Options, Task
+from .work import Protector, settings_of, work_through
+
+TRIES = 2
 
 
-def run_on_workers(
-    jobs: list[Job], out_dir: Path, load: Callable[[], Protector], options: Options, settings: dict, ray: RayOptions
-) -> Iterator[tuple[int, dict | Exception]]:
-    """Yields (number of the job, the photo's entry or its exception) as they finish, like `run_jobs`.
-
-    settings: what the workers' protectors must agree with.
-    """
+def work_on_workers(
+    tasks: list[Task], out_dir: Path, load: Callable[[], Protector], options: Options, settings: dict, ray: RayOptions
+) -> Iterator[Outcome]:
+    """What became of each photo, as they finish. settings: what the workers' protectors must agree with."""
     staging = Path(tempfile.mkdtemp(prefix=".faceprotect-", dir=out_dir.absolute()))
     try:
-        staged = [_staged(job, staging / f"{number}{job.task.output.suffix}") for number, job in enumerate(jobs)]
-        outcomes = run_jobs(staged, partial(_load_work, load, options, settings), ray=ray)
+        staged = [_staged(task, staging / f"{number}{task.output.suffix}") for number, task in enumerate(tasks)]
+        outcomes = run_jobs(staged, partial(_load, load, options, settings), ray=ray)
         with closing(outcomes):
             for number, outcome in outcomes:
-                yield number, _landed(staged[number], outcome, options)
+                yield _landed(staged[number], outcome, options)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _staged(job: Job, path: Path) -> Job:
+def _staged(task: Task, path: Path) -> Task:
     """A worker may have another working directory."""
-    task = replace(job.task, source=job.task.source.absolute(), output=job.task.output.absolute())
-    return replace(job, task=task, staged=path)
+    return replace(task, source=task.source.absolute(), output=task.output.absolute(), staged=path)
 
 
-def _load_work(load: Callable[[], Protector], options: Options, settings: dict) -> Work:
+def _load(load: Callable[[], Protector], options: Options, settings: dict) -> Callable[[Task], Outcome]:
     protector = load()
     require(
         settings_of(protector, options) == settings,
         "a worker has other settings or model weights than this process",
         "install the same version of FaceProtect, and the same model, on all machines",
     )
-    return Work(protector, options)
+
+    def work(task: Task) -> Outcome:
+        for _ in range(TRIES):
+            (outcome,) = work_through([task], protector, options)
+            if outcome.final:
+                break
+        return outcome
+
+    return work
 
 
-def _landed(job: Job, outcome: dict | Exception, options: Options) -> dict | Exception:
+def _landed(task: Task, outcome: Outcome | Exception, options: Options) -> Outcome:
+    """With its file at its place. An exception is that of the worker itself."""
     if isinstance(outcome, Exception):
+        return Outcome.failed(task, outcome)
+    if outcome.written is None:
         return outcome
     try:
         require(
-            job.staged.is_file() and sha256_of(job.staged) == outcome["output_sha256"],
+            task.staged.is_file() and sha256_of(task.staged) == outcome.written["output_sha256"],
             "what the worker wrote is not in the output folder of this machine",
             "use folders that all machines share, under the same path",
         )
-        require_free(job.task, job.known, options)
-        job.task.output.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(job.staged, job.task.output)
-    except (OSError, ValueError) as error:
-        return error
+        task.require_free(options)
+        task.output.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(task.staged, task.output)
+    except (OSError, ProtectionError) as error:
+        return Outcome.failed(task, error, outcome.seconds)
     return outcome

@@ -80,7 +80,7 @@ _MORE_MEMORY = "use fewer workers (--workers); most often the memory was not eno
 
 
 def _died() -> ProtectionError:
-    return ProtectionError(f"the worker process died at this job. How to fix: {_MORE_MEMORY}.")
+    return ProtectionError("the worker process died at this job", _MORE_MEMORY)
 
 
 def _packed(outcome) -> bytes:
@@ -128,7 +128,7 @@ def _import_ray():
         import ray
         import ray.data
     except ImportError as error:
-        raise ProtectionError('the package Ray Data is missing. How to fix: pip install "ray[data]".') from error
+        raise ProtectionError("the package Ray Data is missing", 'pip install "ray[data]"') from error
     return ray
 
 
@@ -151,8 +151,9 @@ def _rows(ray, jobs: list, load: Callable[[], Work], options: RayOptions, retrie
             yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
         raise ProtectionError(
-            f"Ray stopped ({type(error).__name__}): {error}. How to fix: see the last line of it; with a cluster, "
-            "FaceProtect and its packages must be installed on every machine of it."
+            f"Ray stopped ({type(error).__name__}): {error}",
+            "see the last line of it; with a cluster, FaceProtect and its packages must be installed on every machine "
+            "of it",
         ) from error
 
 
@@ -210,8 +211,9 @@ def _start(ray, scratch: str) -> None:
             ray.init(address="local", **here, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ProtectionError(
-            f"Ray could not be started or reached ({type(error).__name__}: {error}). How to fix: check RAY_ADDRESS, "
-            "and RAY_AUTH_MODE=token if the cluster wants a token; or unset RAY_ADDRESS to use this machine."
+            f"Ray could not be started or reached ({type(error).__name__}: {error})",
+            "check RAY_ADDRESS, and RAY_AUTH_MODE=token if the cluster wants a token; or unset RAY_ADDRESS to use this "
+            "machine",
         ) from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..method.inversion import OnStep
@@ -168,12 +168,6 @@ class CropProtector:
             changed, values = result.rendering.image, result.value
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """PyTorch has no exception of its own for a CPU."""
-    said = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA; a CPU on Linux; on Windows
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

@@ -55,17 +55,17 @@ def _readable(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise ProtectionError(
             f"{path.name!r} is not a photo in a format that can be read here (HEIC and raw files cannot, a renamed "
-            f"file neither). How to fix: {WAY_OUT}."
+            "file neither)",
+            WAY_OUT,
         ) from error
     except Image.DecompressionBombError as error:
         raise ProtectionError(
-            f"the photo {path.name!r} has more than {MAX_PIXELS // 1_000_000} million pixels. "
-            "How to fix: reduce it first."
+            f"the photo {path.name!r} has more than {MAX_PIXELS // 1_000_000} million pixels", "reduce it first"
         ) from error
     except Exception as error:  # damaged files make decoders raise anything: struct.error, SyntaxError, IndexError
         raise ProtectionError(
-            f"the photo {path.name!r} cannot be read, it is damaged or unusual ({_words(error, path)}). "
-            f"How to fix: copy it from the camera again, or open it in another program and {WAY_OUT}."
+            f"the photo {path.name!r} cannot be read, it is damaged or unusual ({_words(error, path)})",
+            f"copy it from the camera again, or open it in another program and {WAY_OUT}",
         ) from error
 
 
@@ -214,8 +214,8 @@ def _deep_reader(file_format: str) -> Callable[[str, str], np.ndarray]:
         return getattr(kornia_io, name)
     except (ImportError, AttributeError, TypeError) as error:
         raise ProtectionError(
-            f"the photo is a {file_format} of 16 bits, and the installed kornia_rs cannot read it. How to fix: update "
-            "it (pip install -U kornia_rs), or save the photo with 8 bits a channel."
+            f"the photo is a {file_format} of 16 bits, and the installed kornia_rs cannot read it",
+            "update it (pip install -U kornia_rs), or save the photo with 8 bits a channel",
         ) from error
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import require
 from ..faces import Face, align_face
 from .metric import METRICS
 
@@ -59,15 +60,9 @@ class FRSurrogate:
     licence: str = ""
 
     def __post_init__(self):
-        if self.metric not in METRICS:
-            raise ValueError(
-                f"FRSurrogate {self.name}: metric is {self.metric!r}. How to fix: use one of {(*METRICS,)}."
-            )
-        if self.colour_order not in COLOUR_ORDERS:
-            raise ValueError(
-                f"FRSurrogate {self.name}: colour_order is {self.colour_order!r}. How to fix: use one of "
-                f"{COLOUR_ORDERS}."
-            )
+        for name, known in (("metric", (*METRICS,)), ("colour_order", COLOUR_ORDERS)):
+            value = getattr(self, name)
+            require(value in known, f"FRSurrogate {self.name}: {name} is {value!r}", f"use one of {known}")
         object.__setattr__(self, "thresholds", dict(self.thresholds))
         object.__setattr__(self, "module", _frozen(self.module))
 
@@ -93,11 +88,11 @@ class FRSurrogate:
         Returns:
             [B, D], as the module gives it.
         """
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]. "
-                "How to fix: add a batch axis to one image; drop alpha, repeat grey three times."
-            )
+        require(
+            image.ndim == 4 and image.shape[1] == 3,
+            f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]",
+            "add a batch axis to one image; drop alpha, repeat grey three times",
+        )
         image = image.to(self._dtype(image.dtype))
         if face is None:
             size = (self.input_size, self.input_size)
@@ -152,11 +147,11 @@ class FRSurrogate:
         if far is None and self.default_threshold is not None:
             return self.default_threshold
         wanted = 0.01 if far is None else far
-        if wanted not in self.thresholds:
-            raise ValueError(
-                f"FRSurrogate {self.name}: no threshold for a false accept rate of {wanted}. How to fix: "
-                f"use one of {list(self.thresholds)}, or pass thresholds={{{wanted}: ...}}."
-            )
+        require(
+            wanted in self.thresholds,
+            f"FRSurrogate {self.name}: no threshold for a false accept rate of {wanted}",
+            f"use one of {list(self.thresholds)}, or pass thresholds={{{wanted}: ...}}",
+        )
         return self.thresholds[wanted]
 
     def margin(self, a: Tensor, b: Tensor, far: float | None = None) -> Tensor:

@@ -154,11 +154,11 @@ def _refused(path: Path, message: str) -> ProtectionError:
     """What torch refused in a pickle, in words for the owner of the file."""
     wanted = CALLED.search(message)
     if wanted is None:
-        return _error(
+        return ProtectionError(
             f"{path.name} is damaged, or holds something else than plain tensors. Nothing in it was run",
             f"{DOWNLOAD_AGAIN}; or {PLAIN_STATE_DICT}",
         )
-    return _error(
+    return ProtectionError(
         f"{path.name} is a pickle that wants to run code when it is loaded ({wanted[1]}): a whole network saved as an "
         "object, or an attack. It was NOT run, and nothing of the file was loaded",
         PLAIN_STATE_DICT,
@@ -169,11 +169,9 @@ def _broken(path: Path, reason: str) -> ProtectionError:
     first_line = reason.strip().partition("\n")[0].rstrip(".")[:REASON_LENGTH]
     reason = "" if "weights_only" in first_line else f": {first_line}"
     size = path.stat().st_size
-    return _error(f"{path.name} ({size} bytes) is no complete {path.suffix} weights file{reason}", DOWNLOAD_AGAIN)
-
-
-def _error(problem: str, fix: str) -> ProtectionError:
-    return ProtectionError(f"{problem}. How to fix: {fix}.")
+    return ProtectionError(
+        f"{path.name} ({size} bytes) is no complete {path.suffix} weights file{reason}", DOWNLOAD_AGAIN
+    )
 
 
 def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:

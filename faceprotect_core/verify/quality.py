@@ -214,15 +214,15 @@ def _read_weights(path: Path, address: str, where: str) -> dict[str, Tensor]:
 def _other_network(path: Path, where: str, error: Exception) -> ProtectionError:
     reason = " ".join(str(error).split())[:200]
     return ProtectionError(
-        f"{where}: {path.name} holds another network ({reason}). How to fix: use "
-        f"{' or '.join(LPIPS_WEIGHTS.values()) if where == 'LPIPS' else FID_WEIGHTS}."
+        f"{where}: {path.name} holds another network ({reason})",
+        f"use {' or '.join(LPIPS_WEIGHTS.values()) if where == 'LPIPS' else FID_WEIGHTS}",
     )
 
 
 def _missing(where: str, packages: str, error: Exception) -> ProtectionError:
     return ProtectionError(
-        f"{where} needs a Python package that is missing ({error}). How to fix: pip install {packages}, in the Python "
-        "that runs this."
+        f"{where} needs a Python package that is missing ({error})",
+        f"pip install {packages}, in the Python that runs this",
     )
 
 

@@ -72,7 +72,7 @@ def protect_together(protector: PhotoProtector, photos: Sequence[Tensor], size: 
     device = protector.choice.device
     protector = replace(protector, choice=replace(protector.choice, batch=size), predictor=None)
     short = protector.photo_settings.tuned(null_text_iterations=1, iterations=1)
-    for _ in replace(protector, photo_settings=short).protect_all(photos[:size]):
+    for _ in replace(protector, photo_settings=short).protect(photos[:size]):
         pass
     complete, stopwatch = [], Stopwatch(device)
 
@@ -82,7 +82,7 @@ def protect_together(protector: PhotoProtector, photos: Sequence[Tensor], size: 
 
     before = reset_peak(device)
     stopwatch.begin()
-    results = list(protector.protect_all(photos, note))
+    results = list(protector.protect(photos, note))
     seconds, peak = stopwatch.seconds(), peak_memory(device)
     for result in results:
         if isinstance(result, Exception):

@@ -64,8 +64,10 @@ def recorded(protector: PhotoProtector) -> PhotoProtector:
 def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[float, ...]:
     """COLUMNS of a photo [3, H, W] with one face."""
     start = time.monotonic()
-    result = protector.protect(photo)
+    (result,) = protector.protect([photo])
     seconds = time.monotonic() - start
+    if isinstance(result, Exception):
+        raise result
     (verdict,), surrogate = result.faces, protector.judging
     (score,) = (one for one in verdict.scores if one.role == JUDGE)
     with torch.no_grad():

@@ -112,8 +112,8 @@ def plot(runs: list[dict], path: Path) -> None:
         import matplotlib
     except ImportError as error:
         raise ProtectionError(
-            "the plot needs matplotlib, which is not installed. How to fix: pip install matplotlib; the table and the "
-            "numbers are there without it."
+            "the plot needs matplotlib, which is not installed",
+            "pip install matplotlib; the table and the numbers are there without it",
         ) from error
     matplotlib.use("Agg")
     from matplotlib.figure import Figure

@@ -40,7 +40,7 @@ class Trials:
         if job == "flaky" and tries == 1:
             raise OSError("flaky")
         if job == "ours":
-            raise ProtectionError("no face. How to fix: crop closer.")
+            raise ProtectionError("no face", "crop closer")
         if job == "deadly":
             os._exit(1)
         if job == "unpicklable":
@@ -58,19 +58,19 @@ def load_trials(folder: Path, workers: int = 1) -> Trials:
 
 
 def load_nothing():
-    raise ProtectionError("there is no model. How to fix: bring one.")
+    raise ProtectionError("there is no model", "bring one")
 
 
 class Inverter:
     """A Protector that inverts, and fails at once on photos without a face (all black)."""
 
     settings = {"preset": "fast"}
-    faces_per_batch = 1
 
-    def protect(self, photo, on_step=None):
-        if photo.max() == 0:
-            raise KeyError("/home/someone/secret")
-        return SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
+    def protect(self, photos, on_step=None):
+        for photo in photos:
+            if photo.max() == 0:
+                raise KeyError("/home/someone/secret")
+            yield SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
 
     def judge(self, original, finished, faces):
         return (FaceVerdict(FACE, True, (SCORE,)),)

@@ -128,7 +128,7 @@ def _from_table(images: Path, table: Path) -> list[Pair]:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except UnicodeDecodeError as error:
-        raise ProtectionError(f"the table {table.name!r} is not UTF-8. How to fix: save it as CSV in UTF-8.") from error
+        raise ProtectionError(f"the table {table.name!r} is not UTF-8", "save it as CSV in UTF-8") from error
     require(
         all(row.get("photo") and row.get("other") for row in rows),
         f"the table {table.name!r} lacks the columns photo and other",
@@ -174,8 +174,8 @@ def read_square(path: Path, size: int, box: Box | None = None) -> Tensor:
     """[1, 3, size, size] in [0, 1]: the whole photo, or the box of it, at the model's size, as the paper does it."""
     try:
         image = read_photo(path).image[None]
-    except ValueError as error:
-        raise ProtectionError(f"{path.name}: {error}") from error
+    except ProtectionError as error:
+        raise ProtectionError(f"{path.name}: {error.problem}", error.fix) from error
     if box is not None:
         x0, y0, x1, y1 = box
         image = image[..., y0:y1, x0:x1]

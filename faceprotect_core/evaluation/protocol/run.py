@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ...checks import require
+from ...checks import ProtectionError, require
 from ...files import write_atomically
 from ...jobs.job import RayOptions
 from ...jobs.run import run_jobs
@@ -164,7 +164,7 @@ def references(lab: Lab, pairs: Sequence[Pair]) -> dict[str, dict]:
         try:
             for name, embedding in lab.embed_photo(*photos[key]).items():
                 known[name][names[key]] = embedding[0].cpu()
-        except ValueError as error:
+        except ProtectionError as error:
             log.warning("%s is left out: %s", photos[key][0].name, error)
         if number % 50 == 0:
             log.info("photos to compare with: %d of %d", number, len(new))

@@ -57,8 +57,9 @@ def _require_onnx(path: Path) -> None:
         import onnx  # noqa: F401
     except ImportError as error:
         raise ProtectionError(
-            f"{path.name}: reading .onnx files needs the Python package onnx ({error}). How to fix: install it into "
-            "ComfyUI's Python with `pip install onnx`, and start ComfyUI again; or use a .safetensors or .pth file."
+            f"{path.name}: reading .onnx files needs the Python package onnx ({error})",
+            "install it into ComfyUI's Python with `pip install onnx`, and start ComfyUI again; or use a .safetensors "
+            "or .pth file",
         ) from error
 
 
@@ -100,6 +101,4 @@ def _architecture(layers: Mapping[str, Layer], known: Recogniser, path: Path) ->
 
 def _broken(path: Path, reason: str) -> ProtectionError:
     size = path.stat().st_size
-    return ProtectionError(
-        f"{path.name} ({size} bytes) is no complete ONNX file: {reason.rstrip('.')}. How to fix: {DOWNLOAD_AGAIN}."
-    )
+    return ProtectionError(f"{path.name} ({size} bytes) is no complete ONNX file: {reason.rstrip('.')}", DOWNLOAD_AGAIN)

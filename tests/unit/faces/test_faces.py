@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from faceprotect_core.checks import ProtectionError
 from faceprotect_core.conversion.face_stack import DlibReader, shrink_landmarks
 from faceprotect_core.faces import (
     TEMPLATES,
     Face,
     FaceDetector,
-    FaceNotFoundError,
     align_face,
     chip_to_image,
     detect_faces,
@@ -97,7 +97,7 @@ def test_images_without_room_for_a_face_have_none(detector, size):
 
 
 def test_no_face_is_an_error_that_says_what_to_do(detector):
-    with pytest.raises(FaceNotFoundError, match=r"120x90.*How to fix"):
+    with pytest.raises(ProtectionError, match=r"120x90.*How to fix"):
         find_face(torch.zeros(3, 90, 120), detector)
 
 

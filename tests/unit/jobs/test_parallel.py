@@ -17,7 +17,7 @@ from faceprotect_core.checks import ProtectionError
 from faceprotect_core.files import sha256_of
 from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders import run as folder_module
-from faceprotect_core.folders.one_photo import Job
+from faceprotect_core.folders.outcome import Outcome
 from faceprotect_core.folders.plan import Options, Task
 from faceprotect_core.folders.protector import Choice, load_protector
 from faceprotect_core.folders.record import RECORD
@@ -213,15 +213,15 @@ def test_after_a_stop_what_was_reported_is_kept_and_nothing_else_is_there(cluste
 
 
 def test_what_a_worker_wrote_replaces_nothing_that_is_not_ours_and_must_be_there(tmp_path):
-    task = Task("a.png", tmp_path / "in.png", "a.png", tmp_path / "sub" / "a.png")
-    job = Job(task, {}, staged=tmp_path / "staged.png")
-    job.staged.write_bytes(b"protected")
-    entry = {"output_sha256": sha256_of(job.staged)}
+    places = {"output": tmp_path / "sub" / "a.png", "staged": tmp_path / "staged.png"}
+    task = Task("a.png", tmp_path / "in.png", "a.png", **places)
+    task.staged.write_bytes(b"protected")
+    outcome = Outcome(task, 1.0, {"output_sha256": sha256_of(task.staged)})
     task.output.parent.mkdir()
     task.output.write_bytes(b"the user's")
-    assert "--overwrite" in str(_landed(job, entry, Options())) and task.output.read_bytes() == b"the user's"
-    assert _landed(job, entry, Options(overwrite=True)) == entry and task.output.read_bytes() == b"protected"
-    assert "all machines share" in str(_landed(job, entry, Options(overwrite=True)))
+    assert "--overwrite" in str(_landed(task, outcome, Options()).error) and task.output.read_bytes() == b"the user's"
+    assert _landed(task, outcome, Options(overwrite=True)) == outcome and task.output.read_bytes() == b"protected"
+    assert "all machines share" in str(_landed(task, outcome, Options(overwrite=True)).error)
 
 
 # The command line

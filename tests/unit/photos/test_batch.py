@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from faceprotect_core import FRSurrogate, ProtectionError, load_surrogate
+from faceprotect_core.checks import out_of_memory
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.folders.protector import Choice, load_protector
-from faceprotect_core.photos.batch import out_of_memory
 from faceprotect_core.photos.photo import CutPhoto, protect_photo, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from faceprotect_core.speed.cost import CostPredictor
@@ -341,7 +341,7 @@ def test_the_faces_of_several_photos_together_equal_the_single_runs(
     }[at_once]  # fmt: skip
 
 
-@pytest.mark.parametrize("error", [ProtectionError("bad"), RuntimeError("shapes"), MemoryError()])
+@pytest.mark.parametrize("error", [ProtectionError("bad", "do better"), RuntimeError("shapes"), MemoryError()])
 def test_a_face_that_fails_fails_its_photo_alone(golden, tiny_photos, album, alone, error):
     bad = album[1].crops[1].image
     codec = Watched(golden.codec, lambda images: error if any(torch.equal(image, bad) for image in images) else None)
@@ -367,7 +367,7 @@ def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b."), True),
         (RuntimeError("the shapes do not match"), False),
-        (ProtectionError("the inverted latent has a NaN"), False),
+        (ProtectionError("the inverted latent has a NaN", "load the photo again"), False),
     ],
 )
 def test_too_little_memory_is_told_from_other_errors(error, is_it):
@@ -431,7 +431,8 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     quick = WEAK.tuned(iterations=1)
     choice = Choice(DIFFUSION, preset="fast", surrogates=("mobileface",), judge="none", batch=2)
     protector = load_protector(choice, quick)
-    assert len(protector.protect(two, events.append).faces) == 2
+    (result,) = protector.protect([two], events.append)
+    assert len(result.faces) == 2
     assert [event["stage"] for event in events].count("cost") == 1 and events[0]["stage"] == "cost"
     assert {event["at_once"] for event in events[1:]} == {2}
     assert protector.settings == load_protector(replace(choice, batch=1), quick).settings
@@ -443,7 +444,7 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settin
     choice = Choice(settings.way, preset="fast", surrogates=("mobileface",), judge="none", batch=3)
     protector = load_protector(choice, settings)
     empty = torch.full((3, 100, 200), 0.5)
-    first, passed, nobody, second = protector.protect_all([portrait, error, empty, two], events.append)
+    first, passed, nobody, second = protector.protect([portrait, error, empty, two], events.append)
     assert [len(result.faces) for result in (first, second)] == [1, 2] and passed is error
     assert "no face found" in str(nobody)
     assert {(event["photos"], event["at_once"]) for event in events if "at_once" in event} == {(2, 3)}

@@ -387,7 +387,7 @@ def test_a_failed_check_leaves_what_was_there_before(tmp_path):
     path.write_bytes(b"before")
 
     def refuse(written):
-        raise ProtectionError("no. How to fix: yes.")
+        raise ProtectionError("no", "yes")
 
     with pytest.raises(ProtectionError, match="no"):
         write_photo(path, torch.rand(3, 8, 8), check=refuse)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from faceprotect_core import AlignmentJitter, FRSurrogate, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_synthetic_target
-from faceprotect_core.faces import FaceNotFoundError, crop_face, find_face, paste_faces
+from faceprotect_core.faces import crop_face, find_face, paste_faces
 from faceprotect_core.folders.protector import Choice, load_protector
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
@@ -220,7 +220,7 @@ def test_a_judge_that_did_not_know_the_person_on_the_other_photo_is_no_evidence(
 
 
 def test_another_photo_without_a_face_is_an_error(recognizer, portrait):
-    with pytest.raises(FaceNotFoundError, match="no face found.*How to fix"):
+    with pytest.raises(ProtectionError, match="no face found.*How to fix"):
         judge_photo(portrait, portrait, [find_face(portrait)], [], recognizer, other=torch.full((3, 200, 200), 0.5))
 
 

@@ -29,7 +29,7 @@ def write_plots(out: Path, results: Results) -> list[Path]:
         import matplotlib
     except ImportError as error:
         raise ProtectionError(
-            "the plots need matplotlib, which is not installed. How to fix: pip install matplotlib, or use --no-plots."
+            "the plots need matplotlib, which is not installed", "pip install matplotlib, or use --no-plots"
         ) from error
     matplotlib.use("Agg")
     figures = {"psr": _psr, "processing": _processing, "purification": _purification, "depth": _depth}

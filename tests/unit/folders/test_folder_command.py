@@ -1,0 +1,226 @@
+"""`python -m faceprotect_core protect`: what it says, how it exits, what its options choose; and the real thing."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+from faceprotect_core import __main__ as command
+from faceprotect_core import load_surrogate
+from faceprotect_core.checks import ProtectionError
+from faceprotect_core.folders import protector as protector_module
+from faceprotect_core.folders.protector import Choice, load_protector
+from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
+from folder_photos import FakeProtector, record, write_folders, write_photo
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_folders(tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = FakeProtector()
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
+    return made
+
+
+def run(*arguments) -> int:
+    return command.main(["protect", *map(str, arguments)])
+
+
+def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):
+    assert run(*folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = "Protected: 1 face. fake, not used to make this: distance 0.81; the same person below 0.60."
+    assert lines[0].startswith(f"1 of 3  a.png  {said} 0 s")
+    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed." and len(lines) == 4
+    assert run(*folders) == 0
+    assert f"1 of 3  a.png  already: {said}\n" in capsys.readouterr().out
+
+
+def test_a_failed_photo_exits_with_1(folders, fake, capsys):
+    fake.protected = False
+    assert run(*folders) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: " in out and "How to fix: " in out and "Nothing was written" in out
+
+
+WRONG = {
+    "a missing folder": lambda source, target: (source / "nowhere", target),
+    "the same folder": lambda source, target: (source, source),
+    "no output folder": lambda source, target: (source,),
+    "an unknown preset": lambda source, target: (source, target, "--preset", "best"),
+    "faces that are none": lambda source, target: (source, target, "--faces", "left"),
+    "a quality of 0": lambda source, target: (source, target, "--quality", "0"),
+    "a min_face of 0": lambda source, target: (source, target, "--min-face", "0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_usage_exits_with_2_and_writes_nothing(folders, fake, capsys, name):
+    source, target = folders
+    try:
+        code = run(*WRONG[name](source, target))
+    except SystemExit as exit_:  # argparse's own
+        code = exit_.code
+    assert code == 2 and capsys.readouterr().err
+    assert fake.calls == 0 and not target.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--goal", "impersonate"), "no target"),
+        (("--target", "x.png"), "needs none"),
+        (("--device", "cuda"), "no CUDA device"),
+        (("--model", "nowhere"), "scheduler_config.json"),
+        (("--way", "light-and-shade", "--model", "demo"), "needs no model"),
+        (("--surrogate", "mobileface", "--judge", "mobileface"), "the judge mobileface is the same network"),
+        (("--surrogate", "nobody"), "'nobody' is not a built-in surrogate"),
+        (("--judge", "nobody.pth"), "nobody.pth"),
+    ],
+)
+def test_wrong_choices_exit_with_2(folders, capsys, monkeypatch, arguments, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(*folders, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(folders, fake, capsys):
+    fake.error = {2: KeyboardInterrupt()}
+    assert run(*folders) == 130
+    assert "go on" in capsys.readouterr().err
+
+
+def test_the_choices_reach_the_protector(folders, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, "--preset", "fast", "--faces", "0,2", "--goal", "synthetic", "--min-face", "40", "--threshold", "0.5")
+    assert chosen == [Choice(preset="fast", which="0,2", goal="synthetic", min_face=40, threshold=0.5)]
+
+
+BUILT_IN = ("mobilefacenet", "faceres", "mobileface")
+
+
+@pytest.mark.parametrize(
+    "arguments, surrogates, judge",
+    [
+        ((), BUILT_IN, "dlib_resnet"),
+        (("--judge", "none"), BUILT_IN, "none"),
+        (("--judge", "faceres"), ("mobilefacenet", "mobileface"), "faceres"),
+        (("--judge", "mine.pth"), BUILT_IN, "mine.pth"),
+        (("--surrogate", "mine.pth", "faceres"), ("mine.pth", "faceres"), "dlib_resnet"),
+        (("--surrogate", "dlib_resnet", "mobilefacenet"), ("dlib_resnet", "mobilefacenet"), "faceres"),
+        (("--surrogate", "dlib_resnet", *BUILT_IN), ("dlib_resnet", *BUILT_IN), "none"),
+        (("--surrogate", "dlib_resnet", "--judge", "dlib_resnet"), ("dlib_resnet",), "dlib_resnet"),
+    ],
+)
+def test_the_judge_is_one_that_is_not_used_unless_it_was_named(folders, monkeypatch, arguments, surrogates, judge):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, *arguments)
+    assert chosen == [Choice(surrogates=surrogates, judge=judge)]
+
+
+@pytest.mark.parametrize(
+    "arguments, way, model",
+    [
+        ((), LIGHT, None),
+        (("--way", "light-and-shade"), LIGHT, None),
+        (("--way", "diffusion"), DIFFUSION, None),
+        (("--model", "demo"), DIFFUSION, "demo"),
+        (("--way", "diffusion", "--model", "some/folder"), DIFFUSION, "some/folder"),
+    ],
+)
+def test_a_model_that_is_named_chooses_diffusion(folders, monkeypatch, arguments, way, model):
+    chosen = []
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: chosen.append(choice) or FakeProtector())
+    run(*folders, *arguments)
+    (choice,) = chosen
+    assert (choice.chosen_way, choice.model) == (way, model)
+
+
+@pytest.mark.parametrize("way, model", [(None, None), (DIFFUSION, None), (None, "demo")])
+def test_the_settings_of_the_record_name_way_model_and_recognisers(way, model):
+    settings = load_protector(Choice(way, model, surrogates=("mobileface", "faceres"))).settings
+    assert settings["way"] == (LIGHT if (way, model) == (None, None) else DIFFUSION)
+    assert settings["model"] == (None if settings["way"] == LIGHT else "demo")
+    assert (settings["model_sha256"] is None) == (settings["way"] == LIGHT)
+    assert [name.split()[0] for name in settings["surrogates"]] == ["mobileface", "faceres"]
+    assert all(len(name.split()[1]) == 16 for name in settings["surrogates"])
+    assert settings["judge"].startswith("dlib_resnet ") and settings["photo_settings"]["way"] == settings["way"]
+
+
+def test_without_a_judge_the_record_says_so_and_another_judge_is_another_setting():
+    chosen = [Choice(surrogates=("mobileface",), judge=name) for name in ("none", "faceres", "dlib_resnet")]
+    settings = [load_protector(choice).settings for choice in chosen]
+    assert settings[0]["judge"] is None and len({str(one) for one in settings}) == 3
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        (Choice(preset="best"), "no preset 'best'"),
+        (Choice(way=LIGHT, model="demo"), "needs no model"),
+        (Choice(surrogates=()), "no recogniser is named"),
+        (Choice(surrogates=("dlib_resnet",)), "the judge dlib_resnet is the same network as dlib_resnet"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(choice, message):
+    with pytest.raises(ProtectionError, match=f"{message}.*How to fix"):
+        load_protector(choice)
+
+
+def test_names_that_the_terminal_cannot_show_do_not_stop_it(folders, fake, monkeypatch):
+    source, target = folders
+    write_photo(source / "äöü ✓.png")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(command.sys, "stdout", stream)
+    assert run(source, target) == 0
+
+
+# The real thing
+
+
+def load_weak(name: str):
+    """Recognisers whose thresholds few iterations reach."""
+    return load_surrogate(name, threshold=0.05 if name == "dlib_resnet" else 0.9)
+
+
+WEAK = {
+    LIGHT: PhotoSettings(margin=0.15, tries=1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0),
+    DIFFUSION: replace(PRESETS[DIFFUSION]["fast"], margin=0.15, tries=1).tuned(
+        null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01
+    ),
+}
+
+
+@pytest.mark.parametrize("way, batch", [(LIGHT, 1), (LIGHT, 2), (DIFFUSION, 2)])
+def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_path, monkeypatch, capsys, way, batch):
+    pixels = skimage.data.astronaut()
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "astronaut.png")
+    Image.fromarray(pixels[300:, 300:]).save(tmp_path / "in" / "nobody.png")
+    monkeypatch.setattr(protector_module, "load_surrogate", load_weak)
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: load_protector(choice, WEAK[way]))
+    options = ["--batch", batch, "--way", way.replace(" ", "-"), "--surrogate", "mobileface"]
+    assert run(tmp_path / "in", tmp_path / "out", *options) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2  astronaut.png  Protected: 1 face. dlib_resnet, not used to make this: distance 0." in out
+    assert "nobody.png  FAILED: no face found" in out
+    written = np.asarray(Image.open(tmp_path / "out" / "astronaut.png"))
+    changed = (written != pixels).any(-1)
+    assert changed[80:160, 190:260].mean() > 0.2 and not changed[300:].any()
+    entry = record(tmp_path / "out")["astronaut.png"]
+    (face,) = entry["faces"]
+    judge, used = face["scores"]
+    assert (judge["recogniser"], judge["role"], judge["knew"]) == ("dlib_resnet", "judge", True)
+    assert judge["before"] < 0.01 and judge["after"] > 0.05 and face["evidence"]
+    assert used["before"] > 0.99 and used["after"] < 0.9
+    assert entry["settings"]["way"] == way and f"distance {judge['after']:.2f}" in entry["verdict"]
