@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import needs
-from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate
+from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.__main__ import main
 from faceprotect_core.evaluation.protocol import methods, results, trial
 from faceprotect_core.evaluation.protocol.command import add_arguments
@@ -20,7 +20,6 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods
 from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
 from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
 from faceprotect_core.faces import face_mask, find_face
-from faceprotect_core.method import protect
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 from faceprotect_core.verify.robustness import processings

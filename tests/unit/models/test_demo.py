@@ -6,12 +6,11 @@ from safetensors import safe_open
 from skimage.data import astronaut
 from skimage.metrics import structural_similarity
 
-from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate
+from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import WEIGHTS, load_demo_model, load_demo_weights
 from faceprotect_core.demo.settings import DEMO
 from faceprotect_core.evaluation.training.demo_model import split_identities
 from faceprotect_core.faces import detect_faces, face_mask, find_face
-from faceprotect_core.method import protect
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate
+from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, find_face, paste_faces
-from faceprotect_core.method import protect
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.photo import protect_photo
