@@ -6,6 +6,7 @@ from ..faceprotect_core.photos.file import PhotoFile
 from ..faceprotect_core.photos.write import write_photo
 from . import host
 from .sockets import CATEGORY
+from .upstream import require_protected
 
 WHERE = "Save Protected Image"
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -46,11 +47,13 @@ class SaveProtectedImage(io.ComfyNode):
                 ),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, images, filename_prefix, format, quality) -> io.NodeOutput:
+        require_protected(cls.hidden, "images", WHERE)
         seen = host.to_core_image(images, WHERE).cpu()
         saved = []
         for number, (image, source) in enumerate(zip(seen, images, strict=True)):
