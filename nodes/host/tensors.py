@@ -11,6 +11,7 @@ from torch import Tensor
 from ...faceprotect_core import SelfAttentionReference, Trajectory
 from ...faceprotect_core.checks import require
 from ...faceprotect_core.faces import FaceCrop
+from ...faceprotect_core.faces.regions import require_painted
 from ...faceprotect_core.photos.file import over_white, under_alpha
 
 # Fields of the core's dataclasses that hold tensors.
@@ -46,6 +47,7 @@ def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
 
 def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
+    require_painted(mask)
     planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
     require(
         planes.shape[2:] == (height, width),
