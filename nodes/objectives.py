@@ -9,6 +9,7 @@ from ..faceprotect_core.method.least_change import least_change
 from . import host
 from .faces import find_faces
 from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket
+from .upstream import require_untouched
 
 WHERE = "FR Surrogate Loss"
 
@@ -133,6 +134,7 @@ class FRSurrogateLoss(io.ComfyNode):
                 ),
             ],
             outputs=[ObjectiveSocket.Output(display_name="objective", tooltip="The identity loss, for the optimizer.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -153,6 +155,7 @@ class FRSurrogateLoss(io.ComfyNode):
         weights="",
         average_targets=False,
     ) -> io.NodeOutput:
+        require_untouched(cls.hidden, "photo", WHERE)
         require(
             mode == "dodge" or target is not None,
             f"{WHERE}: mode {mode!r} needs somebody to look like, and no target is connected",

@@ -29,6 +29,7 @@ from .crop import size_and_choice_inputs
 from .faces import FaceSelector, Found
 from .sockets import CATEGORY, FacesSocket, SeenSocket, SurrogateSocket
 from .surrogates import load
+from .upstream import require_untouched
 
 WHERE = "Protect Photo"
 AUTOMATIC, NO_JUDGE = "automatic", "none"
@@ -146,7 +147,7 @@ class ProtectPhoto(io.ComfyNode):
                     "evidence about others.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -171,6 +172,7 @@ class ProtectPhoto(io.ComfyNode):
         mask=None,
         target=None,
     ) -> io.NodeOutput:
+        require_untouched(cls.hidden, "image", WHERE)
         way = _way(way, model, vae, conditioning)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which

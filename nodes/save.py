@@ -6,6 +6,7 @@ from ..faceprotect_core.photos.file import PhotoFile
 from ..faceprotect_core.photos.write import write_photo
 from . import host
 from .sockets import CATEGORY
+from .upstream import require_protected
 
 WHERE = "Save Protected Image"
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -46,16 +47,21 @@ class SaveProtectedImage(io.ComfyNode):
                 ),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, images, filename_prefix, format, quality) -> io.NodeOutput:
-        rgb = host.to_core_image(images, WHERE).cpu()
-        alpha = images[..., 3:4].movedim(-1, 1).cpu().float() if images.shape[-1] == 4 else [None] * len(rgb)
+        require_protected(cls.hidden, "images", WHERE)
+        seen = host.to_core_image(images, WHERE).cpu()
         saved = []
-        for number, (image, plane) in enumerate(zip(rgb, alpha, strict=True)):
-            saved.append(_save(PhotoFile(image, plane), number, filename_prefix, SUFFIXES[format], quality))
+        for number, (image, source) in enumerate(zip(seen, images, strict=True)):
+            photo = PhotoFile(image)
+            if source.shape[-1] == 4:
+                colours = source.movedim(-1, 0).cpu().float()
+                photo = PhotoFile.with_alpha(colours[:3], colours[3:])
+            saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
         return io.NodeOutput(ui={"images": saved})
 
 

@@ -110,7 +110,19 @@ def _chosen(faces: list[Face], boxes: Sequence[Box] | None, mask: Tensor | None,
     return Selection(chosen, [face for face in faces if face not in chosen])
 
 
+def require_painted(mask: Tensor) -> None:
+    """Core's Load Image gives a mask of 64 x 64 zeros where nothing was painted."""
+    require(
+        tuple(mask.shape[-2:]) != (64, 64) or bool(mask.any()),
+        "nothing is painted in the mask",
+        "right-click the photo on Load Image, choose Open in Mask Editor, paint over the face; or disconnect "
+        "the mask",
+    )
+
+
 def _require_mask_of(photo: Tensor, mask: Tensor | None) -> None:
+    if mask is not None:
+        require_painted(mask)
     require(
         mask is None or tuple(mask.shape) == tuple(photo.shape[-2:]),
         f"the mask is {list(getattr(mask, 'shape', ()))}, the photo {list(photo.shape[-2:])} (height, width)",

@@ -61,7 +61,8 @@ def optimize_latent(
     image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
     mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
     fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
-    keep_colours: with "detail", only the lightness of the change is added, to all channels alike.
+    keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo stays
+        grey in any case.
     early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
     start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
     on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
@@ -99,11 +100,12 @@ class NoisyLatent:
     ):
         self.denoiser, self.codec, self.trajectory = denoiser, codec, trajectory
         self.embeddings, self.structure = embeddings.detach(), structure
-        self.photo, self.mask, self.keep_colours = photo, mask, keep_colours
+        self.photo, self.mask = photo, mask
         self.start, self.fidelity_weight = trajectory.latents[-1], fidelity_weight
         if photo is not None:
             self.decoded_unchanged = self._decode_unchanged()
             _require_same_size(photo, self.decoded_unchanged)
+            self.without_colours = is_grey(photo)[:, None, None, None] | keep_colours
         self.unchanged = self._unchanged_image() if fidelity_weight else None
 
     @torch.no_grad()
@@ -121,8 +123,8 @@ class NoisyLatent:
         image = self.codec.decode(decoded_latent)
         if self.photo is not None:
             change = image - self.decoded_unchanged
-            if self.keep_colours:
-                change = (change * change.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True).expand_as(change)
+            lightness = (change * change.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True).expand_as(change)
+            change = torch.where(self.without_colours, lightness, change)
             image = (self.photo + (change if self.mask is None else change * self.mask)).clamp(0.0, 1.0)
         losses = {"structure": structure_loss}
         if self.unchanged is not None:
@@ -136,6 +138,11 @@ class NoisyLatent:
             latent = self.trajectory.denoise_step(self.denoiser, latent, step, self.embeddings[step], layers)
             structure_loss = structure_loss + (layers.loss if layers else 0.0)
         return latent, structure_loss
+
+
+def is_grey(photo: Tensor) -> Tensor:
+    """[B] of bool: which of the photos [B, 3, H, W] have no colour in any pixel."""
+    return (photo.amax(1) == photo.amin(1)).flatten(1).all(1)
 
 
 def _check(output: str, image: Tensor | None, mask: Tensor | None, keep_colours: bool) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, PhotoFile
+from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, PhotoFile, under_alpha
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by the number of channels
 STRIP_BYTES = 1 << 20
 # TIFF tags that only the writer needs.
 ICC_PROFILE, EXTRA_SAMPLES, COMPRESSION, STRIP_OFFSETS, STRIP_LENGTHS = 34675, 338, 259, 273, 279
@@ -30,13 +31,16 @@ DROPPED_EXIF = (MAKER_NOTE, 0xA005, 0x9214, 0xA214)
 LONGEST_VALUE = 1024  # bytes: a longer EXIF value is no setting of the camera
 
 
-def encode_photo(file_format: str, image: Tensor, like: PhotoFile, *, keep_metadata: bool, quality: int) -> bytes:
-    """The bytes of a file; see `write_photo`."""
+def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.Exif | None, quality: int) -> bytes:
+    """The bytes of a file with that EXIF; see `write_photo`."""
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")
-    has_alpha = like.alpha is not None and file_format != "JPEG"
-    planes = torch.cat([image.detach().cpu(), like.alpha.cpu()]) if has_alpha else image.detach().cpu()
+    planes = image.detach().cpu()
+    if like.alpha is not None and file_format != "JPEG":
+        alpha = like.alpha.cpu()
+        planes = torch.cat([under_alpha(planes, like.image.cpu(), like.colours.cpu(), alpha), alpha])
     pixels = _pixels(planes, np.uint16 if deep else np.uint8)
-    exif = clean_exif(like.exif, image) if keep_metadata and like.exif else None
+    if like.grey and file_format != "WEBP" and (pixels[..., :1] == pixels[..., 1:3]).all():
+        pixels = np.ascontiguousarray(np.delete(pixels, (1, 2), axis=2))
     if file_format == "TIFF":
         return _tiff(pixels, like.icc_profile, exif)
     if deep:
@@ -63,7 +67,7 @@ def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, q
     if exif is not None:
         options["exif"] = exif.tobytes()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, file_format, **options)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -100,7 +104,7 @@ def _png_of_16_bits(pixels: np.ndarray, profile: bytes | None, exif) -> bytes:
     differences = rows.copy()
     differences[1:] -= rows[:-1]
     up_filter = np.full((height, 1), 2, np.uint8)
-    header = struct.pack(">IIBBBBB", width, height, 16, 6 if channels == 4 else 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, COLOUR_TYPES[channels], 0, 0, 0)
     parts = [(b"IHDR", header)]
     if profile:
         parts.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
@@ -126,8 +130,8 @@ def _tiff(pixels: np.ndarray, profile: bytes | None, exif) -> bytes:
     strips = [zlib.compress(differences[top : top + rows].tobytes(), 4) for top in range(0, height, rows)]
     strips = [strip + b"\0" * (len(strip) % 2) for strip in strips]
     layout = {256: width, 257: height, BITS_PER_SAMPLE: (pixels.dtype.itemsize * 8,) * channels, COMPRESSION: 8}
-    layout |= {PHOTOMETRIC: 2, ORIENTATION: 1, 277: channels, 278: rows, PLANAR: 1, 317: 2}
-    layout |= {SAMPLE_FORMAT: (1,) * channels} | ({EXTRA_SAMPLES: (2,)} if channels == 4 else {})
+    layout |= {PHOTOMETRIC: 2 if channels > 2 else 1, ORIENTATION: 1, 277: channels, 278: rows, PLANAR: 1, 317: 2}
+    layout |= {SAMPLE_FORMAT: (1,) * channels} | ({EXTRA_SAMPLES: (2,)} if channels in (2, 4) else {})
     ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
     for tag, value in (dict(exif or {}) | layout).items():
         ifd[tag] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
@@ -15,11 +16,15 @@ ORIENTATION, BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANAR, PHOTOMETRIC = 274, 258, 339
 
 @dataclass(frozen=True, eq=False)
 class PhotoFile:
-    """A photo as read from a file.
+    """A photo as read from a file; one with alpha is made by `with_alpha`.
 
-    image: [3, H, W] float32 in [0, 1], upright. alpha: [1, H, W] float32 in [0, 1], or None.
+    image: [3, H, W] float32 in [0, 1], upright, as it is seen: over white where it is transparent.
+    alpha: [1, H, W] float32 in [0, 1], or None.
     icc_profile: of RGB colours, or None for sRGB. bits: 8 or 16 per channel. format: PIL's name, such as "JPEG".
     exif: as in the file, with the orientation that `image` no longer has; or None.
+    colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. None without alpha.
+    grey: the file has one channel of colour, and is written so again.
+    notes: what of the file could not be used, in sentences.
     """
 
     image: Tensor
@@ -28,3 +33,31 @@ class PhotoFile:
     bits: int = 8
     format: str = "PNG"
     exif: bytes | None = None
+    colours: Tensor | None = None
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def with_alpha(cls, colours: Tensor, alpha: Tensor, **others) -> PhotoFile:
+        """Of colours [3, H, W] under an alpha [1, H, W]."""
+        colours = erased(colours, alpha)
+        return cls(over_white(colours, alpha), alpha, colours=colours, **others)
+
+
+def over_white(colours: Tensor, alpha: Tensor) -> Tensor:
+    """What is seen of colours [..., 3, H, W] with an alpha [..., 1, H, W], both in [0, 1], on a white page."""
+    return torch.where(alpha == 1, colours, colours * alpha + (1 - alpha))
+
+
+def erased(colours: Tensor, alpha: Tensor) -> Tensor:
+    """The colours [..., 3, H, W], white where alpha [..., 1, H, W] is 0: unseen, but a file would keep them."""
+    return torch.where(alpha == 0, torch.ones_like(colours), colours)
+
+
+def under_alpha(image: Tensor, before: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:
+    """The colours that look like `image` [..., 3, H, W] through an alpha, where it differs from what was seen before.
+
+    before: over_white(colours, alpha). Where `image` has not changed the colours are those given, bit-equal.
+    """
+    changed = ((image - (1 - alpha)) / alpha.clamp_min(1e-6)).clamp(0, 1)
+    return erased(torch.where(image == before, colours, changed), alpha)

@@ -22,6 +22,7 @@ from ..faces import (
 )
 from ..method.inversion import OnStep
 from ..method.objectives import Goal
+from ..method.optimizer import is_grey
 from ..method.schedule import DDIMSchedule
 from ..speed.cost import CostPredictor
 from ..surrogates import FRSurrogate
@@ -248,6 +249,8 @@ class _Studio:
             "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask",
         )
         image, mask = paste_faces(photo.photo, photo.crops, [one.image for one in changed])
+        if is_grey(photo.photo[None]):
+            image = image[:1].repeat(3, 1, 1)  # resampling rounds the channels apart
         faces, aim = [crop.photo_face for crop in photo.crops], self.aim
         wanted = aim.surrogates, self.judge, aim.goal, aim.target
         verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)

@@ -14,11 +14,21 @@ import torch
 from torch import Tensor
 
 from ..checks import ProtectionError, require
-from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, READABLE, SAMPLE_FORMAT, WAY_OUT, PhotoFile
+from .file import (
+    BITS_PER_SAMPLE,
+    ORIENTATION,
+    PHOTOMETRIC,
+    PLANAR,
+    READABLE,
+    SAMPLE_FORMAT,
+    WAY_OUT,
+    PhotoFile,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
+UNUSABLE_PROFILE = "Its colour profile cannot be used and is left out; colours may look a little different."
 MAX_PIXELS = 200_000_000  # a phone's largest photo; more is refused as a decompression bomb
 
 
@@ -36,10 +46,10 @@ def read_photo(path: Path | str) -> PhotoFile:
     require(path.stat().st_size > 0, f"the photo {path.name!r} is empty (0 bytes)", "copy it from the camera again")
     with _readable(path) as image:
         _require_one_picture(image, path.name)
-        exif = _exif_of(image)
+        exif, notes = _exif_of(image)
         if _is_deep(image, path):
-            return _read_deep(image, path, exif)
-        return _read_8_bit(image, path.name, exif)
+            return _read_deep(image, path, exif, notes)
+        return _read_8_bit(image, path.name, exif, notes)
 
 
 @contextmanager
@@ -102,39 +112,68 @@ def _require_one_picture(image: Image.Image, name: str) -> None:
     )
 
 
-def _exif_of(image: Image.Image) -> bytes | None:
-    exif = image.getexif()
-    return exif.tobytes() if len(exif) else None
+def _exif_of(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
+    """As in the file. A TIFF has it in tags of its own, among which unusual ones may not be written again."""
+    if image.info.get("exif"):
+        return image.info["exif"], ()
+    try:
+        exif = image.getexif()
+        return (exif.tobytes() if len(exif) else None), ()
+    except Exception:  # struct.error, TypeError, ValueError, ...: whatever a camera wrote
+        return None, ("Its EXIF data cannot be read and is left out.",)
 
 
 def _orientation_of(image: Image.Image) -> int:
-    return image.getexif().get(ORIENTATION, 1)
+    """EXIF's, from what can be read; 1, upright, where it says nothing."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        found = 1
+    return found if found in range(1, 9) else 1
 
 
-def _read_8_bit(image: Image.Image, name: str, exif: bytes | None) -> PhotoFile:
-    from PIL import ImageOps
-
+def _read_8_bit(image: Image.Image, name: str, exif: bytes | None, notes: tuple[str, ...]) -> PhotoFile:
     image.load()
-    turned = ImageOps.exif_transpose(image)
-    alpha = None
-    if turned.has_transparency_data:
-        alpha = turned.convert("RGBA").getchannel("A")
-    rgb, profile = _to_rgb(turned, image.info.get("icc_profile"), name)
-    planes = _planes(np.asarray(rgb))
-    return PhotoFile(planes, alpha and _planes(np.asarray(alpha)[..., None]), profile, 8, image.format, exif)
+    orientation = _orientation_of(image)
+    rgb, profile, more = _to_rgb(image, image.info.get("icc_profile"), name)
+    planes = _planes(_oriented(np.asarray(rgb), orientation))
+    others = {"grey": _is_grey(image), "icc_profile": profile, "format": image.format, "exif": exif}
+    others["notes"] = notes + more
+    if not image.has_transparency_data:
+        return PhotoFile(planes, **others)
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))[..., None]
+    return PhotoFile.with_alpha(planes, _planes(_oriented(alpha, orientation)), **others)
 
 
-def _to_rgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image.Image, bytes | None]:
-    """The picture in RGB, and the profile that belongs to it: a grey or CMYK profile on RGB pixels would be wrong."""
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image.Image, bytes | None, tuple[str, ...]]:
+    """In RGB; the profile that belongs to it, since a grey or CMYK one on RGB pixels would be wrong; and notes."""
     convertible = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
     require(image.mode in convertible, f"the photo {name!r} has pixels of the kind {image.mode!r}", WAY_OUT)
-    space = profile[16:20] if profile else b""
-    if image.mode == "CMYK" and space == b"CMYK":
-        return _through_profile(image, profile), None
-    if image.mode in ("L", "LA") and space == b"GRAY":
-        return _through_profile(image.convert("L"), profile), None
     rgb = image.convert("RGBA").convert("RGB") if image.has_transparency_data else image.convert("RGB")
-    return rgb, profile if space == b"RGB " else None
+    if not profile:
+        return rgb, None, ()
+    space = profile[16:20]
+    try:
+        if image.mode == "CMYK" and space == b"CMYK":
+            return _through_profile(image, profile), None, ()
+        if image.mode in ("L", "LA") and space == b"GRAY":
+            return _through_profile(image.convert("L"), profile), None, ()
+        if space == b"RGB " and _is_profile(profile):
+            return rgb, profile, ()
+    except Exception:  # ImageCms.PyCMSError, OSError, ...: littleCMS refuses the profile
+        pass
+    return rgb, None, (UNUSABLE_PROFILE,)
+
+
+def _is_profile(profile: bytes) -> bool:
+    from PIL import ImageCms
+
+    whole = int.from_bytes(profile[:4], "big") <= len(profile)  # littleCMS opens some that are cut short
+    return whole and bool(ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile)
 
 
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
@@ -166,30 +205,40 @@ def _png_depth_and_colour(path: Path) -> tuple[int, int]:
     return depth, colour
 
 
-def _read_deep(image: Image.Image, path: Path, exif: bytes | None) -> PhotoFile:
+def _read_deep(image: Image.Image, path: Path, exif: bytes | None, notes: tuple[str, ...]) -> PhotoFile:
     """PIL reduces RGB of 16 bits to 8, so kornia_rs reads it."""
     orientation = _orientation_of(image)
     profile = image.info.get("icc_profile")
     kind = "mono" if image.mode.startswith("I;16") else "rgba" if image.mode == "RGBA" else "rgb"
-    _require_deep_kind(image, kind, profile, path)
+    _require_deep_kind(image, kind, path)
     pixels = _oriented(_deep_reader(image.format)(str(path), kind), orientation)
     require(
         pixels.dtype == np.uint16 and pixels.ndim == 3,
         f"the installed kornia_rs read {path.name!r} as {pixels.dtype} of shape {list(pixels.shape)}",
         "update it (pip install -U kornia_rs), or save the photo with 8 bits a channel",
     )
-    rgb, alpha = pixels[..., :3], pixels[..., 3:]
-    rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
-    profile = profile if profile and profile[16:20] == b"RGB " else None
-    return PhotoFile(_planes(rgb), _planes(alpha) if alpha.size else None, profile, 16, image.format, exif)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    colours = np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+    kept = profile if profile and profile[16:20] == b"RGB " and _is_profile(profile) else None
+    if profile and not kept:
+        notes += (UNUSABLE_PROFILE,)
+    others = {
+        "grey": kind == "mono",
+        "icc_profile": kept,
+        "bits": 16,
+        "format": image.format,
+        "exif": exif,
+        "notes": notes,
+    }
+    if not alpha.size:
+        return PhotoFile(_planes(colours), **others)
+    return PhotoFile.with_alpha(_planes(colours), _planes(alpha), **others)
 
 
-def _require_deep_kind(image: Image.Image, kind: str, profile: bytes | None, path: Path) -> None:
+def _require_deep_kind(image: Image.Image, kind: str, path: Path) -> None:
     """What kornia_rs reads without loss; a TIFF in separate planes it would read wrongly, without an error."""
     way_out = "save it as RGB of 8 bits, or as a PNG of 16 bits in RGB or RGBA"
     name = path.name
-    grey_profile = kind == "mono" and profile and profile[16:20] == b"GRAY"
-    require(not grey_profile, f"the photo {name!r} has 16-bit grey pixels with a profile of their own", way_out)
     if image.format == "PNG":
         grey_and_alpha = _png_depth_and_colour(path)[1] == 4
         require(not grey_and_alpha, f"the photo {name!r} is a PNG of 16 bits with grey and alpha", way_out)

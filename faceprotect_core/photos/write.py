@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..checks import require, require_finite
 from ..files import replacing, write_and_flush
-from .encode import encode_photo
+from .encode import clean_exif, encode_photo
 from .file import WRITABLE, PhotoFile
 from .read import read_photo
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}  # pixels that the format can hold
 
@@ -28,11 +32,12 @@ def write_photo(
     keep_metadata: bool = False,
     quality: int = 95,
     check: Callable[[PhotoFile], None] | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Writes a photo in the format of the path's suffix, under a temporary name first: all of it, or nothing.
 
-    Kept from the photo it was made of: bits per channel (PNG, TIFF), colour profile, alpha (not in JPEG). WebP is
-    lossless at quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails.
+    Kept from the photo it was made of: bits per channel (PNG, TIFF), colour profile, grey (not in WebP), alpha (not in
+    JPEG, where what was transparent is white). What an alpha of 0 hides is white in every format. WebP is lossless at
+    quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails.
 
     Args:
         image: [3, H, W] in [0, 1]; values outside are clamped.
@@ -41,16 +46,30 @@ def write_photo(
         quality: 1 to 100, of JPEG (always 4:4:4) and WebP.
         check: called with the photo as read back from the temporary file; when it raises, nothing is written.
 
+    Returns:
+        What could not be kept, in sentences.
+
     Raises:
         ProtectionError: a suffix that cannot be written, NaN, a size other than the source's.
     """
     path, like = Path(path), like or PhotoFile(image)
     _require_writable(path, image, like, quality)
-    data = encode_photo(WRITABLE[path.suffix.lower()], image, like, keep_metadata=keep_metadata, quality=quality)
+    exif, notes = _kept_exif(like.exif, image) if keep_metadata and like.exif else (None, ())
+    data = encode_photo(WRITABLE[path.suffix.lower()], image, like, exif, quality)
     with replacing(path) as temporary:
         write_and_flush(temporary, data)
         if check:
             check(read_photo(temporary))
+    return notes
+
+
+def _kept_exif(exif: bytes, image: Tensor) -> tuple[Image.Exif | None, tuple[str, ...]]:
+    try:
+        kept = clean_exif(exif, image)
+        kept.tobytes()
+        return kept, ()
+    except Exception:  # struct.error, TypeError, ValueError, ...: whatever a camera wrote
+        return None, ("Its EXIF data cannot be written again and is left out.",)
 
 
 def _require_writable(path: Path, image: Tensor, like: PhotoFile, quality: int) -> None:

@@ -11,33 +11,43 @@ from torch import Tensor
 from ...faceprotect_core import SelfAttentionReference, Trajectory
 from ...faceprotect_core.checks import require
 from ...faceprotect_core.faces import FaceCrop
+from ...faceprotect_core.faces.regions import require_painted
+from ...faceprotect_core.photos.file import over_white, under_alpha
 
 # Fields of the core's dataclasses that hold tensors.
 MOVED = {"latents", "queries_and_keys", "latent", "image", "mask", "paste_mask"}
 
 
 def to_core_image(image: Tensor, where: str) -> Tensor:
-    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; alpha is dropped, grey repeated."""
+    """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; over white, grey repeated."""
     require(
         image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
         f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
         "connect an image with at least one pixel and 1, 3 or 4 channels",
     )
-    planes = image[..., :3].movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    planes = image.movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    if planes.shape[1] == 4:
+        return over_white(planes[:, :3], planes[:, 3:]).contiguous()
     return planes.expand(-1, 3, -1, -1).contiguous()
 
 
 def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
-    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one."""
+    """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one.
+
+    What an alpha of 0 hides is white: it may be what nobody should see.
+    """
     device = comfy.model_management.intermediate_device()
-    planes = image.detach().movedim(1, -1).contiguous().to(device, torch.float32)
-    if like is None or like.shape[-1] != 4:
-        return planes
-    return torch.cat([planes, like[..., 3:].to(planes)], dim=-1)
+    planes = image.detach().to(device, torch.float32)
+    if like is not None and like.shape[-1] == 4:
+        before = like.movedim(-1, 1).to(planes)
+        colours, alpha = before[:, :3], before[:, 3:]
+        planes = torch.cat([under_alpha(planes, over_white(colours, alpha), colours, alpha), alpha], 1)
+    return planes.movedim(1, -1).contiguous()
 
 
 def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
+    require_painted(mask)
     planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
     require(
         planes.shape[2:] == (height, width),

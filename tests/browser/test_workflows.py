@@ -146,6 +146,17 @@ def test_protect_photo_runs_from_the_page_and_says_whether_it_worked(page):
     page.screenshot(f"protect_photo_ran_{page.name}")
 
 
+def test_a_bypassed_protect_photo_saves_nothing(page):
+    page.load(FOLDER / "protect_photo.json")
+    before = set((page.server.base_dir / "output").iterdir())
+    page.page.evaluate("() => { app.graph.nodes.find(n => n.type === 'FaceProtectProtectPhoto').mode = 4 }")  # Ctrl+B
+    run = page.queue()
+    assert run["status"]["status_str"] == "error"
+    assert "no block that protects lies before it" in json.dumps(run["status"])
+    assert set((page.server.base_dir / "output").iterdir()) == before
+    page.errors.clear()  # the run's own
+
+
 def test_verify_runs_from_the_page_and_marks_the_recognisers_that_were_used(page):
     page.load(FOLDER / "verify.json")
     goal = "dodge" if page.name == "classic" else "synthetic"

@@ -7,6 +7,8 @@ import pytest
 import skimage.data
 import torch
 
+# The graph, in which nothing lies before the node.
+ALONE = SimpleNamespace(get_node=lambda _: {"inputs": {}}, has_node=lambda _: False)
 EMPTY = torch.full((1, 300, 320, 3), 0.5)
 
 
@@ -32,7 +34,7 @@ def node(pack, monkeypatch):
     monkeypatch.setitem(photo.PRESETS[photo.DIFFUSION], "fast", settings)
     # Two iterations protect nobody; what is told apart here is which photos fail, and why.
     monkeypatch.setattr(photo, "_require_protected", lambda *_: None)
-    monkeypatch.setattr(photo.ProtectPhoto, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(photo.ProtectPhoto, "hidden", SimpleNamespace(unique_id="7", dynprompt=ALONE), raising=False)
 
     def run(photos, at_once: int, on_failure: str):
         said, bar, time = [], [], iter(range(1, 10_000, 2))

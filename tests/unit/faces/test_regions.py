@@ -121,6 +121,11 @@ def test_a_drawn_mask_is_a_face_where_no_detector_finds_one(astronaut, detector,
     assert ((mask[0] > 0) & (drawn == 1)).sum() > 0.8 * drawn.sum()
 
 
+def test_load_images_mask_without_anything_painted_says_so(astronaut, detector):
+    with pytest.raises(ProtectionError, match="nothing is painted in the mask.*Mask Editor"):
+        select_faces(astronaut, detector, mask=torch.zeros(64, 64))
+
+
 def test_an_empty_mask_is_refused(astronaut, detector):
     with pytest.raises(ProtectionError, match="mask is empty.*How to fix"):
         select_faces(astronaut, detector, mask=torch.zeros(512, 512))

@@ -127,6 +127,15 @@ def test_outside_the_mask_pixels_are_bit_equal(golden):
     assert (result.image != image)[~outside].any()
 
 
+def test_a_grey_photo_stays_grey_also_beside_one_with_colours(golden):
+    coloured = random_image(1)
+    grey = coloured.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    image = torch.cat([grey, coloured])
+    found = protect_tiny(golden, image, output="detail").image
+    assert torch.equal(found[0, 0], found[0, 1]) and torch.equal(found[0, 0], found[0, 2])
+    assert not torch.equal(found[0], grey[0]) and not torch.equal(found[1, 0] - image[1, 0], found[1, 1] - image[1, 1])
+
+
 def test_inputs_are_never_changed(golden):
     image = random_image()
     before, context = image.clone(), golden.context.clone()

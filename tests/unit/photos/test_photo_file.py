@@ -103,9 +103,14 @@ def test_every_usual_kind_of_pixels_becomes_rgb(tmp_path, mode, alpha):
     assert photo.image.shape == (3, 20, 30) and photo.image.dtype == torch.float32
     assert (photo.alpha is not None) is alpha
     with Image.open(path) as kept:
-        assert np.array_equal(as_bytes(photo.image), np.asarray(kept.convert("RGBA").convert("RGB")))
-        if alpha:
-            assert np.array_equal(as_bytes(photo.alpha)[..., 0], np.asarray(kept.getchannel("A")))
+        colours, plane = np.asarray(kept.convert("RGBA").convert("RGB")), np.asarray(kept.convert("RGBA"))[..., 3:]
+    if not alpha:
+        assert np.array_equal(as_bytes(photo.image), colours)
+        return
+    assert np.array_equal(as_bytes(photo.alpha), plane)
+    assert np.array_equal(as_bytes(photo.colours), np.where(plane == 0, 255, colours))
+    seen = colours * (plane / 255) + 255 - plane.astype(float)
+    assert np.abs(as_bytes(photo.image) - seen).max() < 0.51
 
 
 def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
@@ -231,7 +236,9 @@ def test_eight_bits_come_back_bit_equal_with_profile_and_alpha(tmp_path, suffix,
     photo = read_photo(saved(tmp_path / "in.png", array, icc_profile=SRGB))
     write_photo(tmp_path / f"out.{suffix}", photo.image, photo, quality=100)
     with Image.open(tmp_path / f"out.{suffix}") as written:
-        assert np.array_equal(np.asarray(written), array)
+        erased = array[..., 3:] == 0 if channels == 4 else np.zeros_like(array[..., :1], bool)
+        expected = np.where(erased & (np.arange(channels) < 3), 255, array)
+        assert np.array_equal(np.asarray(written), expected)
         assert written.info["icc_profile"] == SRGB
 
 
@@ -281,13 +288,109 @@ def test_alpha_of_sixteen_bits_is_kept(tmp_path):
 
 
 def test_jpeg_is_written_with_all_its_colours(tmp_path):
-    photo = PhotoFile(torch.rand(3, 32, 32), torch.rand(1, 32, 32), icc_profile=SRGB, bits=16)
+    photo = PhotoFile.with_alpha(torch.rand(3, 32, 32), torch.rand(1, 32, 32), icc_profile=SRGB, bits=16)
     write_photo(tmp_path / "out.JPG", photo.image, photo)
     with Image.open(tmp_path / "out.JPG") as written:
         assert {sampling[1:3] for sampling in written.layer} == {(1, 1)}
         assert written.info["icc_profile"] == SRGB
         best = [[table[0] for table in (tables,)][0] for tables in written.quantization.values()]
         assert max(best) <= 2  # quality 95; 75 starts at 8
+
+
+# Writing: what was erased stays erased
+
+
+def erased_bystander(path, mode: str = "RGBA"):
+    """A red square on blue, under an alpha that erases it and half hides a strip."""
+    array = np.full((16, 16, 4), (0, 0, 200, 255), np.uint8)
+    array[4:12, 4:12] = 255, 0, 0, 0
+    array[0] = 10, 20, 30, 77
+    Image.fromarray(array).convert(mode).save(path)
+    return array
+
+
+@pytest.mark.parametrize("source", ["in.png", "in.webp", "in.tif"])
+@pytest.mark.parametrize("target", ["out.jpg", "out.png", "out.webp", "out.tif"])
+def test_what_an_alpha_erased_is_in_no_file_that_is_written(tmp_path, source, target):
+    path = tmp_path / source
+    array = erased_bystander(path)
+    if source == "in.webp":
+        Image.fromarray(array).save(path, lossless=True, exact=True)
+    photo = read_photo(path)
+    assert photo.image[:, 4:12, 4:12].eq(1).all()  # what detectors and recognisers are shown
+    write_photo(tmp_path / target, photo.image, photo, quality=100)
+    with Image.open(tmp_path / target) as written:
+        pixels, mode = np.asarray(written.convert("RGBA")), written.mode
+    assert pixels[5:11, 5:11, :3].min() > 250
+    if mode == "RGBA":
+        assert np.array_equal(pixels[0], array[0]) and (pixels[4:12, 4:12, 3] == 0).all()
+
+
+def test_a_change_under_half_an_alpha_looks_as_it_was_made(tmp_path):
+    photo = read_photo(saved(tmp_path / "in.png", pixels(channels=4)))
+    changed = (photo.image + 0.02).clamp(0, 1)
+    write_photo(tmp_path / "out.png", changed, photo)
+    opaque = photo.alpha[0] > 0.9
+    again = read_photo(tmp_path / "out.png")
+    assert (again.image - changed).abs()[:, opaque].max() < 2 / 255 and torch.equal(again.alpha, photo.alpha)
+
+
+# Writing: grey stays grey
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_grey_is_written_as_grey(tmp_path, mode, suffix):
+    if mode == "I;16":
+        Image.fromarray(pixels(channels=1, dtype=np.uint16)[..., 0]).save(tmp_path / "in.png")
+    else:
+        Image.fromarray(pixels(channels=4)).convert(mode).save(tmp_path / "in.png")
+    photo = read_photo(tmp_path / "in.png")
+    write_photo(tmp_path / f"out.{suffix}", (photo.image * 0.9), photo)
+    with Image.open(tmp_path / f"out.{suffix}") as written:
+        assert written.mode.startswith("RGB") if suffix == "webp" else written.mode in ("L", "LA", "I;16")
+    again = read_photo(tmp_path / f"out.{suffix}").image
+    assert (again.amax(0) - again.amin(0)).max() < (0.02 if suffix == "webp" else 1e-6)
+
+
+# Reading: what is unusual and intact
+
+
+def odd_exif(kind: str) -> bytes:
+    """EXIF that PIL reads and cannot write again, or cannot read."""
+    good = Image.Exif()
+    good[0x0112], good[0x010F] = 6, "Camera"
+    data = bytearray(good.tobytes())
+    if kind == "cut short":
+        return bytes(data[:-20])
+    if kind == "an unknown type":
+        return bytes(data).replace(struct.pack("<H", 0x010F) + b"\x02\0", struct.pack("<H", 0x010F) + b"\x63\0")
+    if kind == "an offset beyond the end":
+        return bytes(data[:-8]) + b"\xff" * 8
+    return b"Exif\0\0" + bytes(64)
+
+
+ODD_EXIF = ["cut short", "an unknown type", "an offset beyond the end", "zeros"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("kind", ODD_EXIF)
+def test_odd_exif_refuses_no_photo(tmp_path, kind, suffix, keep):
+    path = saved(tmp_path / f"in.{suffix}", pixels(), exif=odd_exif(kind))
+    photo = read_photo(path)
+    write_photo(tmp_path / "out.jpg", photo.image, photo, keep_metadata=keep)
+    assert read_photo(tmp_path / "out.jpg").image.shape == photo.image.shape
+
+
+@pytest.mark.parametrize("mode, space", [("CMYK", b"CMYK"), ("L", b"GRAY"), ("RGB", b"RGB ")])
+def test_a_profile_that_cannot_be_used_is_left_out_and_said(tmp_path, mode, space):
+    broken = SRGB[:16] + space + SRGB[20:300]
+    Image.new(mode, (8, 8), 100 if mode == "L" else None).save(tmp_path / "photo.jpg", icc_profile=broken)
+    photo = read_photo(tmp_path / "photo.jpg")
+    assert photo.icc_profile is None and "colour profile" in photo.notes[0]
+    with Image.open(tmp_path / "photo.jpg") as plain:
+        assert np.array_equal(as_bytes(photo.image), np.asarray(plain.convert("RGB")))
 
 
 # Writing: metadata
