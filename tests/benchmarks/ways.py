@@ -11,9 +11,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from faceprotect_core import IdentityObjective, ProtectionResult
+from faceprotect_core import IdentityObjective, ProtectionResult, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
-from faceprotect_core.method import protect
 from faceprotect_core.method.inversion import OnStep
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.protocols import Denoiser, ImageCodec

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from faceprotect_core import FRSurrogate, ProtectionError
+from faceprotect_core import FRSurrogate, ProtectionError, protect
 from faceprotect_core.evaluation.protocol.copies import copies_of
 from faceprotect_core.evaluation.protocol.data import Pair, Target
 from faceprotect_core.evaluation.protocol.methods import PAPER, chosen_methods, method_groups
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
-from faceprotect_core.method import protect
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
 PEOPLE = ("ann", "bob")

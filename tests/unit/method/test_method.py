@@ -11,9 +11,9 @@ from faceprotect_core import (
     ddim_invert,
     learn_null_text,
     optimize_latent,
+    protect,
 )
 from faceprotect_core.diffusers_backend import DiffusersDenoiser
-from faceprotect_core.method import protect
 from golden import load_golden
 from tiny import CountingCodec, CountingDenoiser, random_image, tiny_surrogate
 

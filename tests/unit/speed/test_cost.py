@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from faceprotect_core import AlignmentJitter, IdentityObjective, load_surrogate
+from faceprotect_core import AlignmentJitter, IdentityObjective, load_surrogate, protect
 from faceprotect_core.__main__ import Reporter
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
 from faceprotect_core.faces.again import moved
-from faceprotect_core.method import protect
 from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
 from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.models import MODELS, build
 from benchmarks.ways import WAYS, prepare
-from faceprotect_core.method import protect
+from faceprotect_core import protect
 from faceprotect_core.speed.cuda_graphs import Recorder
 
 

@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 
-from faceprotect_core import capture_self_attention, ddim_invert
+from faceprotect_core import capture_self_attention, ddim_invert, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
-from faceprotect_core.method import attention, protect
+from faceprotect_core.method import attention
 from faceprotect_core.method.attention import Capture, StructureLoss, attention_maps
 from faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from golden import load_golden

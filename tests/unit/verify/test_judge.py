@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from faceprotect_core import AlignmentJitter, FRSurrogate, IdentityObjective, ProtectionError, load_surrogate
+from faceprotect_core import AlignmentJitter, FRSurrogate, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import FaceNotFoundError, crop_face, find_face, paste_faces
 from faceprotect_core.folders.protector import Choice, load_protector
-from faceprotect_core.method import protect
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.photo import protect_photo
