@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pixels import to_pixels
 from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, PhotoFile
 
 if TYPE_CHECKING:
@@ -35,19 +36,13 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, *, keep_metad
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")
     has_alpha = like.alpha is not None and file_format != "JPEG"
     planes = torch.cat([image.detach().cpu(), like.alpha.cpu()]) if has_alpha else image.detach().cpu()
-    pixels = _pixels(planes, np.uint16 if deep else np.uint8)
+    pixels = to_pixels(planes.float(), np.uint16 if deep else np.uint8)
     exif = clean_exif(like.exif, image) if keep_metadata and like.exif else None
     if file_format == "TIFF":
         return _tiff(pixels, like.icc_profile, exif)
     if deep:
         return _png_of_16_bits(pixels, like.icc_profile, exif)
     return _by_pil(file_format, pixels, like.icc_profile, exif, quality)
-
-
-def _pixels(planes: Tensor, dtype: type) -> np.ndarray:
-    """[C, H, W] in [0, 1] -> [H, W, C] of 8 or 16 bits; what came from so many bits comes back bit-equal."""
-    scaled = planes.float().clamp(0, 1).mul_(float(np.iinfo(dtype).max)).round_()
-    return np.ascontiguousarray(scaled.numpy().astype(dtype).transpose(1, 2, 0))
 
 
 def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int) -> bytes:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..checks import ProtectionError, require
+from ..pixels import from_pixels
 from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, READABLE, SAMPLE_FORMAT, WAY_OUT, PhotoFile
 
 if TYPE_CHECKING:
@@ -120,8 +119,8 @@ def _read_8_bit(image: Image.Image, name: str, exif: bytes | None) -> PhotoFile:
     if turned.has_transparency_data:
         alpha = turned.convert("RGBA").getchannel("A")
     rgb, profile = _to_rgb(turned, image.info.get("icc_profile"), name)
-    planes = _planes(np.asarray(rgb))
-    return PhotoFile(planes, alpha and _planes(np.asarray(alpha)[..., None]), profile, 8, image.format, exif)
+    planes = from_pixels(np.asarray(rgb))
+    return PhotoFile(planes, alpha and from_pixels(np.asarray(alpha)[..., None]), profile, 8, image.format, exif)
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image.Image, bytes | None]:
@@ -141,12 +140,6 @@ def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     from PIL import ImageCms
 
     return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-
-
-def _planes(pixels: np.ndarray) -> Tensor:
-    """[H, W, C] of 8 or 16 bits -> [C, H, W] float32 in [0, 1]."""
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
-    return torch.from_numpy(planes).div_(float(np.iinfo(pixels.dtype).max))
 
 
 # ------------------------------------------------------------------------------------------------ 16 bits
@@ -181,7 +174,7 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None) -> PhotoFile:
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
     profile = profile if profile and profile[16:20] == b"RGB " else None
-    return PhotoFile(_planes(rgb), _planes(alpha) if alpha.size else None, profile, 16, image.format, exif)
+    return PhotoFile(from_pixels(rgb), from_pixels(alpha) if alpha.size else None, profile, 16, image.format, exif)
 
 
 def _require_deep_kind(image: Image.Image, kind: str, profile: bytes | None, path: Path) -> None:

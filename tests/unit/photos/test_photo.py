@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate
+from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, find_face, paste_faces
-from faceprotect_core.method import protect
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.photo import protect_photo
@@ -21,6 +20,7 @@ from faceprotect_core.photos.settings import (
     WEIGHTS,
     PhotoSettings,
 )
+from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.verdict import JUDGE, LOSS
 
 # Enough to see that it works, not enough to be protected: the claims about protection have tests of their own.
@@ -89,7 +89,7 @@ def test_the_fast_preset_protects_from_a_recogniser_that_was_not_used(recognizer
     assert [(score.recogniser, score.role) for score in verdict.scores] == [
         ("dlib_resnet", JUDGE), *((name, LOSS) for name in BUILT_IN_SURROGATES)
     ]  # fmt: skip
-    saved = result.image.mul(255).round().div(255)[None]
+    saved = as_saved(result.image)[None]
     before = recognizer.embed(astronaut[None], find_face(astronaut))
     assert not recognizer.is_match(recognizer.embed(saved, find_face(saved[0])), before)
     assert not recognizer.is_match(recognizer.embed(saved, verdict.face), before)
@@ -104,7 +104,7 @@ def test_the_fast_preset_of_diffusion_protects_a_photo_that_is_no_multiple_of_8(
     outside = (result.mask == 0).expand_as(photo)
     assert torch.equal(result.image[outside], photo[outside])
     assert (photo - result.image).abs().max() < 0.5
-    again = find_face(result.image.mul(255).round().div(255))
+    again = find_face(as_saved(result.image))
     away = recognizer.margin(
         recognizer.embed(result.image[None], again), recognizer.embed(photo[None], find_face(photo))
     )
