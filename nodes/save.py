@@ -52,7 +52,7 @@ class SaveProtectedImage(io.ComfyNode):
     @classmethod
     def execute(cls, images, filename_prefix, format, quality) -> io.NodeOutput:
         rgb = host.to_core_image(images, WHERE).cpu()
-        alpha = images[..., 3:4].movedim(-1, 1).cpu().float() if images.shape[-1] == 4 else [None] * len(rgb)
+        alpha = images[..., 3].cpu().float()[:, None] if images.shape[-1] == 4 else [None] * len(rgb)
         saved = []
         for number, (image, plane) in enumerate(zip(rgb, alpha, strict=True)):
             saved.append(_save(PhotoFile(image, plane), number, filename_prefix, SUFFIXES[format], quality))

@@ -6,6 +6,7 @@ import dataclasses
 
 import comfy.model_management
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core import SelfAttentionReference, Trajectory
@@ -23,14 +24,15 @@ def to_core_image(image: Tensor, where: str) -> Tensor:
         f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
         "connect an image with at least one pixel and 1, 3 or 4 channels",
     )
-    planes = image[..., :3].movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    planes = rearrange(image[..., :3], "b h w c -> b c h w")
+    planes = planes.to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
     return planes.expand(-1, 3, -1, -1).contiguous()
 
 
 def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
     """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one."""
     device = comfy.model_management.intermediate_device()
-    planes = image.detach().movedim(1, -1).contiguous().to(device, torch.float32)
+    planes = rearrange(image.detach(), "b c h w -> b h w c").contiguous().to(device, torch.float32)
     if like is None or like.shape[-1] != 4:
         return planes
     return torch.cat([planes, like[..., 3:].to(planes)], dim=-1)
@@ -38,7 +40,7 @@ def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
 
 def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
-    planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
+    planes = to_device(rearrange(mask, "... h w -> (...) 1 h w"))
     require(
         planes.shape[2:] == (height, width),
         f"Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
