@@ -15,7 +15,8 @@ from ...method.null_text import learn_null_text
 from ...method.optimizer import optimize_latent
 from ...method.schedule import DDIMSchedule
 from ...models import LoadedModel
-from ...verify.robustness import as_saved, vae_round_trip
+from ...pixels import as_saved
+from ...verify.robustness import vae_round_trip
 from .data import Pair
 from .methods import Method
 
