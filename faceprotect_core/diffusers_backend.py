@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .checks import ProtectionError, require, require_image
@@ -92,12 +93,10 @@ class _Processor:
         self.layer, self.self_attention = layer, self_attention
 
     def __call__(self, attn: nn.Module, hidden_states: Tensor, *args, **kwargs) -> Tensor:
-        def split_heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-        query, key, value = (split_heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
-        output = self.self_attention(self.layer, query, key, value)
-        return attn.to_out[1](attn.to_out[0](output.transpose(1, 2).flatten(2)))
+        projected = (project(hidden_states) for project in (attn.to_q, attn.to_k, attn.to_v))
+        heads = (rearrange(x, "b n (h d) -> b h n d", h=attn.heads) for x in projected)
+        output = rearrange(self.self_attention(self.layer, *heads), "b h n d -> b n (h d)")
+        return attn.to_out[1](attn.to_out[0](output))
 
 
 class DiffusersCodec:

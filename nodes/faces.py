@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 from ..faceprotect_core.checks import ProtectionError, require
@@ -169,7 +170,7 @@ def boxes_per_image(bboxes: list | dict | None, count: int, where: str) -> list[
 def _masks_per_image(mask: Tensor | None, count: int, where: str) -> Tensor | None:
     if mask is None:
         return None
-    masks = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    masks = rearrange(mask, "... h w -> (...) h w").float().cpu()
     require(
         len(masks) in (1, count),
         f"{where}: {len(masks)} masks are connected, and {count} images",

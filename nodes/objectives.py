@@ -1,6 +1,7 @@
 """FR Surrogate Loss: surrogates, photo, target -> FACEPROTECT_OBJECTIVE (core: method/objectives.py)."""
 
 from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 from ..faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError
@@ -217,7 +218,8 @@ def photo_and_mask(objective: ObjectiveData, image, mask, where: str) -> tuple[T
         f"{photo.shape[3]}",
         "connect the very same photo to both",
     )
-    return photo, None if mask is None else host.to_device(mask.reshape(-1, 1, *mask.shape[-2:])).clamp(0.0, 1.0)
+    mask = None if mask is None else host.to_device(rearrange(mask, "... h w -> (...) 1 h w")).clamp(0.0, 1.0)
+    return photo, mask
 
 
 def _require_that_it_fits(framing: str, jitter: int, steepness: float, stop_at_margin: bool) -> None:

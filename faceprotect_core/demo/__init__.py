@@ -6,10 +6,10 @@ Research use only; demo/weights/README.md says why and where they come from.
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..checks import require
+from ..pixels import from_pixels
 
 WEIGHTS = Path(__file__).parent / "weights"
 SYNTHETIC_TARGET = WEIGHTS / "synthetic_target.png"
@@ -66,4 +66,4 @@ def load_synthetic_target(path: Path = SYNTHETIC_TARGET) -> Tensor:
     )
     with Image.open(path) as file:
         pixels = np.array(file.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    return from_pixels(pixels)[None]

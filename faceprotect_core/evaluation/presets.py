@@ -22,11 +22,12 @@ from ..demo import load_demo_model
 from ..faces import Face, detect_faces, find_face, load_detector
 from ..photos.photo import protect_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
+from ..pixels import as_saved
 from ..surrogates import FRSurrogate, load_surrogate
 from ..verify.quality import psnr, ssim
-from ..verify.robustness import Processing, as_saved, processings
+from ..verify.robustness import Processing, processings
+from .people import pairs_among, read_photos, split_identities
 from .recognition import FARS
-from .training.demo_model import read_images, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.presets")
 AFTER = ("jpeg 75", "half size", "mirrored", "vae")
@@ -141,13 +142,11 @@ def main() -> None:
     for preset in args.preset:
         people = results.setdefault(f"{args.way}, {preset}", {})
         evaluation = Evaluation(args.way, preset)
-        for path in [path for path in held_out if path.stem.endswith("_a")][: args.people]:
-            if path.stem in people:
-                continue
-            pair = read_images([path, path.with_name(f"{path.stem[:-1]}b.jpg")]).float() / 255
-            people[path.stem] = evaluation.person(*pair)
-            args.out.write_text(json.dumps(results, indent=1))
-            log.info("%s, %s: %.0f s", preset, path.stem, people[path.stem]["seconds"])
+        for photo, other in pairs_among(held_out)[: args.people]:
+            if photo.stem not in people:
+                people[photo.stem] = evaluation.person(*read_photos(photo, other))
+                args.out.write_text(json.dumps(results, indent=1))
+                log.info("%s, %s: %.0f s", preset, photo.stem, people[photo.stem]["seconds"])
     log.info("%s", table(results))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..faces import find_face, load_detector
 from ..surrogates import FRSurrogate, load_surrogate
 from ..surrogates.metric import METRICS
+from .people import pairs_among, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.recognition")
 FARS = (0.1, 0.01, 0.001)
@@ -64,11 +66,11 @@ def verification_rates(similarity: Tensor, fars: tuple[float, ...] = FARS) -> Ra
 
 
 @torch.no_grad()
-def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[Tensor]) -> Tensor:
+def similarities(surrogate: FRSurrogate, photos_a: Iterable[Tensor], photos_b: Iterable[Tensor]) -> Tensor:
     """[n, n] for photos [3, H, W] in [0, 1]: a cosine, or the NEGATIVE distance; higher is more alike."""
     detector = load_detector()
 
-    def embed(photos: list[Tensor]) -> Tensor:
+    def embed(photos: Iterable[Tensor]) -> Tensor:
         return torch.cat([surrogate.embed(photo[None], find_face(photo, detector)) for photo in photos])
 
     others = embed(photos_b)
@@ -77,8 +79,6 @@ def similarities(surrogate: FRSurrogate, photos_a: list[Tensor], photos_b: list[
 
 
 def main() -> None:
-    from .training.demo_model import read_images, split_identities
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--surrogate", nargs="+", required=True, help="built-in names, or weights files")
@@ -86,11 +86,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     training, held_out = split_identities(args.images)
-    paths = held_out if args.held_out else sorted([*training, *held_out])
-    photos = list(read_images(paths).float() / 255)
+    pairs = pairs_among(held_out if args.held_out else [*training, *held_out])
+    photos_a, photos_b = (read_photos(*photos) for photos in zip(*pairs, strict=True))
     for name in args.surrogate:
         surrogate = load_surrogate(name)
-        found = verification_rates(similarities(surrogate, photos[::2], photos[1::2]))
+        found = verification_rates(similarities(surrogate, photos_a, photos_b))
         log.info("%s (%s): %s", surrogate.name, surrogate.metric, json.dumps(found.to_dict()))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -84,7 +85,7 @@ class FaceMesh(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.last_block(self.narrow_activation(self.narrow(x)))
-        return self.points(x).flatten(1).unflatten(1, (POINTS, 3))
+        return rearrange(self.points(x), "b (point axis) 1 1 -> b point axis", axis=3)
 
 
 def load_face_mesh(device: torch.device | str = "cpu") -> FaceMesh:

@@ -115,8 +115,7 @@ def require_painted(mask: Tensor) -> None:
     require(
         tuple(mask.shape[-2:]) != (64, 64) or bool(mask.any()),
         "nothing is painted in the mask",
-        "right-click the photo on Load Image, choose Open in Mask Editor, paint over the face; or disconnect "
-        "the mask",
+        "right-click the photo on Load Image, choose Open in Mask Editor, paint over the face; or disconnect the mask",
     )
 
 

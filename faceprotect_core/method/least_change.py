@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..pixels import as_saved
+
 STEPS = 6  # of the bisection: the factor is found to 1/64
 
 
@@ -40,7 +42,7 @@ def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[
         return torch.where(factor == 1, changed, photo + factor * (changed - photo))
 
     def suffices(factor: Tensor) -> Tensor:
-        return objective.past(scaled(factor).mul(255).round().div(255)) >= objective.margin
+        return objective.past(as_saved(scaled(factor))) >= objective.margin
 
     low, high = photo.new_zeros(len(photo)), photo.new_ones(len(photo))
     reached = suffices(high)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pixels import to_pixels
 from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, PhotoFile, under_alpha
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.E
     if like.alpha is not None and file_format != "JPEG":
         alpha = like.alpha.cpu()
         planes = torch.cat([under_alpha(planes, like.image.cpu(), like.colours.cpu(), alpha), alpha])
-    pixels = _pixels(planes, np.uint16 if deep else np.uint8)
+    pixels = to_pixels(planes.float(), np.uint16 if deep else np.uint8)
     if like.grey and file_format != "WEBP" and (pixels[..., :1] == pixels[..., 1:3]).all():
         pixels = np.ascontiguousarray(np.delete(pixels, (1, 2), axis=2))
     if file_format == "TIFF":
@@ -46,12 +47,6 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.E
     if deep:
         return _png_of_16_bits(pixels, like.icc_profile, exif)
     return _by_pil(file_format, pixels, like.icc_profile, exif, quality)
-
-
-def _pixels(planes: Tensor, dtype: type) -> np.ndarray:
-    """[C, H, W] in [0, 1] -> [H, W, C] of 8 or 16 bits; what came from so many bits comes back bit-equal."""
-    scaled = planes.float().clamp(0, 1).mul_(float(np.iinfo(dtype).max)).round_()
-    return np.ascontiguousarray(scaled.numpy().astype(dtype).transpose(1, 2, 0))
 
 
 def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int) -> bytes:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..checks import ProtectionError, require
+from ..pixels import from_pixels
 from .file import (
     BITS_PER_SAMPLE,
     ORIENTATION,
@@ -136,13 +135,13 @@ def _read_8_bit(image: Image.Image, name: str, exif: bytes | None, notes: tuple[
     image.load()
     orientation = _orientation_of(image)
     rgb, profile, more = _to_rgb(image, image.info.get("icc_profile"), name)
-    planes = _planes(_oriented(np.asarray(rgb), orientation))
+    planes = from_pixels(_oriented(np.asarray(rgb), orientation))
     others = {"grey": _is_grey(image), "icc_profile": profile, "format": image.format, "exif": exif}
     others["notes"] = notes + more
     if not image.has_transparency_data:
         return PhotoFile(planes, **others)
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))[..., None]
-    return PhotoFile.with_alpha(planes, _planes(_oriented(alpha, orientation)), **others)
+    return PhotoFile.with_alpha(planes, from_pixels(_oriented(alpha, orientation)), **others)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -180,12 +179,6 @@ def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     from PIL import ImageCms
 
     return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-
-
-def _planes(pixels: np.ndarray) -> Tensor:
-    """[H, W, C] of 8 or 16 bits -> [C, H, W] float32 in [0, 1]."""
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
-    return torch.from_numpy(planes).div_(float(np.iinfo(pixels.dtype).max))
 
 
 # ------------------------------------------------------------------------------------------------ 16 bits
@@ -231,8 +224,8 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None, notes: tuple[
         "notes": notes,
     }
     if not alpha.size:
-        return PhotoFile(_planes(colours), **others)
-    return PhotoFile.with_alpha(_planes(colours), _planes(alpha), **others)
+        return PhotoFile(from_pixels(colours), **others)
+    return PhotoFile.with_alpha(from_pixels(colours), from_pixels(alpha), **others)
 
 
 def _require_deep_kind(image: Image.Image, kind: str, path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from ..pixels import from_pixels, to_pixels
 
 WIDTH, MARGIN = 1200, 28
 TALLEST = 20_000  # pixels
@@ -41,9 +42,9 @@ class Sheet:
         """[3, H, W] in [0, 1], resized to the box."""
         from PIL import Image
 
-        pixels = picture.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
         size = (round(box[2] - box[0]), round(box[3] - box[1]))
-        self.image.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (round(box[0]), round(box[1])))
+        pixels = Image.fromarray(to_pixels(picture)).resize(size, Image.Resampling.LANCZOS)
+        self.image.paste(pixels, (round(box[0]), round(box[1])))
 
     def bar(self, box: Box, fill: Colour, hatched: bool = False) -> None:
         """A filled rectangle; hatched: only its outline and slanted lines."""
@@ -68,7 +69,7 @@ class Sheet:
     def finished(self) -> Tensor:
         """[3, H, W] in [0, 1], as high as what was drawn."""
         sheet = self.image.crop((0, 0, WIDTH, min(TALLEST, round(self.y) + MARGIN)))
-        return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
+        return from_pixels(np.array(sheet))
 
 
 def font(size: int):

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..checks import ProtectionError, require, require_finite, require_image
+from ..pixels import as_saved, to_pixels
 from ..surrogates.weights_file import read_tensors
-from .robustness import as_saved
 
 SSIM_WINDOW = 11  # pixels; kornia's sigma for it is 1.5
 LPIPS_WEIGHTS = {
@@ -193,7 +194,7 @@ class _EightBit(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index].detach().clamp(0, 1).mul(255).round().byte().cpu()
+        return rearrange(torch.from_numpy(to_pixels(self.images[index])), "h w c -> c h w")
 
 
 # ------------------------------------------------------------------------------------------------ weights, checks

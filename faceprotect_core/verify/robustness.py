@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..method.inversion import Pairing, ddim_invert
 from ..method.schedule import DDIMSchedule
+from ..pixels import as_saved, from_pixels, to_pixels
 from ..protocols import Denoiser, ImageCodec
 
 Processing = Callable[[Tensor], Tensor]
@@ -72,19 +73,13 @@ def processings(
 # ------------------------------------------------------------------------------------------------ files and screens
 
 
-def as_saved(image: Tensor) -> Tensor:
-    """Clamped to [0, 1] and rounded to 8 bits a channel."""
-    return image.clamp(0, 1).mul(255).round().div(255)
-
-
 def jpeg(image: Tensor, quality: int) -> Tensor:
     """[3, H, W] through a JPEG file of that quality, with the encoder's usual halved colour resolution."""
     from PIL import Image
 
-    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).to(image) / 255
+    Image.fromarray(to_pixels(image)).save(file, "JPEG", quality=quality)
+    return from_pixels(np.array(Image.open(file)), image)
 
 
 def _jpeg_of_batch(image: Tensor, quality: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import require
 from ..faces import Face, FaceDetector, find_again, find_face, load_detector, window_around
 from ..method.objectives import Goal
+from ..pixels import as_saved
 from ..surrogates import FRSurrogate
 from ..surrogates.metric import METRICS
 
@@ -164,7 +165,7 @@ class _Looked:
 
     def __init__(self, panel, original: Tensor, finished: Tensor, face: Face, detector: FaceDetector):
         rows, columns, inside = window_around(face, original)
-        before, after = original[:, rows, columns], finished[:, rows, columns].mul(255).round().div(255)
+        before, after = original[:, rows, columns], as_saved(finished[:, rows, columns])
         self.panel, self.face, self.again = panel, face, find_again(after, inside, detector)
         self.before = [recogniser.embed(before[None], inside) for recogniser, _ in panel]
         self.after = [embed_places(recogniser, after, inside, self.again) for recogniser, _ in panel]

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..checks import require, require_finite, require_image
 from ..faces import Face, FaceDetector, detect_faces, find_again, left_to_right, load_detector, window_around
+from ..pixels import as_saved
 from ..surrogates import FRSurrogate
 from .comparison import Comparison, FaceComparison, known_thresholds
 from .reports import RobustnessReport, Verification
 from .robustness import UNPROCESSED as NO_PROCESSING
-from .robustness import Processing, as_saved
+from .robustness import Processing
 from .verdict import embed_places, worst_place
 
 WHERE = "Verification"

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import comfy.latent_formats
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
@@ -42,7 +43,8 @@ class ComfyCodec:
     def encode(self, image: Tensor) -> Tensor:
         """What VAE Encode does, in the memory layout of an IMAGE: another layout rounds otherwise. Not by VAE.encode
         itself, which loads models, and would move the weights that `gradients` has replaced."""
-        pixels = self.vae.vae_encode_crop_pixels(image.movedim(1, -1).contiguous()).movedim(-1, 1)
+        pixels = self.vae.vae_encode_crop_pixels(rearrange(image, "b c h w -> b h w c").contiguous())
+        pixels = rearrange(pixels, "b h w c -> b c h w")
         latent = self.patcher.model.encode(self.vae.process_input(pixels).to(self.dtype))
         return self.latent_format.process_in(latent.to(image.dtype).contiguous())  # as VAE.encode returns it
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core.protocols import SelfAttention
@@ -73,13 +74,9 @@ class ComfyDenoiser:
 
     def _attention_patch(self, query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:
         """ComfyUI's attn1 replace patch over the SelfAttention function in force."""
-
-        def split_heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2)
-
         layer = ".".join(str(part) for part in (*extra["block"], extra["block_index"]))
-        output = self._self_attention(layer, split_heads(query), split_heads(key), split_heads(value))
-        return output.transpose(1, 2).flatten(2)
+        heads = (rearrange(x, "b n (h d) -> b h n d", h=extra["n_heads"]) for x in (query, key, value))
+        return rearrange(self._self_attention(layer, *heads), "b h n d -> b n (h d)")
 
     @contextmanager
     def _attending(self, self_attention: SelfAttention | None) -> Iterator[None]:

@@ -7,6 +7,8 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
+from ...faceprotect_core.pixels import to_pixels
+
 PREVIEW_SIZE = 512
 
 
@@ -34,5 +36,4 @@ def show_on_node(node_id: str, text: str) -> None:
 def _preview(image: Tensor) -> tuple:
     from PIL import Image
 
-    pixels = image[0].detach().clamp(0, 1).mul(255).round().byte().movedim(0, -1).cpu().numpy()
-    return ("JPEG", Image.fromarray(pixels), PREVIEW_SIZE)
+    return ("JPEG", Image.fromarray(to_pixels(image[0])), PREVIEW_SIZE)

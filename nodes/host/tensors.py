@@ -6,6 +6,7 @@ import dataclasses
 
 import comfy.model_management
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core import SelfAttentionReference, Trajectory
@@ -25,7 +26,9 @@ def to_core_image(image: Tensor, where: str) -> Tensor:
         f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
         "connect an image with at least one pixel and 1, 3 or 4 channels",
     )
-    planes = image.movedim(-1, 1).to(comfy.model_management.get_torch_device(), torch.float32, copy=True)
+    planes = rearrange(image, "b h w c -> b c h w").to(
+        comfy.model_management.get_torch_device(), torch.float32, copy=True
+    )
     if planes.shape[1] == 4:
         return over_white(planes[:, :3], planes[:, 3:]).contiguous()
     return planes.expand(-1, 3, -1, -1).contiguous()
@@ -39,16 +42,16 @@ def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
     device = comfy.model_management.intermediate_device()
     planes = image.detach().to(device, torch.float32)
     if like is not None and like.shape[-1] == 4:
-        before = like.movedim(-1, 1).to(planes)
+        before = rearrange(like, "b h w c -> b c h w").to(planes)
         colours, alpha = before[:, :3], before[:, 3:]
         planes = torch.cat([under_alpha(planes, over_white(colours, alpha), colours, alpha), alpha], 1)
-    return planes.movedim(1, -1).contiguous()
+    return rearrange(planes, "b c h w -> b h w c").contiguous()
 
 
 def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """MASK [B, H, W] or [H, W] in [0, 1] -> [B, 1, H, W] of the photo's size on the compute device."""
     require_painted(mask)
-    planes = to_device(mask.reshape(-1, 1, mask.shape[-2], mask.shape[-1]))
+    planes = to_device(rearrange(mask, "... h w -> (...) 1 h w"))
     require(
         planes.shape[2:] == (height, width),
         f"Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",

@@ -17,9 +17,9 @@ COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_path
 NETWORK = {"socket", "ssl", "urllib", "urllib3", "requests", "http", "httpx", "aiohttp", "ftplib", "websockets"}
 PROCESSES = {"subprocess", "multiprocessing", "pty"}
 DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
-# Slow to import: nothing that ComfyUI's start imports may need them.
+# Slow to import: nothing that ComfyUI's start imports may need them. einops is not: ComfyUI has imported it by then.
 SLOW = {
-    *("diffusers", "kornia", "einops", "PIL", "torchvision", "skimage", "matplotlib", "transformers"),
+    *("diffusers", "kornia", "PIL", "torchvision", "skimage", "matplotlib", "transformers"),
     *("torchmetrics", "torch_fidelity", "ray"),
 }
 # Rooms of commands; ComfyUI's start never imports them.

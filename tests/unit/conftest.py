@@ -2,11 +2,11 @@
 
 import pytest
 import skimage.data
-import torch
 
 from faceprotect_core import load_surrogate
 from faceprotect_core.demo import load_demo_model
 from faceprotect_core.faces import find_face, load_detector
+from faceprotect_core.pixels import from_pixels
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def recognizer():
 @pytest.fixture(scope="session")
 def astronaut():
     """NASA's portrait of Eileen Collins: [3, 512, 512]."""
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
+    return from_pixels(skimage.data.astronaut())
 
 
 @pytest.fixture(scope="session")

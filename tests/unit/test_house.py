@@ -2,10 +2,13 @@
 
 import ast
 import re
+import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "faceprotect_core"
@@ -26,6 +29,12 @@ FLOORS = (
     ("__main__",),
 )
 NODES_MAY_NOT = {"evaluation", "folders", "jobs", "conversion", "diffusers_backend", "__main__"}
+# What is there where ComfyUI is: its own packages, and those of its requirements.txt that it cannot start without.
+OF_COMFYUI = {
+    *("comfy", "comfy_api", "comfy_execution", "folder_paths", "server"),
+    *("torch", "numpy", "pillow", "transformers"),
+}
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit_image", "google": "onnx"}  # google.protobuf comes with onnx
 FILES_IN_A_FOLDER, LINES, LINES_OF_THE_HOST, LINES_OF_TESTS = 12, 350, 300, 450
 
 
@@ -52,6 +61,20 @@ def imported(module: str) -> set[str]:
 IMPORTS = {module: imported(module) for module in PATHS}
 
 
+def third_party(module: str) -> set[str]:
+    """The packages outside the pack that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(PATHS[module].read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found |= {name.split(".")[0] for name in names}
+    return found - sys.stdlib_module_names
+
+
+def declared(requirements: Iterable[str]) -> set[str]:
+    return {re.match(r"[\w-]+", line).group().lower().replace("-", "_") for line in requirements}
+
+
 def room_of(module: str) -> str:
     return (module.split(".") + [""])[1]
 
@@ -74,6 +97,15 @@ def test_imports_point_down(module):
 def test_nodes_import_no_commands(module):
     core = {room_of(other) for other in IMPORTS[module] if other.startswith("faceprotect_core")}
     assert not core & NODES_MAY_NOT
+
+
+def test_every_imported_package_is_declared_or_comes_with_comfyui():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always = declared((ROOT / "requirements.txt").read_text(encoding="utf-8").split()) | OF_COMFYUI
+    extras = declared(name for names in project["optional-dependencies"].values() for name in names)
+    for module in PATHS:
+        missing = {DISTRIBUTIONS.get(name, name) for name in third_party(module)} - always
+        assert missing <= (set() if module.startswith("nodes") else extras), module
 
 
 def test_there_is_no_circle():

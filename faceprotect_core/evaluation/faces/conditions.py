@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from ...faces import TEMPLATES
 from ...faces.face import transform_points
 from ...faces.landmarks import similarity_transform
-from ...verify.robustness import as_saved
+from ...pixels import as_saved
 from .scenes import Subject
 
 SUPERSAMPLING = 4  # per side, for the edges of what is drawn
@@ -62,11 +63,7 @@ def exposed(image: Tensor, gain: float, generator: torch.Generator) -> Tensor:
 def blurred(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with a standard deviation of `sigma` pixels."""
     reach = round(4 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
-    kernel = (kernel / kernel.sum())[None, None].expand(3, 1, -1)
-    padded = F.pad(image[None], (reach,) * 4, mode="reflect")
-    rows = F.conv2d(padded, kernel[:, :, None], groups=3)
-    return as_saved(F.conv2d(rows, kernel[..., None], groups=3)[0])
+    return as_saved(gaussian_blur2d(image[None], 2 * reach + 1, (sigma, sigma))[0])
 
 
 def phase_scrambled(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from einops import repeat
 from torch import Tensor
 from tqdm import tqdm
 
 from ...faces import Face, FaceDetector, detect_faces, load_detector, overlap
-from ...verify.robustness import as_saved, jpeg
-from ..training.demo_model import split_identities
+from ...pixels import as_saved, from_pixels
+from ...verify.robustness import jpeg
+from ..people import pairs_among, split_identities
 from .conditions import (
     blurred,
     covered_by_half,
@@ -157,7 +160,7 @@ def rate_aside(folder: Path, detector: FaceDetector) -> dict[str, list[dict]]:
         "above 0.20",
     ]
     bins: dict[str, list[dict]] = {name: [] for name in names}
-    for path in tqdm([*split_identities(folder)[0], *split_identities(folder)[1]], desc="aside", mininterval=10):
+    for path in tqdm(sum(split_identities(folder), []), desc="aside", mininterval=10):
         subject = load_subject(path, detector)
         bins[names[sum(turned_aside(subject.face) > edge for edge in ASIDE_EDGES)]].append(
             measure((subject.photo, subject.face), detector)
@@ -184,12 +187,12 @@ def _scikit_image_pictures() -> Iterator[tuple[str, Tensor]]:
         return
     for name in FACELESS:
         try:
-            pixels = torch.from_numpy(getattr(data, name)().copy())
+            pixels = getattr(data, name)()
         except (AttributeError, ModuleNotFoundError, OSError):  # a picture that this installation does not hold
             continue
-        planes = pixels[None].expand(3, -1, -1) if pixels.ndim == 2 else pixels[..., :3].permute(2, 0, 1)
-        if pixels.dtype == torch.uint8:
-            yield "pictures of scikit-image", planes.float() / 255
+        if pixels.dtype == np.uint8:
+            pixels = pixels[..., :3] if pixels.ndim == 3 else repeat(pixels, "h w -> h w 3")
+            yield "pictures of scikit-image", from_pixels(pixels)
 
 
 def false_alarms(subjects: list[Subject], detector: FaceDetector) -> dict[str, dict]:
@@ -246,7 +249,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     detector = load_detector()
-    paths = [path for part in split_identities(args.images) for path in part if path.stem.endswith("_a")]
+    paths = [path for path, _ in pairs_among(sum(split_identities(args.images), []))]
     step = max(1, len(paths) // args.count)
     subjects = [load_subject(path, detector) for path in paths[::step][: args.count]]
     results = json.loads(args.out.read_text()) if args.out.exists() else {"conditions": {}}

@@ -16,7 +16,7 @@ from ...faces import TEMPLATES, Face, FaceDetector, faces_in_regions
 from ...faces.align import warp
 from ...faces.crop import inverse, through
 from ...faces.regions import face_from_landmarks
-from ..training.demo_model import read_images
+from ..people import read_photos
 
 # The head in a photo with FFHQ's framing, in pixels of 256: hair and chin are inside.
 HEAD_CENTRE, HEAD_RADII, HEAD_FEATHER = (127.5, 131.0), (102.0, 121.0), 0.12
@@ -39,7 +39,7 @@ class Subject:
 
 def load_subject(path: Path, detector: FaceDetector) -> Subject:
     """Read one photo; its landmarks are sought where FFHQ's framing puts the face."""
-    photo = read_images([path])[0].float().div(255)
+    photo = read_photos(path)[0]
     framed = face_from_landmarks(np.array(TEMPLATES["ffhq_256"].points))
     left, top, right, bottom = framed.box_xyxy
     side = (

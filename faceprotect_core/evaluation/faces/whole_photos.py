@@ -29,11 +29,11 @@ from ...demo import load_demo_model
 from ...faces import Face, FaceDetector, detect_faces, find_face, load_detector, overlap
 from ...photos.photo import PhotoResult, protect_photo
 from ...photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
+from ...pixels import as_saved, from_pixels, to_pixels
 from ...surrogates import FRSurrogate, load_surrogate
 from ...surrogates.metric import METRICS
 from ...verify.quality import psnr
-from ...verify.robustness import as_saved
-from ..training.demo_model import read_images, split_identities
+from ..people import pairs_among, read_photos, split_identities
 from .scenes import Subject, lay_face, load_subject, natural_scene
 
 log = logging.getLogger("faceprotect.evaluation.whole_photos")
@@ -106,7 +106,7 @@ def _free_place(placed: list, size: float, width: int, height: int, generator: t
 def planned(folder: Path, count: int, detector: FaceDetector) -> Iterator[tuple[str, Callable[[], Composition | None]]]:
     """(name, what makes it) of every photo: the held-out people in numeric order, each once; then the astronaut."""
     _, held_out = split_identities(folder)
-    paths = iter([path for path in held_out if path.stem.endswith("_a")])
+    paths = iter([path for path, _ in pairs_among(held_out)])
     for seed, (width, height, faces) in enumerate(LAYOUTS[:count]):
         people = list(itertools.islice(paths, faces))
 
@@ -123,7 +123,7 @@ def astronaut(detector: FaceDetector) -> Composition | None:
         from skimage import data
     except ImportError:
         return None
-    image = torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255
+    image = from_pixels(data.astronaut())
     return Composition(image, ("",), (find_face(image, detector),))
 
 
@@ -183,7 +183,7 @@ class Evaluation:
         changed = self._embed(finished, after or before)
         entry["distance_to_original"] = self.recogniser.distance(changed, original).item()
         if person:
-            other = read_images([self.folder / f"{person[:-1]}b.jpg"])[0].float().div(255)
+            other = read_photos(self.folder / f"{person[:-1]}b.jpg")[0]
             reference = self._embed(other, find_face(other, self.detector))
             entry["distance_before"] = self.recogniser.distance(original, reference).item()
             entry["distance_after"] = self.recogniser.distance(changed, reference).item()
@@ -281,8 +281,7 @@ def _keep(folder: Path, name: str, original: Tensor, finished: Tensor) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for kind, image in (("before", original), ("after", finished)):
-        pixels = image.mul(255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(folder / f"{name} {kind}.png")
+        Image.fromarray(to_pixels(image)).save(folder / f"{name} {kind}.png")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from ...faces import Face, face_mask
 from ...method.light_and_shade import protect_by_light
 from ...method.protect import PREPARATION, Prepared, Settings, prepare
 from ...models import LoadedModel
-from ...verify.robustness import as_saved, vae_round_trip
+from ...pixels import as_saved
+from ...verify.robustness import vae_round_trip
 from .data import Pair
 from .methods import Method
 

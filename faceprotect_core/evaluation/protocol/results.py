@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from ...pixels import as_saved
 from ...verify.quality import AT_ONCE, Lpips, frechet_distance, psnr, ssim
-from ...verify.robustness import as_saved
 from .copies import Copies
 from .data import read_square
 from .rates import RankOne, Rate, Row, Trials

@@ -26,6 +26,7 @@ from ...files import digest_of_files, digest_of_tensor, sha256_of, write_atomica
 from ...method.objectives import IdentityObjective
 from ...method.views import AlignmentJitter
 from ...models import load_model
+from ...pixels import to_pixels
 from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr, to_psnr
 from ...verify.robustness import processings, vae_round_trip
@@ -305,5 +306,5 @@ def _save_png(image: Tensor, path: Path) -> None:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
+    Image.fromarray(to_pixels(image)).save(file, "PNG")
     write_atomically(path, file.getvalue())

@@ -14,38 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from ...demo.architecture import CONTEXT_DIM, CONTEXT_TOKENS, IMAGE_SIZE, LATENT_SCALE, UNET_CONFIG, VAE_CONFIG
+from ..people import read_images, split_identities
 
 log = logging.getLogger("faceprotect.demo.train")
 
 
 # ------------------------------------------------------------------------------------------------ data
-
-
-def split_identities(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Photos to train on and photos held out: every tenth identity, in numeric order, is held out."""
-    photos = sorted(folder.glob("*_*.jpg"), key=lambda path: (int(path.stem.split("_")[0]), path.stem))
-    identities = sorted({int(path.stem.split("_")[0]) for path in photos})
-    held_out = set(identities[::10])
-    train = [path for path in photos if int(path.stem.split("_")[0]) not in held_out]
-    return train, [path for path in photos if int(path.stem.split("_")[0]) in held_out]
-
-
-def read_images(paths: list[Path]) -> torch.Tensor:
-    """uint8 [N, 3, 256, 256]."""
-    from PIL import Image
-
-    def read(path: Path) -> np.ndarray:
-        image = Image.open(path).convert("RGB")
-        if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-            image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-        return np.asarray(image)
-
-    return torch.from_numpy(np.stack([read(path) for path in paths])).permute(0, 3, 1, 2).contiguous()
 
 
 def to_model_range(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -205,7 +185,7 @@ class ConditionedUNet(nn.Module):
         self.position = nn.Parameter(torch.randn(1, CONTEXT_TOKENS, CONTEXT_DIM) * 0.1)
 
     def context(self, latent: torch.Tensor, use_image: torch.Tensor) -> torch.Tensor:
-        prompt = self.image_prompt(latent).flatten(2).transpose(1, 2)
+        prompt = rearrange(self.image_prompt(latent), "b c h w -> b (h w) c")
         prompt = F.layer_norm(prompt, (CONTEXT_DIM,)) + self.position
         null = self.null_context.expand(len(latent), -1, -1)
         return torch.where(use_image[:, None, None], prompt, null)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.filters import filter2d_separable
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,8 +25,9 @@ from ...checks import require
 from ...demo import SYNTHETIC_TARGET
 from ...faces import Face, FaceDetector, chip_to_image, detect_faces, load_detector
 from ...faces.align import warp
+from ...pixels import as_saved, to_pixels
 from ...surrogates import FRSurrogate, load_surrogate
-from .demo_model import read_images, split_identities
+from ..people import read_photos, split_identities
 
 log = logging.getLogger("faceprotect.demo.synthetic_target")
 
@@ -68,7 +70,7 @@ def read_gallery(folder: Path, detector: FaceDetector, recogniser: FRSurrogate) 
     train, held_out = split_identities(folder)
     training, aligned, embeddings, seen = set(train), [], [], set()
     for path in tqdm([*train, *held_out], desc="photos", mininterval=10):
-        photo = read_images([path])[0].float().div(255)
+        photo = read_photos(path)[0]
         face = next(iter(detect_faces(photo, detector)), None)
         if face is None:
             log.warning("no face found in %s: left out", path.name)
@@ -94,10 +96,9 @@ def lookalikes(aligned: Tensor, person: int, count: int) -> Tensor:
 def blend(aligned: Tensor) -> Tensor:
     """The mean of aligned faces [N, 3, 256, 256], sharpened, 8 bits -> [3, 256, 256]."""
     mean = aligned.mean(0)
-    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
-    kernel = (kernel[:, None] * kernel / 256).expand(3, 1, 5, 5)
-    smooth = F.conv2d(F.pad(mean[None], (2,) * 4, mode="reflect"), kernel, groups=3)[0]
-    return (mean + SHARPENING * (mean - smooth)).clamp(0, 1).mul(255).round().div(255)
+    binomial = torch.tensor([[1.0, 4.0, 6.0, 4.0, 1.0]]) / 16
+    smooth = filter2d_separable(mean[None], binomial, binomial)[0]
+    return as_saved(mean + SHARPENING * (mean - smooth))
 
 
 def sharpness(image: Tensor) -> float:
@@ -145,8 +146,7 @@ def describe(candidate: Candidate) -> str:
 def save(image: Tensor, path: Path) -> None:
     from PIL import Image
 
-    pixels = image.mul(255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path, optimize=True)
+    Image.fromarray(to_pixels(image)).save(path, optimize=True)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from faceprotect_core import IdentityObjective, ProtectionError
 from faceprotect_core.attacks.input_diversity import diversified, random_affine, resize_and_pad
 from faceprotect_core.attacks.pixel_attacks import MMD_WIDTHS, PUBLISHED, _naturalness_loss, attack_pixels
 from faceprotect_core.faces import face_mask, find_face
+from faceprotect_core.pixels import from_pixels
 from tiny import random_image, tiny_surrogate
 
 METHODS = list(PUBLISHED)
@@ -249,7 +250,7 @@ def test_the_first_random_step_is_not_kept_by_the_momentum():
 @pytest.fixture(scope="module")
 def head():
     """The astronaut's head at 256 pixels, with 8-bit values."""
-    photo = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255
+    photo = from_pixels(portrait())[None]
     return F.interpolate(photo, (256, 256), mode="bilinear").mul(255).round() / 255
 
 

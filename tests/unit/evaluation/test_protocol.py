@@ -23,6 +23,7 @@ from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job,
 from faceprotect_core.faces import face_mask, find_face
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
+from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.robustness import processings
 
 QUICK = PhotoSettings(DIFFUSION).tuned(null_text_iterations=1, iterations=2, lr=0.02)
@@ -106,7 +107,7 @@ def test_a_trial_is_the_methods_own_call(lab, people, demo):
     denoiser, codec, context = demo
     expected = protect(denoiser, codec, photo, context, objective, mask=mask, **asdict(QUICK.diffusion))
     saved = read_square(trial_file(lab.setup, job, ".png"), 256)
-    assert torch.equal(saved, expected.image.mul(255).round().div(255))
+    assert torch.equal(saved, as_saved(expected.image))
     assert not torch.equal(saved, photo)
 
 
@@ -120,7 +121,7 @@ def test_a_trial_of_light_and_shade_is_its_own_call_with_jitter_and_a_margin(lab
     mask = face_mask([face], 256, 256)[None]
     expected = protect_by_light(photo, objective, QUICK_LIGHT.light, mask=mask).rendering.image
     saved = read_square(trial_file(lab.setup, job, ".png"), 256)
-    assert torch.equal(saved, expected.mul(255).round().div(255))
+    assert torch.equal(saved, as_saved(expected))
     assert not torch.equal(saved, photo)
     assert record["reconstruction_mse"] is None
     assert record["settings"]["method"]["loss"] == {"margin": 0.25, "steepness": 6.0, "jitter": 1}

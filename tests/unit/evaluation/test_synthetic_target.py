@@ -8,6 +8,7 @@ from faceprotect_core import ProtectionError, load_surrogate
 from faceprotect_core.demo import SYNTHETIC_TARGET, load_synthetic_target
 from faceprotect_core.evaluation.training.synthetic_target import blend, lookalikes
 from faceprotect_core.faces import detect_faces, find_face
+from faceprotect_core.pixels import from_pixels
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_there_is_one_good_face_in_it(target):
 
 def test_it_is_not_the_astronaut(target):
     recogniser = load_surrogate("dlib_resnet")
-    photo = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float() / 255
+    photo = from_pixels(astronaut())[None]
     pair = (recogniser.embed(image, find_face(image[0])) for image in (target, photo))
     assert recogniser.distance(*pair).item() > recogniser.threshold()
 

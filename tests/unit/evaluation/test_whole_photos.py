@@ -16,6 +16,7 @@ from faceprotect_core.evaluation.faces.whole_photos import (
 )
 from faceprotect_core.faces import crop_face, detect_faces, find_face, overlap
 from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, LIGHT, PRESETS, PhotoSettings
+from faceprotect_core.pixels import as_saved, from_pixels
 
 WIDTH, HEIGHT = 900, 700
 
@@ -23,7 +24,7 @@ WIDTH, HEIGHT = 900, 700
 @pytest.fixture(scope="module")
 def subject(detector):
     """NASA's portrait of Eileen Collins with FFHQ's framing."""
-    photo = torch.from_numpy(astronaut()).permute(2, 0, 1).float() / 255
+    photo = from_pixels(astronaut())
     crop = crop_face(photo, find_face(photo, detector), 256)
     return Subject("astronaut_a", crop.image, crop.face)
 
@@ -41,7 +42,7 @@ def test_the_same_seed_makes_the_same_photo(subject, photo):
 
 def test_a_photo_holds_8_bit_values(photo):
     assert photo.image.shape == (3, HEIGHT, WIDTH)
-    assert torch.equal(photo.image.mul(255).round().div(255), photo.image)
+    assert torch.equal(as_saved(photo.image), photo.image)
 
 
 def test_the_faces_are_where_the_boxes_say(photo, detector):
@@ -88,7 +89,7 @@ def test_a_photo_is_measured_by_the_judge_alone_and_outside_the_mask_nothing_cha
     assert evaluation.model is None and [one.name for one in evaluation.surrogates] == list(BUILT_IN_SURROGATES)
     entry, finished = evaluation.run(whole_photos.astronaut(detector))
     assert entry["outside_bit_equal"] and entry["claimed_protected"] is False
-    assert torch.equal(finished.mul(255).round().div(255), finished)
+    assert torch.equal(as_saved(finished), finished)
     (face,) = entry["faces"]
     assert face["detected"] and face["found_again"] and 20 < face["psnr"] < 50
     judge = face["verdict"]["scores"][0]

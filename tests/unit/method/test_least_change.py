@@ -8,10 +8,11 @@ from torch import Tensor
 
 from faceprotect_core import IdentityObjective
 from faceprotect_core.method.least_change import STEPS, least_change
+from faceprotect_core.pixels import as_saved
 from tiny import random_image, tiny_surrogate
 
 STEP = 2.0**-STEPS
-PHOTO = 0.3 + 0.4 * random_image(size=24).mul(255).round().div(255)
+PHOTO = 0.3 + 0.4 * as_saved(random_image(size=24))
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Brighter:
 
 def photos(count: int) -> Tensor:
     images = [0.3 + 0.4 * random_image(size=24, seed=seed) for seed in range(count)]
-    return torch.cat(images).mul(255).round().div(255)
+    return as_saved(torch.cat(images))
 
 
 @pytest.mark.parametrize("part", [0.03, 0.2, 0.5, 0.77, 0.95])
@@ -42,10 +43,10 @@ def test_the_factor_is_the_smallest_that_suffices_to_a_64th(part):
     level = 0.5 / 255 / 0.2
     assert part - level <= factor <= part + STEP + level
     torch.testing.assert_close(image, photo + factor * 0.2, rtol=0, atol=1e-12)
-    eight_bits = image.mul(255).round().div(255)
+    eight_bits = as_saved(image)
     assert objective.past(eight_bits) >= 0
     if factor < 1:
-        less = (photo + (factor - STEP) * 0.2).mul(255).round().div(255)
+        less = as_saved(photo + (factor - STEP) * 0.2)
         assert objective.past(less) < 0, "a 64th less would not have sufficed"
 
 
@@ -96,7 +97,7 @@ def test_only_8_bit_values_are_asked_about_and_no_more_often_than_a_bisection_ne
     least_change(photo, photo + 0.2, objective)
     assert len(objective.shown) == STEPS + 2
     for image in objective.shown:
-        assert torch.equal(image, image.mul(255).round().div(255))
+        assert torch.equal(image, as_saved(image))
     unreached = Brighter(photo, torch.tensor([1.0, 1.0]))
     least_change(photo, photo + 0.2, unreached)
     assert len(unreached.shown) == 1
@@ -125,4 +126,4 @@ def test_every_surrogate_still_has_to_be_fooled():
     objective = IdentityObjective(networks, source=photo, margin=0.0)
     image, factor = least_change(photo, changed, objective)
     assert factor == max(alone) > min(alone) and factor < 1
-    assert objective.reached(image.mul(255).round().div(255))
+    assert objective.reached(as_saved(image))

@@ -11,14 +11,15 @@ from skimage.metrics import structural_similarity
 from faceprotect_core import IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import WEIGHTS, load_demo_model, load_demo_weights
 from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
-from faceprotect_core.evaluation.training.demo_model import split_identities
+from faceprotect_core.evaluation.people import split_identities
 from faceprotect_core.faces import detect_faces, face_mask, find_face
+from faceprotect_core.pixels import as_saved, from_pixels
 
 
 @pytest.fixture(scope="module")
 def portrait():
     """NASA's portrait of Eileen Collins, the head in the middle: [1, 3, 256, 256]."""
-    crop = torch.from_numpy(astronaut()[2:232, 100:330]).permute(2, 0, 1)[None].float() / 255
+    crop = from_pixels(astronaut()[2:232, 100:330])[None]
     return torch.nn.functional.interpolate(crop, size=(256, 256), mode="bilinear", antialias=True)
 
 
@@ -58,7 +59,7 @@ def test_the_demo_setting_protects_a_real_face_against_the_real_recogniser(portr
     objective = IdentityObjective([recognizer], source=portrait, face=face, source_face=face, margin=DEMO_MARGIN)
     mask = face_mask([face], 256, 256)
     result = protect(denoiser, codec, portrait, context, objective, mask=mask, **asdict(DEMO))
-    protected = result.image.mul(255).round().div(255)  # as saved
+    protected = as_saved(result.image)
     found = detect_faces(protected[0])
     assert found, "people still see a face, and so does the detector"
     original, changed = recognizer.embed(portrait, face), recognizer.embed(protected, found[0])

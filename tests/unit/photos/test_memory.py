@@ -17,8 +17,9 @@ from faceprotect_core.speed.cost import process_peak
 from faceprotect_core.demo import load_demo_model
 from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
+from faceprotect_core.pixels import from_pixels
 
-astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None].float() / 255
+astronaut = from_pixels(skimage.data.astronaut())[None]
 photo = torch.full((3, 4000, 6000), 0.5)
 for factor, top, left in ((6, 400, 50), (2, 1200, 4200)):  # faces of 570 and 190 pixels
     face = torch.nn.functional.interpolate(astronaut, scale_factor=factor, mode="bilinear")[0]

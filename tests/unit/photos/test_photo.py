@@ -20,6 +20,7 @@ from faceprotect_core.photos.settings import (
     WEIGHTS,
     PhotoSettings,
 )
+from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.verdict import JUDGE, LOSS
 
 # Enough to see that it works, not enough to be protected: the claims about protection have tests of their own.
@@ -91,7 +92,7 @@ def test_the_fast_preset_protects_from_a_recogniser_that_was_not_used(recognizer
     assert [(score.recogniser, score.role) for score in verdict.scores] == [
         ("dlib_resnet", JUDGE), *((name, LOSS) for name in BUILT_IN_SURROGATES)
     ]  # fmt: skip
-    saved = result.image.mul(255).round().div(255)[None]
+    saved = as_saved(result.image)[None]
     before = recognizer.embed(astronaut[None], find_face(astronaut))
     assert not recognizer.is_match(recognizer.embed(saved, find_face(saved[0])), before)
     assert not recognizer.is_match(recognizer.embed(saved, verdict.face), before)
@@ -106,7 +107,7 @@ def test_the_fast_preset_of_diffusion_protects_a_photo_that_is_no_multiple_of_8(
     outside = (result.mask == 0).expand_as(photo)
     assert torch.equal(result.image[outside], photo[outside])
     assert (photo - result.image).abs().max() < 0.5
-    again = find_face(result.image.mul(255).round().div(255))
+    again = find_face(as_saved(result.image))
     away = recognizer.margin(
         recognizer.embed(result.image[None], again), recognizer.embed(photo[None], find_face(photo))
     )

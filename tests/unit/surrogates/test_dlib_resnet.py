@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from faceprotect_core.faces import detect_faces
+from faceprotect_core.pixels import from_pixels
 from faceprotect_core.surrogates import BUILT_IN_SURROGATES, FRSurrogate, load_surrogate
 
 CHECK = json.loads((Path(__file__).parents[2] / "data" / "face_checks.json").read_text())["recognizer_check"]
@@ -26,12 +27,12 @@ def recognizer():
 def formula_image():
     x = np.linspace(0, 6, 150)
     image = 127 + 100 * np.sin(x[:, None, None] * [1, 2, 3] + x[None, :, None] * [2, 1, 0.5])
-    return torch.from_numpy(image.clip(0, 255).astype(np.uint8)).permute(2, 0, 1)[None].float() / 255
+    return from_pixels(image.clip(0, 255).astype(np.uint8))[None]
 
 
 @pytest.fixture(scope="module")
 def astronaut():
-    return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    return from_pixels(skimage.data.astronaut())[None]
 
 
 def test_the_descriptor_is_dlibs(recognizer, formula_image):
@@ -53,7 +54,7 @@ def test_a_person_matches_herself_and_not_a_coffee_cup(recognizer, astronaut):
     face = detect_faces(astronaut[0])[0]
     descriptor = recognizer.embed(astronaut, face)
     darker = recognizer.embed(0.7 * astronaut, face)
-    cup = recognizer.embed(torch.from_numpy(skimage.data.coffee()).permute(2, 0, 1)[None].float() / 255)
+    cup = recognizer.embed(from_pixels(skimage.data.coffee())[None])
     assert recognizer.is_match(descriptor, darker).tolist() == [True]
     assert recognizer.is_match(descriptor, cup).tolist() == [False]
     assert recognizer.similarity(descriptor, darker) < 0.3 < 0.6 < recognizer.similarity(descriptor, cup)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from faceprotect_core import load_surrogate
 from faceprotect_core.evaluation.recognition import similarities, verification_rates
+from faceprotect_core.pixels import from_pixels
 from faceprotect_core.surrogates import BUILT_IN_SURROGATES, WEIGHTS
 from faceprotect_core.surrogates.networks import faceres, mobileface, mobilefacenet
 
@@ -175,7 +176,7 @@ def test_thresholds_are_there_and_say_who_measured_them(one):
 def test_a_person_matches_herself_and_not_a_coffee_cup(one, astronaut, face):
     import skimage.data
 
-    cup = one.embed(torch.from_numpy(skimage.data.coffee()).permute(2, 0, 1)[None].float() / 255)
+    cup = one.embed(from_pixels(skimage.data.coffee())[None])
     herself = one.embed(astronaut[None], face)
     assert one.is_match(herself, one.embed(0.7 * astronaut[None], face)).tolist() == [True]
     assert one.is_match(herself, cup).tolist() == [False]
