@@ -15,15 +15,17 @@ from torch import Tensor
 from ..checks import require
 from ..faces import Face
 from ..files import sha256_of
-from ..method.inversion import OnStep
 from ..photos import words
 from ..photos.file import PhotoFile
+from ..photos.photo import OnPhotoStep
 from ..photos.read import read_photo
 from ..photos.write import write_photo
+from ..progress import Step
+from ..speed.cost import PredictedCost
 from ..verify.verdict import FaceVerdict
 from .plan import Options, Task
 
-OnTaskStep = Callable[[Task, dict], None]
+OnTaskStep = Callable[[Task, Step | PredictedCost], None]
 
 
 class Result(Protocol):
@@ -42,12 +44,12 @@ class Protector(Protocol):
     faces_per_batch: int
     """How many faces it protects at once; above 1 also of several photos, with `protect_all`."""
 
-    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> Result:
+    def protect(self, photo: Tensor, on_step: OnPhotoStep | None = None) -> Result:
         """[3, H, W] in [0, 1] on the CPU -> a result whose image is on the CPU."""
         ...
 
     def protect_all(
-        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[Result | Exception]:
         """The same for many, taken as they are needed; a photo's exception comes in its place, see `protect_photos`."""
         ...
@@ -84,7 +86,7 @@ class Work:
             raise
 
 
-def protect_one(task: Task, protector: Protector, options: Options, on_step: OnStep | None = None) -> dict:
+def protect_one(task: Task, protector: Protector, options: Options, on_step: OnPhotoStep | None = None) -> dict:
     """Reads, protects, writes and judges one photo; nothing else is touched. Returns its entry for the record.
 
     Raises:

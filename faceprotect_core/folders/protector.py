@@ -12,10 +12,9 @@ from torch import Tensor
 from ..checks import require
 from ..faces import Face, FaceDetector, crop_selection, load_detector, select_faces
 from ..files import digest_of_tensor
-from ..method.inversion import OnStep
 from ..method.objectives import Goal
 from ..models import DEMO, LoadedModel, load_model
-from ..photos.photo import CutPhoto, PhotoResult, protect_photos
+from ..photos.photo import CutPhoto, OnPhotoStep, PhotoResult, protect_photos
 from ..photos.read import read_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, PhotoSettings, Way
 from ..speed.cost import CostPredictor
@@ -71,7 +70,7 @@ class PhotoProtector:
     def faces_per_batch(self) -> int:
         return self.choice.batch
 
-    def protect(self, photo: Tensor, on_step: OnStep | None = None) -> PhotoResult:
+    def protect(self, photo: Tensor, on_step: OnPhotoStep | None = None) -> PhotoResult:
         """[3, H, W] in [0, 1] on the CPU -> the result, its image on the CPU."""
         (outcome,) = self.protect_all([photo], on_step)
         if isinstance(outcome, Exception):
@@ -79,7 +78,7 @@ class PhotoProtector:
         return outcome
 
     def protect_all(
-        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[PhotoResult | Exception]:
         """The same for many, their faces in batches across photos, see `protect_photos`."""
         outcomes = protect_photos(

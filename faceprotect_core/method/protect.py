@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from ..checks import require_image
+from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import capture_self_attention
-from .inversion import OnStep, Pairing, ddim_invert
+from .inversion import Pairing, ddim_invert
 from .null_text import learn_null_text
 from .optimizer import Objective, Output, ProtectionResult, optimize_latent
 from .schedule import DDIMSchedule

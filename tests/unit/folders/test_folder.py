@@ -22,6 +22,7 @@ from faceprotect_core.folders.record import RECORD
 from faceprotect_core.folders.run import Options, protect_folder
 from faceprotect_core.photos.read import read_photo
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
+from faceprotect_core.progress import Step
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score
 
 RANDOM = np.random.default_rng(5)
@@ -48,7 +49,7 @@ class FakeProtector:
         if self.calls in self.error:
             raise self.error[self.calls]
         if on_step:
-            on_step({"stage": "protection", "step": 1, "steps": 1, "face": 1, "faces": 1})
+            on_step(Step("protection", 1, 1))
         return SimpleNamespace(image=1 - photo, faces=(verdict(self.protected, self.asked),))
 
     def judge(self, original, finished, faces):
@@ -64,7 +65,7 @@ class TwoAtOnce(FakeProtector):
     def protect_all(self, photos, on_step=None):
         photos = iter(photos)
         while together := list(islice(photos, self.faces_per_batch)):
-            report = on_step and (lambda event: on_step(event | {"photos": len(together)}))  # noqa: B023
+            report = on_step and (lambda event: on_step(replace(event, photos=len(together))))  # noqa: B023
             yield from [one if isinstance(one, Exception) else self._attempt(one, report) for one in together]
 
     def _attempt(self, photo, on_step):
