@@ -65,35 +65,35 @@ def ready(
     size: of the crops in pixels, where there is no trajectory.
     Raises ProtectionError for models of another kind, and for a trajectory or a conditioning that is of another model.
     """
-    if trajectory is not None:
-        require_same_model(model, trajectory.model_identity, where)
     denoiser = None if model is None else ComfyDenoiser(model)
     codec = None if vae is None else codec_of(vae, model)
-    shape = trajectory.trajectory.latents[0].shape if trajectory else (1, 4, size // 8, size // 8)
-    together = 1
-    if steps and denoiser and not trajectory:
+    shape, together = (1, 4, size // 8, size // 8), 1
+    if trajectory:
+        require_same_model(model, trajectory.model_identity, where)
+        shape = trajectory.trajectory.latents[0].shape
+    elif steps and denoiser:
         together = faces_at_once(denoiser, codec, shape, steps)
         shape = (together, *shape[1:])
-    with _loaded(denoiser, codec, shape, steps, patchers) as recorder:
-        context = None if conditioning is None else null_context(model, conditioning, where)
+    if steps and denoiser:
+        loaded = optimization(denoiser, codec, shape, steps, *patchers)
+    else:
+        models = [patcher for part in (denoiser, codec) if part for patcher in part.patchers]
+        loaded = (gradients if steps else no_gradients)(*models, *patchers)
+    with loaded as recorder:
+        recorder = recorder or Recorder(device=None)
         yield Ready(
             denoiser and recorder.denoiser(denoiser),
             codec and recorder.codec(codec),
-            at_work(trajectory.context) if trajectory else context,
+            _context(model, conditioning, trajectory, where),
             None if model is None else schedule_of(model),
-            at_work(trajectory.trajectory) if trajectory else None,
+            at_work(trajectory and trajectory.trajectory),
             recorder.surrogates(surrogates),
             objective and recorder.objective(objective),
             together,
         )
 
 
-@contextmanager
-def _loaded(denoiser, codec, shape, steps: int, patchers: Sequence) -> Iterator[Recorder]:
-    if steps and denoiser:
-        with optimization(denoiser, codec, shape, steps, *patchers) as recorder:
-            yield recorder
-        return
-    models = [patcher for part in (denoiser, codec) if part for patcher in part.patchers]
-    with (gradients if steps else no_gradients)(*models, *patchers):
-        yield Recorder(device=None)
+def _context(model, conditioning, trajectory: TrajectoryData | None, where: str) -> Tensor | None:
+    if trajectory:
+        return at_work(trajectory.context)
+    return None if conditioning is None else null_context(model, conditioning, where)
