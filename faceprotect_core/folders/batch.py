@@ -9,8 +9,7 @@ from contextlib import closing
 
 from torch import Tensor
 
-from ..progress import Step
-from ..speed.cost import PredictedCost
+from ..photos.photo import PhotoEvent
 from .one_photo import Job, OnTaskStep, Protector, Result, Source, read_source, require_free, write_result
 from .plan import Options
 
@@ -31,7 +30,7 @@ def run_together(
             waiting.append((job, source))
             yield source if isinstance(source, Exception) else source.photo.image
 
-    def report(event: Step | PredictedCost) -> None:
+    def report(event: PhotoEvent) -> None:
         on_step(next(job.task for job, source in waiting if isinstance(source, Source)), event)
 
     outcomes = protector.protect_all(images(), on_step and report)

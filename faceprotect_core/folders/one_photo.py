@@ -17,15 +17,13 @@ from ..faces import Face
 from ..files import sha256_of
 from ..photos import words
 from ..photos.file import PhotoFile
-from ..photos.photo import OnPhotoStep
+from ..photos.photo import OnPhotoStep, PhotoEvent
 from ..photos.read import read_photo
 from ..photos.write import write_photo
-from ..progress import Step
-from ..speed.cost import PredictedCost
 from ..verify.verdict import FaceVerdict
 from .plan import Options, Task
 
-OnTaskStep = Callable[[Task, Step | PredictedCost], None]
+OnTaskStep = Callable[[Task, PhotoEvent], None]
 
 
 class Result(Protocol):

@@ -29,7 +29,8 @@ from ..verify.verdict import FaceVerdict, asked_again, judge_photo, require_othe
 from .batch import FAILURES, Aim, Changed, CropProtector, Diffusion, find_aim
 from .settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
-OnPhotoStep = Callable[[Step | PredictedCost], None]
+PhotoEvent = Step | PredictedCost
+OnPhotoStep = Callable[[PhotoEvent], None]
 BALANCED = PRESETS[LIGHT]["balanced"]
 
 

@@ -41,7 +41,7 @@ class Ready:
 
     @property
     def diffusion(self) -> tuple[Denoiser, ImageCodec, Tensor] | None:
-        return self.denoiser and (self.denoiser, self.codec, self.context)
+        return None if self.denoiser is None else (self.denoiser, self.codec, self.context)
 
 
 @contextmanager
