@@ -17,18 +17,19 @@ from pathlib import Path
 import torch
 
 from .checks import ProtectionError, require
-from .speed.cost import Cost, Meter, duration
+from .photos import words
+from .progress import Step
+from .speed.cost import Meter, PredictedCost
 
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 LIGHT_AND_SHADE = "light-and-shade"
-STAGE_NAMES = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 all fine, 1 some photos failed, 2 wrong usage, 130 stopped with Ctrl+C."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(words)
-    options.words = words[1:]
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    options.words = given[1:]
     try:
         return options.run(options)
     except ProtectionError as error:
@@ -186,30 +187,29 @@ class Reporter:
         self.stream, self.live = stream, ""
         self.device, self.predicted, self.meter = torch.device(device), None, None
 
-    def step(self, task, event: dict) -> None:
-        name = _photos_of(task.name, event)
-        if event["stage"] == "cost":
-            self._predict(name, event["faces"], event["cost"])
-        stage = STAGE_NAMES.get(event["stage"])
-        if stage and self.stream.isatty():
-            self._show(f"{name}  {_faces_of(event)}{stage} {event['step']} of {event['steps']}")
+    def step(self, task, event: Step | PredictedCost) -> None:
+        name = words.photos_at_work(task.name, event.photos)
+        if isinstance(event, PredictedCost):
+            self._predict(name, event)
+        elif (doing := words.doing(event)) and self.stream.isatty():
+            self._show(f"{name}  {doing}")
 
     def _show(self, text: str) -> None:
         _write(self.stream, "\r" + " " * len(self.live) + "\r" + text)
         self.live = text
 
-    def _predict(self, name: str, faces: int, cost: Cost) -> None:
+    def _predict(self, name: str, event: PredictedCost) -> None:
         if self.predicted is None:
-            _write(self.stream, f"{name}  {faces} face{'s' * (faces != 1)}, about {cost}\n")
-            self.predicted, self.meter = cost, Meter(self.device)
+            _write(self.stream, f"{name}  {words.expected(event)}\n")
+            self.predicted, self.meter = event.cost, Meter(self.device)
 
     def photo(self, done) -> None:
         if self.live:
             self._show("")
-        left = f"; about {duration(done.seconds_left)} left" if done.seconds_left else ""
+        left = f"; {words.left(done.seconds_left)}" if done.seconds_left else ""
         _write(self.stream, f"{done.number} of {done.count}  {done.task.name}  {self._outcome(done)}{left}\n")
         if self.meter:
-            _write(self.stream, f"Predicted {self.predicted}; {self.meter}.\n")
+            _write(self.stream, f"{words.cost(self.predicted, self.meter)}\n")
             self.meter = None
 
     def _outcome(self, done) -> str:
@@ -224,20 +224,6 @@ class Reporter:
         _write(self.stream, f"{len(done)} photos: {', '.join(parts)}.\n")
         if count["failed"]:
             _write(self.stream, "Nothing was written for the photos that failed.\n")
-
-
-def _photos_of(name: str, event: dict) -> str:
-    """Which photos are being protected: the first, and how many more."""
-    more = event.get("photos", 1) - 1
-    return f"{name} and {more} more" if more else name
-
-
-def _faces_of(event: dict) -> str:
-    """Which of several faces are being protected."""
-    last, count, at_once = (event.get(name, 1) for name in ("face", "faces", "at_once"))
-    if count == 1:
-        return ""
-    return f"face {last} of {count}, " if at_once == 1 else f"faces {last - at_once + 1} to {last} of {count}, "
 
 
 def _write(stream, text: str) -> None:

@@ -32,10 +32,7 @@ class SelfAttentionCapture(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, trajectory: TrajectoryData, null_text) -> io.NodeOutput:
-        host.require_same_model(model, trajectory.model_identity, "Self-Attention Capture")
-        denoiser = host.ComfyDenoiser(model)
-        with host.no_gradients(denoiser.patcher):
-            path = host.at_work(trajectory.trajectory)
-            progress = host.Progress(path.depth)
-            structure = capture_self_attention(denoiser, path, host.at_work(null_text), progress)
+        with host.ready(model, trajectory=trajectory, where="Self-Attention Capture") as ready:
+            embeddings = host.at_work(null_text)
+            structure = capture_self_attention(ready.denoiser, ready.trajectory, embeddings, host.Progress())
         return io.NodeOutput(host.at_rest(structure))

@@ -64,11 +64,9 @@ class DDIMInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, latent, depth, pairing, num_inference_steps, steps_offset) -> io.NodeOutput:
-        denoiser = host.ComfyDenoiser(model)
         schedule = host.schedule_of(model, num_inference_steps, steps_offset)
-        with host.no_gradients(denoiser.patcher):
+        with host.ready(model, conditioning=conditioning, where="DDIM Inversion") as ready:
             samples = host.to_core_latent(model, latent)
-            context = host.null_context(model, conditioning)
-            trajectory = ddim_invert(denoiser, samples, context, schedule, depth, pairing, host.Progress(depth))
-        data = TrajectoryData(host.at_rest(trajectory), host.at_rest(context), host.identity_of(model))
+            inverted = ddim_invert(ready.denoiser, samples, ready.context, schedule, depth, pairing, host.Progress())
+        data = TrajectoryData(host.at_rest(inverted), host.at_rest(ready.context), host.identity_of(model))
         return io.NodeOutput(data)

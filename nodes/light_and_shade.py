@@ -132,7 +132,7 @@ class LightAndShade(io.ComfyNode):
                 settings,
                 mask=mask,
                 early_stop=early_stop,
-                on_step=host.Progress(iterations),
+                on_step=host.Progress(),
             )
             changed = result.rendering.image
             if least_change:

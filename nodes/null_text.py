@@ -47,11 +47,8 @@ class NullTextLearner(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, trajectory: TrajectoryData, iterations, learning_rate) -> io.NodeOutput:
-        host.require_same_model(model, trajectory.model_identity, "Null-Text Embedding Learner")
-        denoiser = host.ComfyDenoiser(model)
-        with host.optimization(denoiser, None, trajectory.trajectory.latents[0].shape, 1) as recorder:
-            path, context = host.at_work(trajectory.trajectory), host.at_work(trajectory.context)
-            progress = host.Progress(path.depth * iterations)
-            recorded = recorder.denoiser(denoiser)
-            embeddings = learn_null_text(recorded, path, context, iterations, learning_rate, progress)
+        with host.ready(model, trajectory=trajectory, steps=1, where="Null-Text Embedding Learner") as ready:
+            embeddings = learn_null_text(
+                ready.denoiser, ready.trajectory, ready.context, iterations, learning_rate, host.Progress()
+            )
         return io.NodeOutput(host.at_rest(embeddings))

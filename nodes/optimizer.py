@@ -144,18 +144,17 @@ class AdversarialLatentOptimizer(io.ComfyNode):
         early_stop=False,
         least_change=False,
     ) -> io.NodeOutput:
-        host.require_same_model(model, trajectory.model_identity, WHERE)
-        denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
-        path = trajectory.trajectory
-        _require_same_photo(objective, path)
-        with host.optimization(denoiser, codec, path.latents[0].shape, path.depth, *objective.patchers) as recorder:
+        _require_same_photo(objective, trajectory.trajectory)
+        networks = {"objective": objective.objective, "patchers": objective.patchers}
+        steps = trajectory.trajectory.depth
+        with host.ready(model, vae, trajectory=trajectory, **networks, steps=steps, where=WHERE) as ready:
             photo = None if image is None else host.to_core_image(image, WHERE)
             result = optimize_latent(
-                recorder.denoiser(denoiser),
-                recorder.codec(codec),
-                host.at_work(path),
+                ready.denoiser,
+                ready.codec,
+                ready.trajectory,
                 host.at_work(null_text),
-                recorder.objective(objective.objective),
+                ready.objective,
                 structure=host.at_work(structure),
                 iterations=iterations,
                 lr=learning_rate,
@@ -166,7 +165,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 fidelity_weight=fidelity_weight,
                 keep_colours=keep_colours,
                 early_stop=early_stop,
-                on_step=host.Progress(iterations),
+                on_step=host.Progress(),
             )
             changed = result.image
             if least_change:

@@ -1,9 +1,7 @@
 """Protect Photo: every face of a photo of any size, and whether it worked (core: photos/photo.py)."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -20,9 +18,8 @@ from ..faceprotect_core.photos.settings import (
     DIFFUSION,
     LIGHT,
     PRESETS,
-    PhotoSettings,
 )
-from ..faceprotect_core.speed.cost import Cost, CostPredictor, Meter, total
+from ..faceprotect_core.speed.cost import CostPredictor, Meter, total
 from ..faceprotect_core.verify.verdict import require_other_network
 from . import host
 from .crop import size_and_choice_inputs
@@ -33,15 +30,12 @@ from .upstream import require_untouched
 
 WHERE = "Protect Photo"
 AUTOMATIC, NO_JUDGE = "automatic", "none"
-MODEL_SOCKETS = "model", "vae", "conditioning"
 # Measured on two CPU cores, see docs/RESULTS.md.
 PRESET_TOOLTIP = (
     "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. fast: "
     "the fewest steps. balanced: more steps, a smaller change. strong: further past the threshold, more visible."
 )
 STOP, LEAVE_OUT = "stop", "leave out"
-PROGRESS_STEPS = 1000
-DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
 
 
 class ProtectPhoto(io.ComfyNode):
@@ -173,40 +167,30 @@ class ProtectPhoto(io.ComfyNode):
         target=None,
     ) -> io.NodeOutput:
         require_untouched(cls.hidden, "image", WHERE)
-        way = _way(way, model, vae, conditioning)
+        way, models = _way(way, model, vae, conditioning)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[way][preset], size=size)
-        others = [one.patcher for one in (*loaded, *judging)]
-        with ExitStack() as stack:
-            diffusion, recorder, at_once = None, None, 1
-            if way == DIFFUSION:
-                denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
-                latent = 4, size // 8, size // 8
-                at_once = host.faces_at_once(denoiser, codec, (1, *latent), settings.diffusion.depth)
-                work = host.optimization(denoiser, codec, (at_once, *latent), settings.diffusion.depth, *others)
-                recorder = stack.enter_context(work)
-                context = host.null_context(model, conditioning, WHERE)
-                diffusion = recorder.denoiser(denoiser), recorder.codec(codec), context
-            else:
-                stack.enter_context(host.gradients(*others))
+        recognisers = {
+            "surrogates": [one.surrogate for one in loaded],
+            "patchers": [one.patcher for one in (*loaded, *judging)],
+        }
+        with host.ready(*models, **recognisers, steps=settings.diffusion.depth, size=size, where=WHERE) as ready:
             photos = host.to_core_image(image, WHERE)
             select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
-            used = [one.surrogate for one in loaded]
-            predicted, meter = [], Meter(photos.device)
-            progress = _PhotoProgress(len(photos), settings, cls.hidden.unique_id, predicted.append)
+            progress, meter = host.PhotoProgress(len(photos), settings, cls.hidden.unique_id), Meter(photos.device)
             outcomes = protect_photos(
                 _cut(photos, select, size, on_failure),
-                recorder.surrogates(used) if recorder else used,
+                ready.surrogates,
                 settings,
-                model=diffusion,
+                model=ready.diffusion,
                 judge=judging[0].surrogate if judging else None,
                 other=_other(other_photo),
                 goal=goal,
                 target=_target(goal, target),
-                schedule=host.schedule_of(model, num_inference_steps=20, steps_offset=1) if diffusion else None,
+                schedule=ready.schedule,
                 detector=select.detector,
-                faces_per_batch=at_once,
+                faces_per_batch=ready.faces_at_once,
                 predictor=CostPredictor(),
                 on_step=progress,
             )
@@ -215,22 +199,26 @@ class ProtectPhoto(io.ComfyNode):
                 progress.finished += 1
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
-            cost = _describe_cost(predicted, meter)
-        described = map(_describe, range(1, len(results) + 1), results)
-        report = "\n\n".join([*described, *cost])
+            said = [f"Photo {number}: {_said_of(result)}" for number, result in enumerate(results, start=1)]
+            if progress.predicted:
+                said.append(words.cost(total(progress.predicted), meter))
+                logging.info("FaceProtect: %s", said[-1])
+        report = "\n\n".join(said)
         host.show_on_node(cls.hidden.unique_id, report)
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
 
-def _way(way: str, model, vae, conditioning) -> str:
+def _way(way: str, model, vae, conditioning) -> tuple[str, tuple]:
+    """The one that was chosen or follows, and the models that it needs."""
+    models, names = (model, vae, conditioning), ("model", "vae", "conditioning")
     chosen = (LIGHT if model is None else DIFFUSION) if way == AUTOMATIC else way
-    missing = [name for name, one in zip(MODEL_SOCKETS, (model, vae, conditioning), strict=True) if one is None]
+    missing = [name for name, one in zip(names, models, strict=True) if one is None]
     require(
         chosen != DIFFUSION or not missing,
         f"{WHERE}: the way through diffusion needs {' and '.join(missing)}, and nothing is connected there",
         "connect Load Demo Model (MODEL, VAE and CONDITIONING), or a checkpoint; or choose the way light and shade",
     )
-    return chosen
+    return chosen, models if chosen == DIFFUSION else ()
 
 
 def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:
@@ -314,91 +302,7 @@ def _outputs(results: list, image) -> tuple:
     return host.to_comfy_image(images, like=image[kept]), host.to_comfy_image(masks)[..., 0]
 
 
-def _describe(number: int, result: PhotoResult | ProtectionError) -> str:
+def _said_of(result: PhotoResult | ValueError) -> str:
     if not isinstance(result, PhotoResult):
-        return f"Photo {number}: NOT PROTECTED, left out. {result}"
-    lines = [f"Photo {number}: {words.photo_verdict(result.faces)}"]
-    for index, face in enumerate(result.faces):
-        lines += [f"Face {index}: {words.verdict(face)}", *words.numbers(face)]
-    return "\n\n".join(lines)
-
-
-def _describe_cost(predicted: Sequence[Cost], meter: Meter) -> list[str]:
-    """What was predicted and what it was; nothing where no photo had a face."""
-    if not predicted:
-        return []
-    text = f"Predicted {total(predicted)}; {meter}."
-    logging.info("FaceProtect: %s", text)
-    return [text]
-
-
-class _PhotoProgress:
-    """Moves the progress bar through all photos and faces, and says on the node what it will cost and how long it will
-    take. finished: photos that are done, or left out. on_cost: called with the prediction."""
-
-    def __init__(self, photos: int, settings: PhotoSettings, node_id: str, on_cost: Callable[[Cost], None]):
-        self.photos, self.node_id, self.on_cost, self.finished = photos, node_id, on_cost, 0
-        self.stages = _stages(settings)
-        self.bar, self.start, self.said, self.at = host.Progress(PROGRESS_STEPS), time.monotonic(), 0.0, 0
-
-    def __call__(self, event: dict) -> None:
-        where = f"{_numbers('photo', self.finished + 1, event['photos'])} of {self.photos}"
-        if event["stage"] == "cost":
-            self._predict(where, event["faces"], event["cost"])
-            return
-        if event["attempt"] > 1:
-            self._further(f"{where}, {_numbers('face', event['face'] - event['at_once'] + 1, event['at_once'])}")
-            return
-        begin, end = self.stages[event["stage"]]
-        of_face = begin + (end - begin) * event["step"] / max(event["steps"], 1)
-        before = event["face"] - event["at_once"]  # faces that are done
-        done = self.finished + event["photos"] * (before + event["at_once"] * of_face) / event["faces"]
-        self.at = round(PROGRESS_STEPS * done / self.photos)
-        self.bar(event | {"step": self.at, "steps": PROGRESS_STEPS})
-        faces = _numbers("face", before + 1, event["at_once"])
-        self._say(done, f"{where}, {faces} of {event['faces']}")
-
-    def _further(self, where: str) -> None:
-        """A second try has no share of the bar; it must still notice that the run is cancelled."""
-        self.bar({"step": self.at, "steps": PROGRESS_STEPS})
-        if time.monotonic() - self.said >= 1:
-            self.said = time.monotonic()
-            host.show_on_node(self.node_id, f"{where}: still recognised, so it is changed further")
-
-    def _predict(self, where: str, faces: int, cost: Cost) -> None:
-        text = f"{where}: {faces} face{'s' * (faces != 1)}, about {cost}"
-        host.show_on_node(self.node_id, text)
-        logging.info("FaceProtect: %s", text)
-        self.said = time.monotonic()
-        self.on_cost(cost)
-
-    def _say(self, done: float, where: str) -> None:
-        """done: of the photos, in photos."""
-        now = time.monotonic()
-        if now - self.said < 1 or done - self.finished < 0.05:
-            return
-        self.said = now
-        seconds = (now - self.start) / done * (self.photos - done)
-        host.show_on_node(self.node_id, f"{where}: about {seconds:.0f} s left")
-
-
-def _numbers(name: str, first: int, count: int) -> str:
-    return f"{name} {first}" if count == 1 else f"{name}s {first} to {first + count - 1}"
-
-
-def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
-    """Stage -> share of the time that is over when it begins, and when it ends; counted in steps through the U-Net."""
-    if settings.way == LIGHT:
-        return {"protection": (0.0, 1.0)}
-    knobs, depth, stages, begin = settings.diffusion, settings.diffusion.depth, {}, 0.0
-    steps = {
-        "inversion": depth / 3,  # forward only
-        "null_text": depth * knobs.null_text_iterations,
-        "capture": depth / 3,
-        "protection": (depth + DECODING) * knobs.iterations,
-    }
-    for stage, count in steps.items():
-        end = begin + count / max(sum(steps.values()), 1)
-        stages[stage] = (begin, min(end, 1.0))
-        begin = end
-    return stages
+        return f"NOT PROTECTED, left out. {result}"
+    return "\n\n".join(words.report(result.faces))

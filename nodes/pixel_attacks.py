@@ -79,7 +79,7 @@ class PixelSpaceAttack(io.ComfyNode):
                 method,
                 settings=settings,
                 mask=mask,
-                on_step=host.Progress(settings.iterations),
+                on_step=host.Progress(),
             )
             text = summary({"surrogates": objective.objective.report(changed)})
         host.show_on_node(cls.hidden.unique_id, text)

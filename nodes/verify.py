@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..faceprotect_core.checks import ProtectionError, require
 from ..faceprotect_core.faces import Face, FaceDetector, load_detector
+from ..faceprotect_core.progress import OnStep
 from ..faceprotect_core.verify.report_image import draw_report, draw_robustness
 from ..faceprotect_core.verify.reports import RobustnessReport, Verification
 from ..faceprotect_core.verify.robustness import processings
@@ -95,17 +96,12 @@ class VerifyRobustness(io.ComfyNode):
     ) -> io.NodeOutput:
         _require_whole(vae, model, conditioning)
         check = _Check.of(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
-        codec = None if vae is None else host.ComfyCodec(vae, model)
-        denoiser = None if model is None else host.ComfyDenoiser(model)
-        models = [one.patcher for one in (codec, denoiser) if one is not None]
-        with host.no_gradients(*check.patchers, *models):
-            context = None if model is None else host.null_context(model, conditioning, ROBUSTNESS)
-            schedule = None if model is None else host.schedule_of(model, num_inference_steps=20, steps_offset=1)
-            named = processings(codec, denoiser, context, schedule=schedule)
-            progress = host.Progress(len(named) * len(check.originals))
+        with host.ready(model, vae, conditioning, patchers=check.patchers, where=ROBUSTNESS) as ready:
+            named = processings(ready.codec, ready.denoiser, ready.context, schedule=ready.schedule)
+            progress, count = host.Progress(), len(check.originals)
             results = [
-                check(index, verify_robustness, processings=named, on_step=_of_photo(progress, index, check))
-                for index in range(len(check.originals))
+                check(index, verify_robustness, processings=named, on_step=_of_photo(progress, index, count))
+                for index in range(count)
             ]
         return _answer(cls.hidden.unique_id, results, list(map(draw_robustness, results)))
 
@@ -231,12 +227,9 @@ def _require_whole(vae, model, conditioning) -> None:
     )
 
 
-def _of_photo(progress, index: int, check: _Check) -> Callable[[dict], None]:
-    def step(event: dict) -> None:
-        steps = event["steps"] * len(check.originals)
-        progress({"step": index * event["steps"] + event["step"], "steps": steps})
-
-    return step
+def _of_photo(progress: host.Progress, index: int, count: int) -> OnStep:
+    """The steps of one of several photos, as steps of all."""
+    return lambda event: progress(replace(event, step=index * event.steps + event.step, steps=event.steps * count))
 
 
 def _answer(node_id: str, results: Sequence[Verification | RobustnessReport], reports: list[Tensor]) -> io.NodeOutput:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_finite, require_image
-from ..method.inversion import OnStep
 from ..method.objectives import IdentityObjective
+from ..progress import OnStep, Step
 from .input_diversity import Change, at, diversified, random_affine, resize_and_pad, uniform
 
 WHERE = "Pixel-Space Attack"
-Diversity, Step = Literal["none", "resize and pad", "affine"], Literal["sign", "rms"]
-DIVERSITIES, STEPS = get_args(Diversity), get_args(Step)
+Diversity, Direction = Literal["none", "resize and pad", "affine"], Literal["sign", "rms"]
+DIVERSITIES, STEPS = get_args(Diversity), get_args(Direction)
 # A gradient with which a whole step could change the loss by less than this is rounding, and has no direction.
 FLAT = 1e-5
 
@@ -59,7 +59,7 @@ class PixelAttackSettings:
     kernel: int = 0
     diversity: Diversity = "none"
     diversity_probability: float = 1.0
-    step: Step = "sign"
+    step: Direction = "sign"
     naturalness: float = 0.0
 
     @property
@@ -127,8 +127,7 @@ def attack_pixels(
         settings: instead of those, such as replace(PUBLISHED[method], epsilon=4 / 255); they alone say what is done.
         mask: [1 or B, 1, H, W] in [0, 1], or [1, H, W] as of face_mask, by which epsilon is multiplied; where it is 0,
             pixels stay bit-equal.
-        on_step: called after every iteration with {"stage", "step", "steps", "identity", "image"}: the loss per image,
-            and the image before the step.
+        on_step: called after every iteration, with the loss "identity" per image, and the image before the step.
 
     Returns:
         [B, 3, H, W] in [0, 1], nowhere further than epsilon from the photo; the last iterate, as published. Whether it
@@ -145,8 +144,7 @@ def attack_pixels(
         before = now.image
         now = _best(objectives, [attack.step(one, now, iteration) for one in objectives], iteration)
         if on_step:
-            event = {"stage": "protection", "step": iteration + 1, "steps": settings.iterations}
-            on_step(event | {"identity": now.loss.tolist(), "image": before})
+            on_step(Step("protection", iteration + 1, settings.iterations, {"identity": now.loss.tolist()}, before))
     require_finite(now.image, f"{WHERE}: the protected image", "load the recognisers in float32")
     return now.image
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from ..checks import require
 from ..faces import Face, FaceDetector, crop_selection, load_detector, select_faces
 from ..files import digest_of_tensor
-from ..method.inversion import OnStep
 from ..method.objectives import Goal
 from ..models import DEMO, LoadedModel, load_model
-from ..photos.photo import CutPhoto, PhotoResult, protect_photos
+from ..photos.photo import CutPhoto, OnPhotoStep, PhotoResult, protect_photos
 from ..photos.read import read_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, PhotoSettings, Way
 from ..speed.cost import CostPredictor
@@ -68,7 +67,7 @@ class PhotoProtector:
     predictor: CostPredictor | None = field(default_factory=CostPredictor)
 
     def protect(
-        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[PhotoResult | Exception]:
         """Photos [3, H, W] in [0, 1] on the CPU, their faces in batches across photos -> results on the CPU, see
         `protect_photos`."""

@@ -14,16 +14,16 @@ from torch import Tensor
 from ..checks import require
 from ..faces import Face
 from ..files import sha256_of
-from ..method.inversion import OnStep
 from ..photos import words
 from ..photos.file import PhotoFile
+from ..photos.photo import OnPhotoStep, PhotoEvent
 from ..photos.read import read_photo
 from ..photos.write import write_photo
 from ..verify.verdict import FaceVerdict
 from .outcome import Outcome
 from .plan import Options, Task
 
-OnTaskStep = Callable[[Task, dict], None]
+OnTaskStep = Callable[[Task, PhotoEvent], None]
 
 
 class Result(Protocol):
@@ -40,7 +40,7 @@ class Protector(Protocol):
     """All that decides how a photo comes out, for JSON; with "preset"."""
 
     def protect(
-        self, photos: Iterable[Tensor | Exception], on_step: OnStep | None = None
+        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[Result | Exception]:
         """Photos [3, H, W] in [0, 1] on the CPU, taken when they are needed -> for each, in order, a result whose image
         is on the CPU, or why there is none. Exceptions are passed on in their place, see `protect_photos`; one that is
@@ -81,7 +81,7 @@ def work_through(
             photo = at_work[-1].photo
             yield photo if isinstance(photo, Exception) else photo.image
 
-    def report(event: dict) -> None:
+    def report(event: PhotoEvent) -> None:
         on_step(next(source.task for source in at_work if not isinstance(source.photo, Exception)), event)
 
     def finished(result: Result | Exception) -> Outcome:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..checks import require
+from ..progress import OnStep, Step
 from ..protocols import Denoiser
-from .inversion import OnStep, Trajectory
+from .inversion import Trajectory
 
 # Elements of the maps that are computed at once: what a CPU's cache holds, and enough to fill a GPU.
 ELEMENTS_AT_ONCE = {"cpu": 2**21, "cuda": 2**25}
@@ -196,7 +197,7 @@ def capture_self_attention(
         latent = trajectory.denoise_step(denoiser, latent, step, embeddings[step], capture)
         captured.append(capture.queries_and_keys)
         if on_step:
-            on_step({"stage": "capture", "step": step + 1, "steps": trajectory.depth})
+            on_step(Step("capture", step + 1, trajectory.depth))
     require(
         bool(captured[0]),
         "Self-Attention Capture: the model has no self-attention layers",

@@ -1,6 +1,5 @@
 """DDIM inversion: from the photo's latent to a noisy latent that the model denoises back to (nearly) the same photo."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_finite
+from ..progress import OnStep, Step
 from ..protocols import Denoiser, SelfAttention
 from .schedule import DDIMSchedule
 
 Pairing = Literal["published", "exact"]
-OnStep = Callable[[dict], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ def ddim_invert(
 
     latent: scaled latent [B, C, h, w]. context: the text encoder's output for the empty prompt, [1 or B, tokens, dim].
     depth: how far towards noise, 1 to schedule.num_inference_steps; the paper's 3 of 20 keeps the picture.
-    on_step: called after every step with {"stage", "step", "steps"}.
+    on_step: called after every step.
     Raises ProtectionError for a depth, a pairing or a shape that cannot be, and when the model returns NaN.
     """
     _check(latent, context, schedule, depth, pairing)
@@ -80,7 +79,7 @@ def ddim_invert(
         noise = denoiser(latents[-1], timestep, context)
         latents.append(schedule.transfer(latents[-1], noise, timestep, next_timestep))
         if on_step:
-            on_step({"stage": "inversion", "step": index + 1, "steps": depth})
+            on_step(Step("inversion", index + 1, depth))
     require_finite(latents[-1], "DDIM Inversion: the inverted latent", "run the model in float32 or bfloat16")
     return Trajectory(tuple(latents), schedule, pairing)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import require, require_image
-from .inversion import OnStep
+from ..progress import OnStep
 from .variables import Objective, Optimised, Rendering, optimize
 
 WHERE = "Light and Shade"

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_finite
+from ..progress import OnStep, Step
 from ..protocols import Denoiser
-from .inversion import OnStep, Trajectory, expand_context
+from .inversion import Trajectory, expand_context
 
 
 @torch.enable_grad()
@@ -24,7 +25,7 @@ def learn_null_text(
     through all steps: each step starts from the last one's embedding and keeps the moments.
 
     context: the null context [1 or B, tokens, dim], where learning starts; with iterations = 0 it is returned as it is.
-    on_step: called after every iteration with {"stage", "step", "steps", "iteration", "loss": [B floats]}.
+    on_step: called after every iteration, with the loss "null_text".
     Returns embeddings [depth, B, tokens, dim], noisiest step first.
     Raises ProtectionError for negative settings and when the loss becomes NaN.
     """
@@ -46,9 +47,8 @@ def learn_null_text(
             (embedding.grad,) = torch.autograd.grad(loss.sum(), embedding)
             optimizer.step()
             if on_step:
-                event = {"stage": "null_text", "step": step * iterations + iteration + 1}
-                event |= {"steps": trajectory.depth * iterations, "iteration": iteration, "loss": loss.tolist()}
-                on_step(event)
+                number, losses = step * iterations + iteration + 1, {"null_text": loss.tolist()}
+                on_step(Step("null_text", number, trajectory.depth * iterations, losses))
         embeddings.append(embedding.detach().clone())
         if step + 1 < trajectory.depth:
             with torch.no_grad():

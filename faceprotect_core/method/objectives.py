@@ -1,6 +1,9 @@
 """What the changed image should look like to face recognition: somebody else (impersonate), nobody known (dodge), or
 both."""
 
+from __future__ import annotations
+
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -92,6 +95,12 @@ class IdentityObjective:
     def at(self, iteration: int) -> Callable[[Tensor], Tensor]:
         """The loss of one iteration of an optimiser."""
         return partial(self, iteration=iteration)
+
+    def through(self, surrogates: Sequence[FRSurrogate]) -> IdentityObjective:
+        """The same, seen through other copies of its networks."""
+        other = copy.copy(self)
+        other.surrogates = tuple(surrogates)
+        return other
 
     @torch.no_grad()
     def reached(self, image: Tensor) -> Tensor:

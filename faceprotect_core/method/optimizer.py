@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_image
+from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
-from .inversion import OnStep, Trajectory
+from .inversion import Trajectory
 from .variables import Objective, Rendering, optimize
 
 Output = Literal["published", "detail"]
@@ -65,7 +66,7 @@ def optimize_latent(
         grey in any case.
     early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
     start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
-    on_step: called after every iteration with {"stage", "step", "steps", "identity", "structure", "image"}.
+    on_step: called after every iteration, with the losses "identity" and "structure", and the image.
     Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
     """
     require_embeddings(trajectory, embeddings, WHERE)

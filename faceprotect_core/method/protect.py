@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..checks import require, require_image
+from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, capture_self_attention
-from .inversion import OnStep, Pairing, Trajectory, ddim_invert
+from .inversion import Pairing, Trajectory, ddim_invert
 from .null_text import learn_null_text
 from .optimizer import Objective, Output, ProtectionResult, optimize_latent
 from .schedule import DDIMSchedule

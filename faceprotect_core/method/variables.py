@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_finite
-from .inversion import OnStep
+from ..progress import OnStep, Step
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -77,7 +77,7 @@ def optimize(
         iterations: at most so many steps; 0 leaves the start as it is.
         start: go on from here instead of the variable's own start.
         early_stop: an image is left as it is once objective.reached(image) says so; the run ends with the last one.
-        on_step: called after every iteration with {"stage", "step", "steps", "image"} and the losses.
+        on_step: called after every iteration, with the losses as in the history, and the image.
         where: the block, for messages.
 
     Raises:
@@ -161,5 +161,4 @@ class _History:
         for name, values in now.items():
             self.losses[name].append(values)
         if self.on_step:
-            event = {"stage": "protection", "step": len(self.losses["identity"]), "steps": self.iterations}
-            self.on_step(event | now | {"image": changed.detach()})
+            self.on_step(Step("protection", len(self.losses["identity"]), self.iterations, now, changed.detach()))

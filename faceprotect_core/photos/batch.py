@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from torch import Tensor
 from ..checks import out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
-from ..method.inversion import OnStep
 from ..method.least_change import least_change
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
 from ..method.protect import prepare
 from ..method.schedule import DDIMSchedule
 from ..method.views import AlignmentJitter
+from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
 from ..surrogates import FRSurrogate
@@ -171,4 +171,4 @@ class CropProtector:
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:
-    return on_step and (lambda event: on_step(event | {"face": face, "faces": faces, "at_once": at_once}))
+    return on_step and (lambda event: on_step(replace(event, face=face, faces=faces, at_once=at_once)))

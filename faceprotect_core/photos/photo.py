@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -20,16 +20,18 @@ from ..faces import (
     load_detector,
     paste_faces,
 )
-from ..method.inversion import OnStep
 from ..method.objectives import Goal
 from ..method.optimizer import is_grey
 from ..method.schedule import DDIMSchedule
-from ..speed.cost import CostPredictor
+from ..progress import OnStep, Step
+from ..speed.cost import CostPredictor, PredictedCost
 from ..surrogates import FRSurrogate
 from ..verify.verdict import FaceVerdict, asked_again, judge_photo, require_other_network
 from .batch import FAILURES, Aim, Changed, CropProtector, Diffusion, find_aim
 from .settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
+PhotoEvent = Step | PredictedCost
+OnPhotoStep = Callable[[PhotoEvent], None]
 BALANCED = PRESETS[LIGHT]["balanced"]
 
 
@@ -68,7 +70,7 @@ def protect_photo(
     detector: FaceDetector | None = None,
     faces_per_batch: int = 1,
     predictor: CostPredictor | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnPhotoStep | None = None,
 ) -> PhotoResult:
     """Protect the faces of one photo; the other pixels stay bit-equal. See `protect_photos` for the other arguments.
 
@@ -127,7 +129,7 @@ def protect_photos(
     detector: FaceDetector | None = None,
     faces_per_batch: int = 1,
     predictor: CostPredictor | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnPhotoStep | None = None,
 ) -> Iterator[PhotoResult | Exception]:
     """Protect the faces of many photos, in batches across photos.
 
@@ -148,11 +150,8 @@ def protect_photos(
         faces_per_batch: at most this many crops of one size go through the model together, fewer where memory runs
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
             optimiser amplifies.
-        predictor: the same for all photos of a run. With it, on_step first gets {"stage": "cost", "cost": the Cost of
-            the photos that are next, "faces": how many faces they have, "photos": how many they are}.
-        on_step: receives the events of `protect`, with "face" (from 1; of a batch the last), "faces" and "photos" (how
-            many there are in the photos that are at work together), "at_once" (how many are in this batch) and
-            "attempt" (2 where a face is pushed further) added.
+        predictor: the same for all photos of a run. With it, on_step first gets a PredictedCost.
+        on_step: called after every step of a batch of faces.
 
     Yields:
         For each photo its result (see `protect_photo`) or an exception of any kind.
@@ -201,14 +200,14 @@ class _Studio:
             self.protectors.append(CropProtector(replace(before, settings=before.settings.further), faces_per_batch))
 
     def protect(
-        self, photos: Sequence[CutPhoto], predictor: CostPredictor | None, on_step: OnStep | None
+        self, photos: Sequence[CutPhoto], predictor: CostPredictor | None, on_step: OnPhotoStep | None
     ) -> list[PhotoResult | Exception]:
         crops = [crop for photo in photos for crop in photo.crops]
-        report = on_step and (lambda event: on_step({"photos": len(photos), "attempt": 1} | event))
+        report = on_step and (lambda event: on_step(replace(event, photos=len(photos))))
         first = self.protectors[0]
         cost = first.cost(crops, predictor) if crops and predictor and report else None
         if cost:
-            report({"stage": "cost", "cost": cost, "faces": len(crops)})
+            report(PredictedCost(cost, len(crops)))
         changed = iter(first(crops, report))
         outcomes = []
         for photo in photos:
@@ -226,7 +225,7 @@ class _Studio:
                 failed = [number for number, face in enumerate(result.faces) if not face.protected]
                 if not failed:
                     break
-                report = on_step and (lambda event, attempt=attempt: on_step(event | {"attempt": attempt}))
+                report = on_step and (lambda event, attempt=attempt: on_step(replace(event, attempt=attempt)))
                 crops, starts = [photo.crops[one] for one in failed], [changed[one].value for one in failed]
                 for number, further in zip(failed, protector(crops, report, starts), strict=True):
                     changed[number] = further

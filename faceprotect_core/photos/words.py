@@ -1,4 +1,5 @@
-"""What is said about a protected photo, in the words of a person who is in it; the numbers stand behind.
+"""What is said while photos are protected, and about what came out, in the words of a person who is in them; the
+numbers stand behind.
 
 The same words in the node, on the command line and in the record.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..progress import Step
+from ..speed.cost import Cost, Meter, PredictedCost, duration
 from ..surrogates.metric import METRICS
 from ..verify.verdict import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
@@ -15,6 +18,48 @@ DOUBT = (
 )
 GONE = "The detector finds no face there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
+STILL_KNOWN = "still recognised, so it is changed further"
+_DOING = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
+
+
+def doing(step: Step) -> str:
+    """What is done with which faces, as in "faces 2 to 3 of 5, inverting 1 of 3"; "" for what takes no time."""
+    if step.stage not in _DOING:
+        return ""
+    which = "" if step.faces == 1 else f"{faces_at_work(step)} of {step.faces}, "
+    return f"{which}{_DOING[step.stage]} {step.step} of {step.steps}"
+
+
+def photos_at_work(name: str, photos: int) -> str:
+    """The first, and how many more."""
+    return name if photos == 1 else f"{name} and {photos - 1} more"
+
+
+def faces_at_work(step: Step) -> str:
+    return numbered("face", step.face - step.at_once + 1, step.at_once)
+
+
+def numbered(name: str, first: int, count: int) -> str:
+    """As in "face 2" and "faces 2 to 3"."""
+    return f"{name} {first}" if count == 1 else f"{name}s {first} to {first + count - 1}"
+
+
+def expected(cost: PredictedCost) -> str:
+    """What photos will cost."""
+    return f"{_counted(cost.faces)}, about {cost.cost}"
+
+
+def cost(predicted: Cost, measured: Meter) -> str:
+    """What it was predicted to be, and what it was."""
+    return f"Predicted {predicted}; {measured}."
+
+
+def left(seconds: float) -> str:
+    return f"about {duration(seconds)} left"
+
+
+def _counted(faces: int) -> str:
+    return f"{faces} face{'s' * (faces != 1)}"
 
 
 def verdict(face: FaceVerdict) -> str:
@@ -33,13 +78,21 @@ def photo_verdict(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, in one sentence."""
     if not faces:
         return "NOT PROTECTED: no face."
-    count = f"{len(faces)} face{'s' * (len(faces) != 1)}"
+    count = _counted(len(faces))
     failed = sum(not face.protected for face in faces)
     if failed:
         return f"NOT PROTECTED: {failed} of {count}."
     doubtful = sum(face.doubtful for face in faces)
     done = "Taken for the target" if faces[0].goal == "impersonate" else "Protected"
     return f"{done}: {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
+
+
+def report(faces: Sequence[FaceVerdict]) -> list[str]:
+    """What became of a photo and of each of its faces, with all numbers, in lines."""
+    lines = [photo_verdict(faces)]
+    for index, face in enumerate(faces):
+        lines += [f"Face {index}: {verdict(face)}", *numbers(face)]
+    return lines
 
 
 def in_a_line(faces: Sequence[FaceVerdict]) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,16 @@ class Cost:
 
     def __str__(self) -> str:
         return f"{duration(self.seconds)} and {gigabytes(self.memory)}"
+
+
+@dataclass(frozen=True)
+class PredictedCost:
+    """Reported before the first step. cost: of the photos that are next. faces, photos: how many there are in them."""
+
+    cost: Cost
+    faces: int = 1
+    photos: int = 1
+    stage: ClassVar[str] = "cost"
 
 
 def total(costs: Sequence[Cost]) -> Cost:

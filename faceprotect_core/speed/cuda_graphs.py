@@ -6,7 +6,6 @@ them. A replay launches them all at once, and computes the same.
 
 from __future__ import annotations
 
-import copy
 import logging
 import weakref
 from collections.abc import Callable, Hashable, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.attention import StructureLoss
+from ..method.objectives import IdentityObjective
 from ..method.optimizer import Objective
 from ..protocols import Denoiser, ImageCodec, SelfAttention
 from ..surrogates import FRSurrogate
@@ -95,11 +95,9 @@ class Recorder:
 
     def objective(self, objective: Objective) -> Objective:
         """One without surrogates stays as it is."""
-        if not hasattr(objective, "surrogates"):
+        if not isinstance(objective, IdentityObjective):
             return objective
-        recorded = copy.copy(objective)
-        recorded.surrogates = self.surrogates(objective.surrogates)
-        return recorded
+        return objective.through(self.surrogates(objective.surrogates))
 
     def __call__(self, key: Hashable, function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
         """function(*tensors); calls with one key are calls of one function. Tensors of another shape take the place of

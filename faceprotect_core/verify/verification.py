@@ -6,7 +6,7 @@ verify_robustness(original, protected, recognizers, processings=processings(), s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..checks import require, require_finite, require_image
 from ..faces import Face, FaceDetector, detect_faces, find_again, left_to_right, load_detector, window_around
 from ..pixels import as_saved
+from ..progress import OnStep, Step
 from ..surrogates import FRSurrogate
 from .comparison import Comparison, FaceComparison, known_thresholds
 from .reports import RobustnessReport, Verification
@@ -78,7 +79,7 @@ def verify_robustness(
     faces: Sequence[Face] | None = None,
     seen: Collection[FRSurrogate | str] | None = None,
     detector: FaceDetector | None = None,
-    on_step: Callable[[dict], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> RobustnessReport:
     """The same after each processing of the protected photo: is the protection still there?
 
@@ -88,7 +89,7 @@ def verify_robustness(
     Args:
         processings: as `robustness.processings` gives them; its "none" is the unprocessed photo, which always comes
             first.
-        on_step: receives {"step", "steps"} after each processing of each face.
+        on_step: called after each processing of each face.
         The others: as for `verify_photo`.
     """
     case = _case(original, protected, recognizers, other, faces, seen, detector)
@@ -102,7 +103,7 @@ def verify_robustness(
                 changed, alone = (_processed(photo, process, rows, columns) for photo in (case.protected, original))
                 processed[name].append(_compare(case, face, inside, changed, alone))
                 if on_step:
-                    on_step({"step": step, "steps": len(case.faces) * len(named)})
+                    on_step(Step("robustness", step, len(case.faces) * len(named)))
     verification = Verification(tuple(plain), other is not None, _unchanged(case), case.unchecked)
     return RobustnessReport(verification, {name: tuple(faces) for name, faces in processed.items()})
 

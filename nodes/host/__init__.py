@@ -26,7 +26,8 @@ from .models import (
     surrogate_patcher,
     vae_from_diffusers,
 )
-from .progress import PREVIEW_SIZE, Progress, nothing, show_on_node
+from .progress import PREVIEW_SIZE, PhotoProgress, Progress, nothing, show_on_node
+from .ready import Ready, ready
 from .settings import (
     EXACT_DTYPES,
     MOST_FACES_AT_ONCE,
@@ -40,7 +41,6 @@ from .settings import (
     with_settings,
 )
 from .tensors import (
-    MOVED,
     at_rest,
     at_work,
     null_context,

@@ -65,7 +65,7 @@ def require_same_model(model, identity: tuple, where: str) -> None:
     )
 
 
-def schedule_of(model, num_inference_steps: int, steps_offset: int) -> DDIMSchedule:
+def schedule_of(model, num_inference_steps: int = 20, steps_offset: int = 1) -> DDIMSchedule:
     """The model's own noise schedule: sigma^2 = (1 - a) / a."""
     sigmas = model.get_model_object("model_sampling").sigmas.double()
     return DDIMSchedule.from_alphas_cumprod(1.0 / (1.0 + sigmas**2), num_inference_steps, steps_offset)

@@ -2,25 +2,99 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from dataclasses import replace
+
 import comfy.utils
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
+from ...faceprotect_core.photos import words
+from ...faceprotect_core.photos.settings import LIGHT, PhotoSettings
 from ...faceprotect_core.pixels import to_pixels
+from ...faceprotect_core.progress import Step
+from ...faceprotect_core.speed.cost import Cost, PredictedCost
 
 PREVIEW_SIZE = 512
+BAR = 1000  # the length of the bar for whole photos
+DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
 
 
 class Progress:
     """An on_step callback that moves ComfyUI's progress bar and shows the current image."""
 
-    def __init__(self, total: int):
-        self.bar = comfy.utils.ProgressBar(max(total, 1))
+    def __init__(self):
+        self.bar = comfy.utils.ProgressBar(1)
 
-    def __call__(self, event: dict) -> None:
-        preview = _preview(event["image"]) if "image" in event else None
-        self.bar.update_absolute(event["step"], event["steps"], preview)
+    def __call__(self, event: Step) -> None:
+        preview = None if event.image is None else _preview(event.image)
+        self.bar.update_absolute(event.step, event.steps, preview)
+
+
+class PhotoProgress:
+    """Moves the bar through the faces of all photos, and says on the node what they cost and how long they take.
+
+    finished: photos that are done, or left out. predicted: what those that were begun cost.
+    """
+
+    def __init__(self, photos: int, settings: PhotoSettings, node_id: str):
+        self.photos, self.node_id, self.stages = photos, node_id, _stages(settings)
+        self.finished = 0
+        self.predicted: list[Cost] = []
+        self.bar, self.start, self.said, self.at = Progress(), time.monotonic(), 0.0, 0
+
+    def __call__(self, event: Step | PredictedCost) -> None:
+        photos = f"{words.numbered('photo', self.finished + 1, event.photos)} of {self.photos}"
+        if isinstance(event, PredictedCost):
+            self.predicted.append(event.cost)
+            logging.info("FaceProtect: %s: %s", photos, words.expected(event))
+            self._say(f"{photos}: {words.expected(event)}")
+        elif event.attempt > 1:  # it has no share of the bar, and must still notice that the run is cancelled
+            self.bar(replace(event, step=self.at, steps=BAR, image=None))
+            self._say_sometimes(f"{photos}, {words.faces_at_work(event)}: {words.STILL_KNOWN}")
+        else:
+            done = self._done(event)
+            self.at = round(BAR * done / self.photos)
+            self.bar(replace(event, step=self.at, steps=BAR))
+            if done - self.finished >= 0.05:  # before that nothing is known
+                left = (time.monotonic() - self.start) / done * (self.photos - done)
+                where = f"{photos}, {words.faces_at_work(event)} of {event.faces}"
+                self._say_sometimes(f"{where}: {words.left(left)}")
+
+    def _done(self, event: Step) -> float:
+        """Of all photos, in photos."""
+        begin, end = self.stages[event.stage]
+        of_face = begin + (end - begin) * event.step / max(event.steps, 1)
+        faces = event.face - event.at_once * (1 - of_face)
+        return self.finished + event.photos * faces / event.faces
+
+    def _say_sometimes(self, text: str) -> None:
+        if time.monotonic() - self.said >= 1:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.said = time.monotonic()
+        show_on_node(self.node_id, text)
+
+
+def _stages(settings: PhotoSettings) -> dict[str, tuple[float, float]]:
+    """Stage -> share of the time that is over when it begins, and when it ends; counted in steps through the U-Net."""
+    if settings.way == LIGHT:
+        return {"protection": (0.0, 1.0)}
+    depth, stages, begin = settings.diffusion.depth, {}, 0.0
+    steps = {
+        "inversion": depth / 3,  # forward only
+        "null_text": depth * settings.diffusion.null_text_iterations,
+        "capture": depth / 3,
+        "protection": (depth + DECODING) * settings.diffusion.iterations,
+    }
+    for stage, count in steps.items():
+        end = begin + count / max(sum(steps.values()), 1)
+        stages[stage] = (begin, min(end, 1.0))
+        begin = end
+    return stages
 
 
 def nothing() -> ExecutionBlocker:

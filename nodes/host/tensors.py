@@ -15,9 +15,6 @@ from ...faceprotect_core.faces import FaceCrop
 from ...faceprotect_core.faces.regions import require_painted
 from ...faceprotect_core.photos.file import over_white, under_alpha
 
-# Fields of the core's dataclasses that hold tensors.
-MOVED = {"latents", "queries_and_keys", "latent", "image", "mask", "paste_mask"}
-
 
 def to_core_image(image: Tensor, where: str) -> Tensor:
     """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; over white, grey repeated."""
@@ -100,8 +97,8 @@ def _moved(data, device):
     if isinstance(data, dict):
         return {name: _moved(part, device) for name, part in data.items()}
     if isinstance(data, (Trajectory, SelfAttentionReference, FaceCrop)):
-        tensors = MOVED & {field.name for field in dataclasses.fields(data)}
-        return dataclasses.replace(data, **{name: _moved(getattr(data, name), device) for name in tensors})
+        parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+        return dataclasses.replace(data, **_moved(parts, device))  # what is in other dataclasses stays where it is
     return data
 
 

@@ -17,6 +17,7 @@ from faceprotect_core.folders.protector import Choice, PhotoProtector, load_prot
 from faceprotect_core.photos.photo import PhotoResult
 from faceprotect_core.photos.read import read_photo
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
+from faceprotect_core.progress import Step
 
 from .measure import Stopwatch, peak_memory, reset_peak
 
@@ -76,9 +77,9 @@ def protect_together(protector: PhotoProtector, photos: Sequence[Tensor], size: 
         pass
     complete, stopwatch = [], Stopwatch(device)
 
-    def note(event: dict) -> None:
-        if event["stage"] == "protection" and event["step"] == event["steps"]:
-            complete.append(event["at_once"])
+    def note(event: Step) -> None:
+        if event.stage == "protection" and event.step == event.steps:
+            complete.append(event.at_once)
 
     before = reset_peak(device)
     stopwatch.begin()

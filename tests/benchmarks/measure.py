@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from faceprotect_core import ProtectionResult
-from faceprotect_core.method.inversion import OnStep
+from faceprotect_core.progress import OnStep, Step
 from faceprotect_core.speed.cost import process_peak
 
 
@@ -52,9 +52,9 @@ class Stopwatch:
     def seconds(self) -> float:
         return self.now() - self.start
 
-    def __call__(self, event: dict) -> None:
+    def __call__(self, event: Step) -> None:
         now = self.now()
-        self.intervals[event["stage"]].append(now - self.last)
+        self.intervals[event.stage].append(now - self.last)
         self.last = now
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faceprotect_core import DDIMSchedule, IdentityObjective, ProtectionResult
-from faceprotect_core.method.inversion import OnStep
+from faceprotect_core.progress import OnStep, Step
 from faceprotect_core.protocols import Denoiser, ImageCodec
 
 INVERSION_STEPS, DEPTH = 19, 3
@@ -30,7 +30,7 @@ def protect_as_released(
 ) -> ProtectionResult:
     """One photo [1, 3, H, W] in [0, 1]; its result has no history.
 
-    on_step: called as by `protect`, with {"stage", "step", "steps"} alone.
+    on_step: called as by `protect`, without losses and images.
     """
     report = on_step or (lambda event: None)
     latents = _invert(denoiser, codec.encode(image), context, schedule, report)
@@ -47,7 +47,7 @@ def _invert(denoiser: Denoiser, latent: Tensor, context: Tensor, schedule: DDIMS
         timestep, next_timestep = schedule.level(index), schedule.level(index + 1)
         noise = denoiser(latents[-1], timestep, context)
         latents.append(schedule.transfer(latents[-1], noise, timestep, next_timestep))
-        report({"stage": "inversion", "step": index + 1, "steps": INVERSION_STEPS})
+        report(Step("inversion", index + 1, INVERSION_STEPS))
     return latents
 
 
@@ -85,7 +85,7 @@ def _learn_null_text(sampling: Sampling, context: Tensor, iterations: int, repor
             optimizer.zero_grad()
             F.mse_loss(sampling.step(latent, step, embedding), target).backward()
             optimizer.step()
-            report({"stage": "null_text", "step": step * iterations + iteration + 1, "steps": DEPTH * iterations})
+            report(Step("null_text", step * iterations + iteration + 1, DEPTH * iterations))
         embeddings.append(embedding.detach().clone())
         with torch.no_grad():  # after the last step too, where nothing needs it
             latent = sampling.step(latent, step, embeddings[-1])
@@ -128,7 +128,7 @@ def _attack(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        report({"stage": "protection", "step": iteration + 1, "steps": iterations})
+        report(Step("protection", iteration + 1, iterations))
     with torch.no_grad():
         decoded_latent = _denoise_pair(sampling, unchanged, latent, embeddings, None)[1:]
         image = codec.decode(decoded_latent)

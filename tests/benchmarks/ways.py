@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from faceprotect_core import IdentityObjective, ProtectionResult, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
-from faceprotect_core.method.inversion import OnStep
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
+from faceprotect_core.progress import OnStep
 from faceprotect_core.protocols import Denoiser, ImageCodec
 from faceprotect_core.speed.checkpointing import blocks_of
 from faceprotect_core.speed.cuda_graphs import Recorder

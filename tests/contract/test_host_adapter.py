@@ -198,7 +198,7 @@ def repeat(core, golden, denoiser, codec) -> dict:
     found = {f"inversion.{index:02d}": latent for index, latent in enumerate(trajectory.latents)}
     embeddings = core.learn_null_text(
         denoiser, trajectory, context, settings["null_text_iterations"],
-        on_step=lambda event: losses.extend(event["loss"]),
+        on_step=lambda event: losses.extend(event.losses["null_text"]),
     )  # fmt: skip
     found |= {"null_loss": losses} | {f"null_text.{step}": embeddings[step] for step in range(3)}
     structure = core.capture_self_attention(denoiser, trajectory, embeddings)

@@ -161,6 +161,23 @@ def test_cuda_graphs_are_recorded_where_they_are_wanted_and_memory_is_ample(
     assert ("no CUDA graphs" in caplog.text) == (graphs and device is None)
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_everything_that_a_node_gets_is_recorded_or_nothing(pack, loaded, graphs):
+    model, vae = with_settings(pack, *loaded, "as loaded", "ample", cuda_graphs=graphs)
+    surrogate = pack.nodes.surrogates.load("mobileface")
+    networks = {"surrogates": [surrogate.surrogate], "patchers": [surrogate.patcher]}
+    with pack.host.ready(model, vae, **networks, steps=1, size=64, where="A test") as ready:
+        parts = ready.denoiser, ready.codec, ready.surrogates[0].module
+        assert [hasattr(part, "recorder") for part in parts] == [graphs] * 3
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_node_gets_gradients_only_where_it_asks_for_them(pack, loaded, steps):
+    with pack.host.ready(loaded[0], steps=steps, size=64, where="A test") as ready:
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled() == bool(steps)
+        assert ready.codec is ready.context is ready.trajectory is ready.objective is None
+
+
 def test_comfyui_is_told_that_cuda_graphs_take_twice_the_memory(pack, loaded, monkeypatch):
     import comfy.model_management as management
 

@@ -38,9 +38,10 @@ def node(pack, monkeypatch):
 
     def run(photos, at_once: int, on_failure: str):
         said, bar, time = [], [], iter(range(1, 10_000, 2))
-        monkeypatch.setattr(host, "show_on_node", lambda node_id, text: said.append(text))
-        monkeypatch.setattr(host.Progress, "__call__", lambda _, event: bar.append(event["step"]))
-        monkeypatch.setattr(photo, "time", SimpleNamespace(monotonic=lambda: next(time)))
+        for place in (host, host.progress):
+            monkeypatch.setattr(place, "show_on_node", lambda node_id, text: said.append(text))
+        monkeypatch.setattr(host.Progress, "__call__", lambda _, event: bar.append(event.step))
+        monkeypatch.setattr(host.progress, "time", SimpleNamespace(monotonic=lambda: next(time)))
         with torch.inference_mode():
             model, vae, prompt = pack.nodes.demo.LoadDemoModel.execute().result
             settings = {"precision": "as loaded", "memory": "automatic", "faces_at_once": at_once}

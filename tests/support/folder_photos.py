@@ -1,6 +1,7 @@
 """Folders of photos for the tests, and protectors without a model."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from PIL import Image
 
 from faceprotect_core.faces import Face
 from faceprotect_core.folders.record import RECORD
+from faceprotect_core.progress import Step
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score
 
 FACE = Face((1.0, 1.0, 9.0, 9.0), 1.0, ((0.0, 0.0),) * 5)
@@ -37,7 +39,7 @@ class FakeProtector:
         if self.calls in self.error:
             raise self.error[self.calls]
         if on_step:
-            on_step({"stage": "protection", "step": 1, "steps": 1, "face": 1, "faces": 1})
+            on_step(Step("protection", 1, 1))
         return SimpleNamespace(image=1 - photo, faces=(verdict(self.protected, self.asked),))
 
     def judge(self, original, finished, faces):
@@ -51,7 +53,7 @@ class TwoAtOnce(FakeProtector):
     def protect(self, photos, on_step=None):
         photos = iter(photos)
         while together := list(islice(photos, 2)):
-            report = on_step and (lambda event: on_step(event | {"photos": len(together)}))  # noqa: B023
+            report = on_step and (lambda event: on_step(replace(event, photos=len(together))))  # noqa: B023
             yield from [one if isinstance(one, Exception) else self._attempt(one, report) for one in together]
 
     def _attempt(self, photo, on_step):

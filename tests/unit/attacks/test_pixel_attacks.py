@@ -220,11 +220,11 @@ def test_the_loss_goes_down_and_every_iteration_is_told(method):
     events, photos = [], torch.cat([PHOTO, OTHER])
     objective = IdentityObjective([NETWORK], source=photos, target=THIRD)
     changed = attack(method, photos, objective, on_step=events.append)
-    assert [event["step"] for event in events] == [1, 2, 3, 4, 5]
-    assert all(event["stage"] == "protection" and event["steps"] == 5 for event in events)
-    assert all(len(event["identity"]) == 2 and event["image"].shape == photos.shape for event in events)
+    assert [event.step for event in events] == [1, 2, 3, 4, 5]
+    assert all(event.stage == "protection" and event.steps == 5 for event in events)
+    assert all(len(event.losses["identity"]) == 2 and event.image.shape == photos.shape for event in events)
     if PUBLISHED[method].diversity == "none":
-        assert events[-1]["identity"] == pytest.approx(objective(events[-1]["image"]).tolist(), abs=1e-6)
+        assert events[-1].losses["identity"] == pytest.approx(objective(events[-1].image).tolist(), abs=1e-6)
     assert (objective(changed) < objective(photos)).all()
 
 
@@ -240,7 +240,7 @@ def test_the_first_random_step_is_not_kept_by_the_momentum():
     settings = {"iterations": 2, "epsilon": 0.02}
     events = []
     changed = attack("mi_fgsm", settings=settings, on_step=events.append)
-    middle = events[1]["image"]
+    middle = events[1].image
     free = (PHOTO > 0.02) & (PHOTO < 0.98)
     assert ((middle - PHOTO).abs() - 0.01)[free].abs().max() < 1e-6
     expected = (middle - 0.01 * gradient_of(dodge(), middle).sign()).clamp(0, 1)

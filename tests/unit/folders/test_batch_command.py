@@ -6,6 +6,8 @@ from PIL import Image
 from faceprotect_core import __main__ as command
 from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders.protector import Choice
+from faceprotect_core.photos import words
+from faceprotect_core.progress import Step
 from ray_work import Inverter
 
 
@@ -27,7 +29,7 @@ def test_a_batch_of_none_exits_with_2(tmp_path, capsys):
 
 @pytest.mark.parametrize(("photos", "said"), [(1, "a.png"), (4, "a.png and 3 more")])
 def test_the_terminal_says_which_photos_are_at_work(photos, said):
-    assert command._photos_of("a.png", {"photos": photos}) == said == command._photos_of(said, {})
+    assert words.photos_at_work("a.png", photos) == said == words.photos_at_work(said, 1)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +42,4 @@ def test_the_terminal_says_which_photos_are_at_work(photos, said):
     ],
 )
 def test_the_terminal_says_which_faces_are_at_work(event, said):
-    assert command._faces_of(event) == said
+    assert words.doing(Step("protection", 1, 2, **event)) == f"{said}protecting 1 of 2"

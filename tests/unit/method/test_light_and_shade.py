@@ -214,9 +214,9 @@ def test_it_stops_as_soon_as_the_margin_is_reached_and_not_before():
 def test_every_iteration_is_reported():
     events = []
     result = protect(on_step=events.append)
-    assert [event["step"] for event in events] == [1, 2, 3, 4] and {event["steps"] for event in events} == {4}
-    assert [event["identity"] for event in events] == result.history["identity"]
-    assert all(event["stage"] == "protection" and event["image"].shape == PHOTO.shape for event in events)
+    assert [event.step for event in events] == [1, 2, 3, 4] and {event.steps for event in events} == {4}
+    assert [event.losses["identity"] for event in events] == result.history["identity"]
+    assert all(event.stage == "protection" and event.image.shape == PHOTO.shape for event in events)
 
 
 # ------------------------------------------------------------------------------------------------ refusals

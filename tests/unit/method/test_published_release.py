@@ -28,7 +28,7 @@ def test_every_intermediate_agrees_with_the_published_release(name):
         trajectory,
         golden.context,
         iterations=settings["null_text_iterations"],
-        on_step=lambda event: losses.extend(event["loss"]),
+        on_step=lambda event: losses.extend(event.losses["null_text"]),
     )
     close(losses, record["null_loss"])
     for step in range(3):
@@ -44,7 +44,7 @@ def test_every_intermediate_agrees_with_the_published_release(name):
         golden.objective(),
         structure=structure,
         iterations=settings["protection_iterations"],
-        on_step=lambda event: images.append(event["image"]),
+        on_step=lambda event: images.append(event.image),
     )
     close([x for (x,) in result.history["identity"]], record["adv_loss"])
     close([x for (x,) in result.history["structure"]], record["attn_loss"])

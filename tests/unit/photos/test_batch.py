@@ -170,7 +170,7 @@ def test_crops_of_different_sizes_are_batched_by_size_and_come_back_in_order(gol
     denoiser = CountingDenoiser(golden.denoiser)
     together = tiny(three, crops, 2, denoiser=denoiser, on_step=events.append)
     assert set(denoiser.batches) == {2, 1}
-    assert [event["image"].shape[-1] for event in events if event["stage"] == "protection"] == [64] * 3 + [96] * 3
+    assert [event.image.shape[-1] for event in events if event.stage == "protection"] == [64] * 3 + [96] * 3
     alone = tiny(three, crops, 1)
     same(together.image, alone.image, 1e-5)
     assert_verdicts_agree(together, alone, 1e-4)
@@ -227,7 +227,7 @@ def test_by_light_and_shade_a_batch_of_faces_equals_the_single_runs(soft, cut, t
         same(together.image, alone.image, 1e-9)
         assert torch.equal(together.mask, alone.mask)
         assert_verdicts_agree(together, alone, 1e-6)
-    assert {(event["attempt"], event["at_once"]) for event in events} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    assert {(event.attempt, event.at_once) for event in events} == {(1, 1), (1, 2), (2, 1), (2, 2)}
     assert [face.asked for face in alone.faces] == [2, 2, 2]
     assert all(part.abs().max() > 0.03 for part in (alone.image - three).split(320, 2))
 
@@ -278,7 +278,7 @@ def test_a_face_that_is_reached_early_stops_while_the_other_goes_on(tiny, cut, t
     surrogate = tiny_surrogate(template="dlib_150", thresholds={0.01: 0.985})
     options = {"surrogate": surrogate, "goal": "impersonate", "target": target.double()}
     together = tiny(two, crops, 2, settings, on_step=events.append, **options)
-    images = torch.stack([event["image"] for event in events if event["stage"] == "protection"])
+    images = torch.stack([event.image for event in events if event.stage == "protection"])
     left, right = ((images[1:] - images[:-1])[:, face].abs().amax((1, 2, 3)).gt(0).tolist() for face in range(2))
     assert (
         all(left)
@@ -336,7 +336,7 @@ def test_the_faces_of_several_photos_together_equal_the_single_runs(
         assert_results_agree(one, single)
         assert (one.image - photo.photo).abs().max() > 0.1
     assert set(denoiser.batches) == batches
-    assert {(event["photos"], event["faces"]) for event in events} == {
+    assert {(event.photos, event.faces) for event in events} == {
         2: {(2, 3), (1, 1)}, 3: {(2, 3), (1, 1)}, 4: {(3, 4)}, 9: {(3, 4)}
     }[at_once]  # fmt: skip
 
@@ -381,7 +381,7 @@ def test_where_memory_runs_out_fewer_faces_go_together_from_then_on(golden, tiny
     assert all((one.image - photo.photo).abs().max() > 0.1 for one, photo in zip(outcomes, album * 2, strict=True))
     assert codec.batches == [4, 4, 2, 2, 2, 2, 2], "the costs, too little, two batches; the costs, two batches"
     assert "no memory for 4 faces at once; trying 2" in caplog.text
-    assert [event["faces"] for event in events if event["stage"] == "cost"] == [4], "of the photos after that"
+    assert [event.faces for event in events if event.stage == "cost"] == [4], "of the photos after that"
 
 
 def test_a_batch_that_was_too_large_is_not_tried_again_with_other_faces(golden, tiny_photos, album):
@@ -416,9 +416,9 @@ def test_no_more_photos_are_taken_than_fill_a_batch(tiny_photos, album):
 def test_progress_only_goes_forward_and_reaches_the_end(tiny, cut, three, at_once, batches):
     events = []
     tiny(three, cut(three, 64, 64, 64), at_once, on_step=events.append)
-    assert list(dict.fromkeys((event["face"], event["at_once"]) for event in events)) == batches
-    assert {event["faces"] for event in events} == {3}
-    positions = [(event["face"], STAGES.index(event["stage"]), event["step"]) for event in events]
+    assert list(dict.fromkeys((event.face, event.at_once) for event in events)) == batches
+    assert {event.faces for event in events} == {3}
+    positions = [(event.face, STAGES.index(event.stage), event.step) for event in events]
     assert positions == sorted(positions)
     assert positions[-1] == (3, 3, QUICK.method.iterations)
 
@@ -433,8 +433,8 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     protector = load_protector(choice, quick)
     (result,) = protector.protect([two], events.append)
     assert len(result.faces) == 2
-    assert [event["stage"] for event in events].count("cost") == 1 and events[0]["stage"] == "cost"
-    assert {event["at_once"] for event in events[1:]} == {2}
+    assert [event.stage for event in events].count("cost") == 1 and events[0].stage == "cost"
+    assert {event.at_once for event in events[1:]} == {2}
     assert protector.settings == load_protector(replace(choice, batch=1), quick).settings
 
 
@@ -447,5 +447,5 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settin
     first, passed, nobody, second = protector.protect([portrait, error, empty, two], events.append)
     assert [len(result.faces) for result in (first, second)] == [1, 2] and passed is error
     assert "no face found" in str(nobody)
-    assert {(event["photos"], event["at_once"]) for event in events if "at_once" in event} == {(2, 3)}
+    assert {(event.photos, event.at_once) for event in events if event.stage != "cost"} == {(2, 3)}
     assert all(result.image.device.type == "cpu" for result in (first, second))

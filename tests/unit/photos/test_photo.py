@@ -235,8 +235,8 @@ def test_all_faces_are_protected_by_default_and_reported_from_left_to_right(mobi
     result = protect_photo(two, [mobileface], QUICK, on_step=events.append)
     boxes = [verdict.face.box_xyxy for verdict in result.faces]
     assert len(boxes) == 2 and boxes == sorted(boxes)
-    assert [event["face"] for event in events if event["stage"] == "protection"] == [1, 1, 2, 2]
-    assert {(event["faces"], event["attempt"], event["photos"]) for event in events} == {(2, 1, 1)}
+    assert [event.face for event in events if event.stage == "protection"] == [1, 1, 2, 2]
+    assert {(event.faces, event.attempt, event.photos) for event in events} == {(2, 1, 1)}
 
 
 def test_a_photo_that_was_not_protected_enough_is_not_called_protected(demo, recognizer, astronaut):

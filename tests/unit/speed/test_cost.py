@@ -29,6 +29,7 @@ from faceprotect_core.speed.cost import (
     CostPredictor,
     Meter,
     Passes,
+    PredictedCost,
     Probe,
     SavedBytes,
     count_passes,
@@ -321,10 +322,10 @@ def test_a_photo_says_what_it_costs_before_the_first_step_and_comes_out_the_same
     options |= {"predictor": CostPredictor(), "on_step": events.append}
     result = protect_photo(astronaut, [recognizer], settings, **options)
     assert torch.equal(result.image, plain.image) and not torch.equal(result.image, astronaut)
-    stages = [event["stage"] for event in events]
+    stages = [event.stage for event in events]
     assert stages == {DIFFUSION: ["cost", "inversion", "null_text", "capture", "protection"],
                       LIGHT: ["cost", "protection"]}[way]  # fmt: skip
-    assert events[0]["faces"] == 1 and events[0]["cost"].seconds > 0 and events[0]["cost"].memory > 0
+    assert events[0].faces == 1 and events[0].cost.seconds > 0 and events[0].cost.memory > 0
 
 
 def test_the_cost_is_said_once_whatever_has_to_be_tried_again(astronaut, face):
@@ -332,8 +333,8 @@ def test_the_cost_is_said_once_whatever_has_to_be_tried_again(astronaut, face):
     settings, events = PRESETS[LIGHT]["fast"].tuned(iterations=1), []
     options = {"faces": [face], "predictor": CostPredictor(), "on_step": events.append}
     assert not protect_photo(astronaut, [network], settings, **options).protected
-    assert [event["stage"] for event in events] == ["cost", "protection", "protection"]
-    assert [event["attempt"] for event in events] == [1, 1, 2]
+    assert [event.stage for event in events] == ["cost", "protection", "protection"]
+    assert [event.attempt for event in events[1:]] == [1, 2]
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -390,7 +391,7 @@ def test_the_command_line_says_what_the_first_photo_costs_and_cost():
     reporter = Reporter(stream)
     for number, name in enumerate(("a.jpg", "b.jpg"), 1):
         task = SimpleNamespace(name=name)
-        reporter.step(task, {"stage": "cost", "faces": 2, "cost": Cost(54.0, 1_200_000_000)})
+        reporter.step(task, PredictedCost(Cost(54.0, 1_200_000_000), faces=2))
         entry = {"reason": "No reason."}
         reporter.photo(
             SimpleNamespace(task=task, number=number, count=2, status="failed", entry=entry, seconds_left=0.0)

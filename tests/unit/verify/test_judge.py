@@ -180,7 +180,7 @@ def test_only_the_face_that_is_still_known_is_pushed_further(easy, portrait):
     assert [face.asked for face in once.faces] == [1, 1] and [face.asked for face in twice.faces] == [1, 2]
     assert torch.equal(once.image[..., :320], twice.image[..., :320])
     assert not torch.equal(once.image[..., 320:], twice.image[..., 320:])
-    tries = [(event["attempt"], event["face"], event["faces"]) for event in events if event["stage"] == "protection"]
+    tries = [(event.attempt, event.face, event.faces) for event in events if event.stage == "protection"]
     assert list(dict.fromkeys(tries)) == [(1, 1, 2), (1, 2, 2), (2, 1, 1)]
 
 
