@@ -215,7 +215,7 @@ class ProtectPhoto(io.ComfyNode):
                 results.append(_accepted(outcome, where, preset, on_failure))
             cost = _describe_cost(predicted, meter)
         described = map(_describe, range(1, len(results) + 1), results)
-        report = "\n\n".join([*described, *cost])
+        report = "\n\n".join([*described, f"Note: {words.scope(select.smallest)}.", *cost])
         host.show_on_node(cls.hidden.unique_id, report)
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
@@ -313,7 +313,8 @@ def _outputs(results: list, image) -> tuple:
 def _describe(number: int, result: PhotoResult | ValueError) -> str:
     if not isinstance(result, PhotoResult):
         return f"Photo {number}: NOT PROTECTED, left out. {result}"
-    lines = [f"Photo {number}: {words.photo_verdict(result.faces)}"]
+    seen = [crop.photo_face for crop in result.crops] + [face for crop in result.crops[:1] for face in crop.keep]
+    lines = [f"Photo {number}: {words.photo_verdict(result.faces)} {words.found(seen)}"]
     for index, face in enumerate(result.faces):
         lines += [f"Face {index}: {words.verdict(face)}", *words.numbers(face)]
     return "\n\n".join(lines)

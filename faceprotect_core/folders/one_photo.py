@@ -134,6 +134,7 @@ def write_result(task: Task, source: Source, result: Result, protector: Protecto
         "output_sha256": sha256_of(task.output),
         "settings": settings_of(protector, options),
         "verdict": words.in_a_line(judged),
+        "scope": words.scope(protector.settings.get("min_face")),
         "faces": [verdict.to_dict() for verdict in judged],
         "seconds": round(time.monotonic() - source.start, 1),
     }

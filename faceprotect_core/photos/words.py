@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..faces import Face
 from ..verify.verdict import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
 DOUBT = (
@@ -14,6 +15,22 @@ DOUBT = (
 )
 GONE = "The detector finds no face there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
+
+
+def scope(smallest: float | None = None) -> str:
+    """What a report is not about. smallest: the size in pixels from which on faces were sought; None: none were."""
+    if smallest is None:
+        return "no other faces were looked for or changed"
+    return (
+        f"faces smaller than {smallest:g} pixels were not looked for, and faces that were not found (half hidden, in "
+        "profile, strongly tilted) were not changed"
+    )
+
+
+def found(faces: Sequence[Face]) -> str:
+    """How many faces a photo has, as far as the detector sees."""
+    turned = sum(face.lies_turned for face in faces)
+    return f"{_count(faces)} found" + (f", {turned} of them turned (on its side or upside down)." if turned else ".")
 
 
 def verdict(face: FaceVerdict) -> str:
@@ -28,11 +45,15 @@ def verdict(face: FaceVerdict) -> str:
     return " ".join(said)
 
 
+def _count(faces: Sequence) -> str:
+    return f"{len(faces)} face{'s' * (len(faces) != 1)}"
+
+
 def photo_verdict(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, in one sentence."""
     if not faces:
         return "NOT PROTECTED: no face."
-    count = f"{len(faces)} face{'s' * (len(faces) != 1)}"
+    count = _count(faces)
     failed = sum(not face.protected for face in faces)
     if failed:
         return f"NOT PROTECTED: {failed} of {count}."
