@@ -30,7 +30,7 @@ def scope(smallest: float | None = None) -> str:
 def found(faces: Sequence[Face]) -> str:
     """How many faces a photo has, as far as the detector sees."""
     turned = sum(face.lies_turned for face in faces)
-    return f"{_count(faces)} found" + (f", {turned} of them turned (on its side or upside down)." if turned else ".")
+    return f"{_count(faces)} found" + (f", {turned} of them turned (on the side or upside down)." if turned else ".")
 
 
 def verdict(face: FaceVerdict) -> str:

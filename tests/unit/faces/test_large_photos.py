@@ -14,17 +14,17 @@ from faceprotect_core.faces import detect_faces, overlap
 from faceprotect_core.faces.detect import LEVEL_PIXELS, _windows
 
 SIZES = (115, 133, 150, 168, 185, 203, 220, 238)  # pixels: of the faces
-HEAD, HEAD_SIDE, FACE_SIDE = (slice(24, 216), slice(112, 304)), 192, 112  # in the portrait
+ROWS, COLUMNS, HEAD_SIDE = slice(24, 216), slice(112, 304), 192  # of the head in the portrait
 
 
 @pytest.mark.parametrize("megapixels", [3, 12, 24])
-def test_eight_faces_are_found_in_a_photo_of_any_size(astronaut, detector, megapixels):
-    photo, faces = group(astronaut, megapixels)
+def test_eight_faces_are_found_in_a_photo_of_any_size(astronaut, detector, face, megapixels):
+    photo, boxes = group(astronaut, face, megapixels)
     passes = []
     found = detect_faces(photo, spying(detector, passes), min_face=80)
-    assert len(found) == len(faces)
-    for face in faces:
-        assert max(overlap(one.box_xyxy, face) for one in found) > 0.5
+    assert len(found) == len(boxes)
+    for box in boxes:
+        assert max(overlap(one.box_xyxy, box) for one in found) > 0.5
     assert max(passes) <= LEVEL_PIXELS < photo[0].numel() or megapixels == 3
     assert sum(passes) < 1.5 * photo[0].numel() / (1 - 25 / 36), "tiles overlap by little"
 
@@ -64,8 +64,8 @@ def test_a_smaller_min_face_enlarges_tile_by_tile(astronaut, detector):
 def test_a_photo_that_lies_turned_is_turned_where_no_face_is_upright(astronaut, detector, face, turns):
     """At a threshold at which the face is found upright only."""
     photo = torch.rot90(astronaut, turns, (1, 2))
-    assert detect_faces(photo, detector, threshold=0.9, turned=False) == []
-    (found,) = detect_faces(photo, detector, threshold=0.9)
+    assert detect_faces(photo, detector, threshold=1.0, turned=False) == []
+    (found,) = detect_faces(photo, detector, threshold=1.0)
     to_photo = {1: lambda x, y: (y, 511 - x), 2: lambda x, y: (511 - x, 511 - y), 3: lambda x, y: (511 - y, x)}[turns]
     for points, expected in ((found.landmarks, face.landmarks), (found.mesh, face.mesh)):
         assert np.abs(np.stack(to_photo(*np.array(expected).T), axis=1) - points).max() < 2
@@ -74,17 +74,18 @@ def test_a_photo_that_lies_turned_is_turned_where_no_face_is_upright(astronaut, 
     assert found.lies_turned and not face.lies_turned and not found.doubtful
 
 
-def group(astronaut, megapixels: int) -> tuple[torch.Tensor, list[tuple]]:
+def group(astronaut, face, megapixels: int) -> tuple[torch.Tensor, list[np.ndarray]]:
     """A photo of 4 : 3 with eight faces of SIZES, and their boxes."""
     height = int(math.sqrt(megapixels * 1e6 * 3 / 4))
     photo, boxes = torch.full((3, height, height * 4 // 3), 0.5), []
+    box = np.array(face.box_xyxy)
     for size, (row, column) in zip(SIZES, product(range(2), range(4)), strict=True):
-        side = round(size * HEAD_SIDE / FACE_SIDE)
-        top, left = int((row + 0.5) * height / 2 - side / 2), int((column + 0.5) * height / 3 - side / 2)
-        head = F.interpolate(astronaut[None, :, *HEAD], size=(side, side), mode="bilinear", antialias=True)[0]
+        side = round(size * HEAD_SIDE / (box[2] - box[0] + 1))
+        left, top = int((column + 0.5) * height / 3 - side / 2), int((row + 0.5) * height / 2 - side / 2)
+        head = F.interpolate(astronaut[None, :, ROWS, COLUMNS], size=(side, side), mode="bilinear", antialias=True)[0]
         photo[:, top : top + side, left : left + side] = head
-        middle_x, middle_y = left + side / 2, top + side / 2
-        boxes.append((middle_x - size / 2, middle_y - size / 2, middle_x + size / 2, middle_y + size / 2))
+        start = (COLUMNS.start, ROWS.start) * 2
+        boxes.append((box - start) * (side / HEAD_SIDE) + (left, top) * 2)
     return photo, boxes
 
 
