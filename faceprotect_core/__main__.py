@@ -216,7 +216,9 @@ class Reporter:
         if done.status == "failed":
             return f"FAILED: {done.entry['reason']}"
         verdict = done.entry["verdict"]
-        return f"{verdict} {done.entry['seconds']:.0f} s" if done.status == "protected" else f"already: {verdict}"
+        if done.status != "protected":
+            return f"already: {verdict}"
+        return f"{verdict} {done.entry['seconds']:.0f} s; {done.entry['scope']}"
 
     def summary(self, done) -> None:
         count = Counter(photo.status for photo in done)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from einops import rearrange
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from ..faceprotect_core.faces import (
     select_faces,
 )
 from ..faceprotect_core.faces.choose import Box
+from ..faceprotect_core.faces.detect import WINDOW
+from ..faceprotect_core.photos import words
 from . import host
 from .sockets import CATEGORY, FacesSocket
 
@@ -72,6 +74,7 @@ class DetectFaces(io.ComfyNode):
                     tooltip="1 on the faces, falling softly to 0 at their outline: where the photo may change.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -79,7 +82,10 @@ class DetectFaces(io.ComfyNode):
         photos = host.to_core_image(image, "Detect Faces")
         found = find_faces(photos, "Detect Faces", threshold=threshold, min_face=min_face)
         mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
-        return io.NodeOutput(found, [[_box(face) for face in faces] for faces in found], mask)
+        report = "\n\n".join([*map(words.found, found), f"Note: {words.scope(min_face)}."])
+        host.show_on_node(cls.hidden.unique_id, report)
+        boxes = [[_box(face) for face in faces] for faces in found]
+        return io.NodeOutput(found, boxes, mask, ui=ui.PreviewText(report))
 
 
 def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
@@ -114,6 +120,8 @@ class FaceSelector:
         self.faces = _faces_per_image(found, len(photos), where)
         self.boxes = boxes_per_image(found.bboxes, len(photos), where)
         self.masks = _masks_per_image(found.mask, len(photos), where)
+        detects = self.faces is None and self.boxes is None and self.masks is None
+        self.smallest = WINDOW if detects else None  # pixels, of the faces that are looked for here
 
     def __call__(self, index: int) -> Selection:
         try:

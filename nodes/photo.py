@@ -200,6 +200,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
             said = [f"Photo {number}: {_said_of(result)}" for number, result in enumerate(results, start=1)]
+            said.append(f"Note: {words.scope(select.smallest)}.")
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
                 logging.info("FaceProtect: %s", said[-1])
@@ -302,7 +303,8 @@ def _outputs(results: list, image) -> tuple:
     return host.to_comfy_image(images, like=image[kept]), host.to_comfy_image(masks)[..., 0]
 
 
-def _said_of(result: PhotoResult | ValueError) -> str:
+def _said_of(result: PhotoResult | ProtectionError) -> str:
     if not isinstance(result, PhotoResult):
         return f"NOT PROTECTED, left out. {result}"
-    return "\n\n".join(words.report(result.faces))
+    seen = [crop.photo_face for crop in result.crops] + [face for crop in result.crops[:1] for face in crop.keep]
+    return "\n\n".join(words.report(result.faces, seen))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from .detect import FaceDetector, detect_faces, overlap
+from .detect import WINDOW, FaceDetector, detect_faces, overlap, smallest_in_one_pass
 from .face import Face
 
 SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
@@ -39,6 +39,8 @@ def find_again(photo: Tensor, face: Face, detector: FaceDetector, *, quick: bool
     """
     size = max(face.box_xyxy[2] - face.box_xyxy[0], face.box_xyxy[3] - face.box_xyxy[1])
     smallest = max(10.0, SMALLEST_AGAIN * size)
-    found = detect_faces(photo, detector, min_face=smallest if quick else min(80.0, smallest))
+    if not quick:
+        smallest = min(smallest, max(WINDOW, smallest_in_one_pass(photo)))
+    found = detect_faces(photo, detector, min_face=smallest, turned=False)
     same = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > SAME_FACE]
     return max(same, key=lambda one: overlap(one.box_xyxy, face.box_xyxy), default=None)

@@ -1,7 +1,8 @@
 """Detect faces: dlib's `mmod_human_face_detector` (King, "Max-Margin Object Detection", arXiv 1502.00046) in torch.
 
 A small fully convolutional network slides an 80 x 80 pixel window over an image pyramid (factor 5/6); where its score
-is above 0 there is a face. The best windows survive non-maximum suppression and get five landmarks each.
+is above 0 there is a face. The best windows survive non-maximum suppression and get five landmarks each. A level of
+the pyramid that is too large for memory is looked at in overlapping tiles.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..checks import ProtectionError, require
-from .face import UNSTEADY, Face, as_tuples
-from .landmarks import LandmarkPredictor, predict_landmarks
+from .crop import through
+from .face import UNSTEADY, Face, as_tuples, quarter_turn_back, transform_points
+from .landmarks import LandmarkPredictor, grey_levels, predict_landmarks, unsteadiness
 from .mesh import FaceMesh, load_face_mesh, mesh_of
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "face_stack" / "detector.safetensors"
@@ -31,11 +33,12 @@ MARGIN = 11  # pixels of mean colour around each level, as in dlib, for faces at
 LEVEL_GAP = 10  # pixels between the levels where dlib stacks them in one tall image
 SMALLEST_LEVEL = WINDOW // 2  # pixels: a face at this level would be twice as large as the photo
 PYRAMID_STEP = 5 / 6
+LEVEL_PIXELS = 4_000_000  # that go through the network at once
+SMALLEST_TILE = 512  # pixels: height and width; smaller ones would be margin more than anything else
+TILE_MARGIN = 112  # pixels of a level around what a tile answers for: what a window's score depends on, and a little
 OVERLAP = 0.338  # intersection over union above which the weaker of two boxes is dropped
 TURNED_FACE = 120  # pixels: the size at which a found face is looked at in quarter turns
 TURNED_ROOM = 0.75  # of its box: how much of its surroundings
-# From where landmarks are sought to see whether they are steady: squares of these shares of the box, moved by these.
-SOUGHT_SCALES, SOUGHT_SHIFTS = (0.85, 1.0, 1.15), ((0.0, 0.0), (0.06, 0.06), (-0.06, 0.06))
 MEAN_RGB = (122.782, 117.001, 104.298)
 
 
@@ -92,21 +95,24 @@ def detect_faces(
     *,
     threshold: float = 0.0,
     min_face: float = WINDOW,
-    max_pixels: int = 4_000_000,
+    max_pixels: int = LEVEL_PIXELS,
+    turned: bool = True,
 ) -> list[Face]:
     """Find the faces in one photo.
 
     The pyramid starts at the scale that shows a face of `min_face` pixels as the network's 80 pixels: at the full size
-    by default, as dlib does; a smaller `min_face` enlarges the photo first. It never starts above `max_pixels` pixels,
-    which bounds memory: a larger photo is first reduced (antialiased), and the smallest face that is found grows to
-    80 * sqrt(H * W / max_pixels) pixels, 139 pixels in a photo of 4000 x 3000.
+    by default, as dlib does; a smaller `min_face` enlarges the photo first. Levels of more than `max_pixels` pixels are
+    looked at in overlapping tiles, which bounds memory: `min_face` holds for photos of any size.
 
     Args:
         image: [3, H, W], RGB in [0, 1] (values outside are clamped, as when saved), any floating dtype. No gradient.
         detector: from `load_detector`; None loads the built-in one for this call.
         threshold: the lowest score that counts as a face.
         min_face: the size of the smallest face to look for, in pixels of this photo.
-        max_pixels: the largest number of pixels of a pyramid level.
+        max_pixels: the largest number of pixels that go through the network at once; a tile may have 512 x 512.
+        turned: where no face is found, look in the photo turned by 90, 180 and 270 degrees, for faces whose landmarks
+            are steady. Each turn is one pass without tiles: in a large photo for faces of 80 * sqrt(H * W / max_pixels)
+            pixels and more, 139 in one of 4000 x 3000.
 
     Returns:
         The faces, the best score first; an empty list where there is none.
@@ -116,13 +122,13 @@ def detect_faces(
     """
     _check(image, min_face, max_pixels)
     detector = detector or load_detector(image.device)
-    with torch.no_grad():
-        photo = image.detach().float().clamp(0, 1)
-        boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
-        grey = grey_levels(photo) if boxes else None
-    faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
-    faces = [_turned(photo, face, detector) if face.doubtful else face for face in faces]
-    return [with_mesh(photo, face, detector) for face in faces]
+    photo = image.detach().float().clamp(0, 1)
+    faces = _search(photo, detector, threshold, min_face, max_pixels)
+    if turned and not faces:
+        options = threshold, max(min_face, smallest_in_one_pass(photo, max_pixels)), max_pixels
+        views = [_unturned(photo, turns, detector, *options) for turns in (1, 2, 3)]
+        faces = max(views, key=lambda found: sum(face.score for face in found))
+    return faces
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
@@ -159,11 +165,30 @@ def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
     )
 
 
-def _pyramid(photo: Tensor, min_face: float, max_pixels: int) -> Iterator[Tensor]:
-    """The photo [1, 3, H, W] at ever smaller sizes."""
-    height, width = photo.shape[-2:]
-    scale = min(WINDOW / min_face, math.sqrt(max_pixels / (height * width)))
-    size = (int(height * scale), int(width * scale))
+def smallest_in_one_pass(photo: Tensor, max_pixels: int = LEVEL_PIXELS) -> float:
+    """The `min_face` down to which a photo [..., H, W] is searched without tiles, in pixels."""
+    return WINDOW * math.sqrt(photo.shape[-2] * photo.shape[-1] / max_pixels)
+
+
+def _search(photo: Tensor, detector: FaceDetector, threshold: float, min_face: float, max_pixels: int) -> list[Face]:
+    with torch.no_grad():
+        boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
+        grey = grey_levels(photo) if boxes else None
+    faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
+    faces = [_turned(photo, face, detector) if face.doubtful else face for face in faces]
+    return [with_mesh(photo, face, detector) for face in faces]
+
+
+def _unturned(photo: Tensor, turns: int, detector: FaceDetector, *options) -> list[Face]:
+    """The faces with steady landmarks in the photo in quarter turns, in pixels of the photo."""
+    found = _search(torch.rot90(photo, turns, (1, 2)), detector, *options)
+    back = quarter_turn_back(turns, *photo.shape[-2:])
+    return [through(face, back) for face in found if not face.doubtful]
+
+
+def _pyramid(photo: Tensor, scale: float) -> Iterator[Tensor]:
+    """The photo [1, 3, H, W] at ever smaller sizes, from a scale on."""
+    size = tuple(int(length * scale) for length in photo.shape[-2:])
     if scale != 1 and min(size) >= SMALLEST_LEVEL:
         photo = F.interpolate(photo, size=size, mode="bilinear", antialias=True)
     while min(size) >= SMALLEST_LEVEL:
@@ -179,18 +204,58 @@ def _windows(scorer: WindowScorer, photo: Tensor, threshold: float, min_face: fl
     dlib stacks the levels in one tall image, and a window starts at every 8th pixel of that; the top margin puts the
     windows of each level where dlib has them.
     """
-    found, stacked = [], 0
-    for level in _pyramid(photo[None], min_face, max_pixels):
-        top = MARGIN + stacked % STRIDE
+    found, stacked, scale = [], 0, WINDOW / min_face
+    height, width = photo.shape[-2:]
+    while int(height * scale) * int(width * scale) > max_pixels and min(height, width) * scale >= SMALLEST_LEVEL:
+        found += _windows_of_tiles(scorer, photo, threshold, scale, max_pixels)
+        scale *= PYRAMID_STEP
+    for level in _pyramid(photo[None], scale):
+        found += _windows_of(scorer, level, MARGIN + stacked % STRIDE, threshold, (height, width))
         stacked += level.shape[-2] + LEVEL_GAP
-        scores = scorer(level, top)
-        zoom_y, zoom_x = (full / part for full, part in zip(photo.shape[-2:], level.shape[-2:], strict=True))
-        for row, column in (scores > threshold).nonzero().tolist():
-            x = (STRIDE * column + FIRST_CENTRE - MARGIN + 0.5) * zoom_x - 0.5
-            y = (STRIDE * row + FIRST_CENTRE - top + 0.5) * zoom_y - 0.5
-            reach_x, reach_y = (WINDOW - 1) / 2 * zoom_x, (WINDOW - 1) / 2 * zoom_y
-            found.append((scores[row, column].item(), (x - reach_x, y - reach_y, x + reach_x, y + reach_y)))
     return found
+
+
+def _windows_of(scorer: WindowScorer, level: Tensor, top: int, threshold: float, size: tuple[int, int]) -> list:
+    """Those of one level [1, 3, h, w], in pixel indices of the image of height and width `size` that it shows."""
+    scores, found = scorer(level, top), []
+    zoom_y, zoom_x = (full / part for full, part in zip(size, level.shape[-2:], strict=True))
+    for row, column in (scores > threshold).nonzero().tolist():
+        x = (STRIDE * column + FIRST_CENTRE - MARGIN + 0.5) * zoom_x - 0.5
+        y = (STRIDE * row + FIRST_CENTRE - top + 0.5) * zoom_y - 0.5
+        reach_x, reach_y = (WINDOW - 1) / 2 * zoom_x, (WINDOW - 1) / 2 * zoom_y
+        found.append((scores[row, column].item(), (x - reach_x, y - reach_y, x + reach_x, y + reach_y)))
+    return found
+
+
+def _windows_of_tiles(
+    scorer: WindowScorer, photo: Tensor, threshold: float, scale: float, max_pixels: int
+) -> Iterator[tuple]:
+    """The same of a level that is too large for one pass: each tile answers for the windows with their centre in it.
+
+    At the full size every score is that of one pass.
+    """
+    side = max(math.isqrt(max_pixels), SMALLEST_TILE) - 2 * TILE_MARGIN
+    spans = (list(_spans(length, scale, side)) for length in photo.shape[-2:])
+    for (rows, above, below), (columns, left, right) in itertools.product(*spans):
+        tile = photo[None, :, rows, columns]
+        size = tile.shape[-2:]
+        if scale != 1:
+            shape = [int(length * scale) for length in size]
+            tile = F.interpolate(tile, size=shape, mode="bilinear", antialias=True)
+        for score, box in _windows_of(scorer, tile, MARGIN, threshold, size):
+            box = tuple(value + start for value, start in zip(box, (columns.start, rows.start) * 2, strict=True))
+            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            if left <= x < right and above <= y < below:
+                yield score, box
+
+
+def _spans(length: int, scale: float, side: int) -> Iterator[tuple[slice, float, float]]:
+    """Along one axis of the photo: the pixels of each tile, and from where to where it answers for what is found."""
+    count, margin = math.ceil(length * scale / side), math.ceil(TILE_MARGIN / scale / STRIDE) * STRIDE
+    edges = [round(length * number / count / STRIDE) * STRIDE for number in range(1, count)]
+    for start, stop in itertools.pairwise([0, *edges, length]):
+        tile = slice(max(0, start - margin), min(length, stop + margin))
+        yield tile, start if start else -math.inf, stop if stop < length else math.inf
 
 
 def _suppress(windows: list) -> list:
@@ -218,24 +283,7 @@ def with_mesh(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
 
 def _with_landmarks(grey: np.ndarray, box: tuple, score: float, detector: FaceDetector) -> Face:
     landmarks = predict_landmarks(detector.landmarks, grey, box)
-    return Face(box, score, as_tuples(landmarks), unsteadiness(grey, box, detector))
-
-
-def unsteadiness(grey: np.ndarray, box: tuple, detector: FaceDetector) -> float:
-    """Median distance of the landmarks sought from nine places to their median, in eye distances.
-
-    Measured on 30 real faces in four turns: at most 0.02 where the landmarks are right, at least 0.03 where not.
-    """
-    left, top, right, bottom = box
-    x, y, side = (left + right) / 2, (top + bottom) / 2, right - left
-    answers = []
-    for scale, (dx, dy) in itertools.product(SOUGHT_SCALES, SOUGHT_SHIFTS):
-        middle, reach = (x + dx * side, y + dy * side), side * scale / 2
-        square = (middle[0] - reach, middle[1] - reach, middle[0] + reach, middle[1] + reach)
-        answers.append(predict_landmarks(detector.landmarks, grey, square))
-    median = np.median(answers, axis=0)
-    eyes = np.linalg.norm(median[:2].mean(0) - median[2:4].mean(0))
-    return float(np.median(np.linalg.norm(answers - median, axis=-1).mean(-1)) / max(eyes, 1e-6))
+    return Face(box, score, as_tuples(landmarks), unsteadiness(detector.landmarks, grey, box))
 
 
 def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
@@ -260,11 +308,10 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
 
     def back(points) -> np.ndarray:
         """From pixels of the turned view to pixels of the photo."""
-        x, y = np.array(points).T
         height, width = around.shape[-2:]
-        unturned = {1: (width - 1 - y, x), 2: (width - 1 - x, height - 1 - y), 3: (y, height - 1 - x)}[turns]
+        unturned = transform_points(quarter_turn_back(turns, height, width), np.array(points))
         scale = np.array([(right - left) / width, (bottom - top) / height])
-        return (np.stack(unturned, axis=1) + 0.5) * scale - 0.5 + (left, top)
+        return (unturned + 0.5) * scale - 0.5 + (left, top)
 
     corners = back(np.array(views[turns].box_xyxy).reshape(2, 2))
     box = (*corners.min(0).tolist(), *corners.max(0).tolist())
@@ -294,8 +341,3 @@ def _box_in_the_middle(view: Tensor, scorer: WindowScorer) -> tuple | None:
         if TURNED_FACE / 2 < box[2] - box[0] < TURNED_FACE * 2
     ]
     return max(fitting)[1] if fitting else None
-
-
-def grey_levels(photo: Tensor) -> np.ndarray:
-    """(R + G + B) // 3 of 8-bit values, as in dlib: [3, H, W] in [0, 1] -> [H, W] integers."""
-    return (sum((channel * 255).round().to(torch.int16) for channel in photo) // 3).cpu().numpy()

@@ -36,6 +36,13 @@ class Face:
         return self.unsteadiness > UNSTEADY
 
     @property
+    def lies_turned(self) -> bool:
+        """By more than 45 degrees: on its side, or upside down."""
+        eyes = np.array(self.landmarks)[:4].reshape(2, 2, 2).mean(1)
+        x, y = eyes[0] - eyes[1]  # from the eye on its left to the one on its right
+        return bool(abs(y) > x)
+
+    @property
     def five_points(self) -> np.ndarray | None:
         """ArcFace's five points [5, 2], (x, y): eyes, tip of the nose, corners of the mouth; None without a mesh.
 
@@ -56,6 +63,16 @@ class Face:
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Apply an affine transform [2, 3] to points [..., 2]."""
     return points @ transform[:, :2].T + transform[:, 2]
+
+
+def quarter_turn_back(turns: int, height: int, width: int) -> np.ndarray:
+    """From pixels of an image in quarter turns (`torch.rot90`) to those of the image [height, width]; [2, 3]."""
+    transforms = {
+        1: [[0, -1, width - 1], [1, 0, 0]],
+        2: [[-1, 0, width - 1], [0, -1, height - 1]],
+        3: [[0, 1, 0], [-1, 0, height - 1]],
+    }
+    return np.array(transforms[turns], dtype=np.float64)
 
 
 def as_tuples(points: np.ndarray) -> tuple[tuple[float, float], ...]:

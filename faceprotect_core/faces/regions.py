@@ -16,9 +16,9 @@ from ..checks import require
 from .align import TEMPLATES
 from .choose import Box, centre, choose_faces, faces_in_boxes, faces_in_mask
 from .crop import FaceCrop, crop_face
-from .detect import FaceDetector, detect_faces, grey_levels, unsteadiness, with_mesh
+from .detect import FaceDetector, detect_faces, with_mesh
 from .face import Face, as_tuples, transform_points
-from .landmarks import predict_landmarks, similarity_transform
+from .landmarks import grey_levels, predict_landmarks, similarity_transform, unsteadiness
 
 # MediaPipe's face mesh: corners of the eye on the image's right (outer, inner), of the eye on its left, nose base.
 MEDIAPIPE_POINTS = (263, 362, 33, 133, 2)
@@ -194,7 +194,8 @@ def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) 
         start = predict_landmarks(detector.landmarks, grey, (x - reach, middle - reach, x + reach, middle + reach))
         answers.append(predict_landmarks(detector.landmarks, grey, face_from_landmarks(start).box_xyxy))
     face = face_from_landmarks(_agreed(np.stack(answers)), score=0.0)
-    return with_mesh(photo, replace(face, unsteadiness=unsteadiness(grey, face.box_xyxy, detector)), detector)
+    face = replace(face, unsteadiness=unsteadiness(detector.landmarks, grey, face.box_xyxy))
+    return with_mesh(photo, face, detector)
 
 
 def _agreed(answers: np.ndarray) -> np.ndarray:

@@ -143,6 +143,7 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
         "output": task.output_name,
         "output_sha256": sha256_of(path),
         "verdict": words.in_a_line(judged),
+        "scope": words.scope(protector.settings.get("min_face")),
         "faces": [verdict.to_dict() for verdict in judged],
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..faces import Face
 from ..progress import Step
 from ..speed.cost import Cost, Meter, PredictedCost, duration
 from ..surrogates.metric import METRICS
@@ -62,6 +63,24 @@ def _counted(faces: int) -> str:
     return f"{faces} face{'s' * (faces != 1)}"
 
 
+def scope(smallest: float | None = None) -> str:
+    """What a report is not about. smallest: the size in pixels from which on faces were sought; None: none were."""
+    if smallest is None:
+        return "no other faces were looked for or changed"
+    return (
+        f"faces smaller than {smallest:g} pixels were not looked for, and faces that were not found (half hidden, in "
+        "profile, strongly tilted) were not changed"
+    )
+
+
+def found(faces: Sequence[Face]) -> str:
+    """How many faces a photo has, as far as the detector sees."""
+    turned = sum(face.lies_turned for face in faces)
+    return f"{_counted(len(faces))} found" + (
+        f", {turned} of them turned (on the side or upside down)." if turned else "."
+    )
+
+
 def verdict(face: FaceVerdict) -> str:
     """What became of one face, in sentences; the first two words are the verdict."""
     said = [_impersonation(face)] if face.goal == "impersonate" else _dodging(face)
@@ -87,9 +106,9 @@ def photo_verdict(faces: Sequence[FaceVerdict]) -> str:
     return f"{done}: {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
 
 
-def report(faces: Sequence[FaceVerdict]) -> list[str]:
-    """What became of a photo and of each of its faces, with all numbers, in lines."""
-    lines = [photo_verdict(faces)]
+def report(faces: Sequence[FaceVerdict], seen: Sequence[Face]) -> list[str]:
+    """What became of a photo and of each of its faces, with all numbers, in lines. seen: all faces that it has."""
+    lines = [f"{photo_verdict(faces)} {found(seen)}"]
     for index, face in enumerate(faces):
         lines += [f"Face {index}: {verdict(face)}", *numbers(face)]
     return lines

@@ -66,7 +66,7 @@ def test_coordinates_are_those_of_the_photo(astronaut, detector, face):
     assert np.abs(np.subtract(moved.landmarks, face.landmarks) - (300, 100)).max() < 4
 
 
-def test_a_large_photo_starts_reduced(astronaut, detector):
+def test_a_large_photo_goes_through_the_network_in_tiles(astronaut, detector):
     photo = nn.functional.interpolate(astronaut[None], scale_factor=3, mode="bilinear")[0]
     sizes = []
     spy = FaceDetector(_Spy(detector.scorer, sizes), detector.landmarks, detector.mesh)

@@ -122,6 +122,24 @@ def test_a_photo_is_protected_when_all_its_faces_are(faces, said):
     assert words.photo_verdict(faces) == said
 
 
+def test_what_was_not_looked_for_is_said():
+    assert words.scope(80.0) == (
+        "faces smaller than 80 pixels were not looked for, and faces that were not found (half hidden, in profile, "
+        "strongly tilted) were not changed"
+    )
+    assert words.scope() == "no other faces were looked for or changed"
+
+
+def test_a_face_that_was_found_in_the_turned_photo_is_said():
+    box, upright = (0.0, 0.0, 9.0, 9.0), ((9.0, 3.0), (7.0, 3.0), (1.0, 3.0), (3.0, 3.0), (5.0, 6.0))
+    face, on_its_side = (Face(box, 1.0, points) for points in (upright, tuple((y, 9 - x) for x, y in upright)))
+    upside_down = Face(box, 1.0, tuple((9 - x, 9 - y) for x, y in upright))
+    assert words.found([face]) == "1 face found."
+    assert words.found([face, on_its_side, upside_down]) == (
+        "3 faces found, 2 of them turned (on the side or upside down)."
+    )
+
+
 def test_a_line_shows_the_number_that_is_the_least_past_its_threshold():
     closest = verdict(judge(0.66), used(-0.5))
     assert words.in_a_line([PROTECTED, closest]) == (
