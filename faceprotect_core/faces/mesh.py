@@ -85,7 +85,7 @@ class FaceMesh(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.last_block(self.narrow_activation(self.narrow(x)))
-        return rearrange(self.points(x), "b (point axis) 1 1 -> b point axis", axis=3)
+        return rearrange(self.points(x), "b (point xyz) 1 1 -> b point xyz", xyz=3)
 
 
 def load_face_mesh(device: torch.device | str = "cpu") -> FaceMesh:
