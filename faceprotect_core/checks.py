@@ -1,7 +1,11 @@
 """Errors a user can act on: what, where, which value, and how to fix it."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class ProtectionError(ValueError):
@@ -12,6 +16,13 @@ def require(condition: bool, problem: str, fix: str) -> None:
     """Raises a ProtectionError 'problem. How to fix: fix.' unless the condition holds."""
     if not condition:
         raise ProtectionError(f"{problem}. How to fix: {fix}.")
+
+
+def given(value: T | None, problem: str, fix: str) -> T:
+    """The value itself; None is refused like a condition of `require` that does not hold."""
+    require(value is not None, problem, fix)
+    assert value is not None  # type checkers do not look into `require`
+    return value
 
 
 def require_finite(tensor: Tensor, where: str, fix: str) -> None:

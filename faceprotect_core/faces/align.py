@@ -86,11 +86,11 @@ def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = Non
     if template not in TEMPLATES:
         raise ValueError(f"align_face: unknown template {template!r}. How to fix: use one of {[*TEMPLATES, 'box']}.")
     native = TEMPLATES[template]
-    by_mesh = bool(native.five_points) and face.mesh is not None
-    points = np.array(native.five_points if by_mesh else native.points)
+    five_points = face.five_points if native.five_points else None
+    points = np.array(native.points if five_points is None else native.five_points)
     if size:
         points = (points + 0.5) * size / native.size - 0.5
-    return similarity_transform(points, face.five_points if by_mesh else np.array(face.landmarks))
+    return similarity_transform(points, np.array(face.landmarks) if five_points is None else five_points)
 
 
 def _box_to_image(face: Face, size: int | None) -> np.ndarray:
