@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ LONGEST_VALUE = 1024  # bytes: a longer EXIF value is no setting of the camera
 def encode_photo(file_format: str, image: Tensor, like: PhotoFile, *, keep_metadata: bool, quality: int) -> bytes:
     """The bytes of a file; see `write_photo`."""
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")
-    has_alpha = like.alpha is not None and file_format != "JPEG"
-    planes = torch.cat([image.detach().cpu(), like.alpha.cpu()]) if has_alpha else image.detach().cpu()
+    planes = image.detach().cpu()
+    if like.alpha is not None and file_format != "JPEG":
+        planes = torch.cat([planes, like.alpha.cpu()])
     pixels = _pixels(planes, np.uint16 if deep else np.uint8)
     exif = clean_exif(like.exif, image) if keep_metadata and like.exif else None
     if file_format == "TIFF":
@@ -53,7 +54,7 @@ def _pixels(planes: Tensor, dtype: type) -> np.ndarray:
 def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int) -> bytes:
     from PIL import Image
 
-    options = {
+    options: dict[str, Any] = {
         "PNG": {},
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True, "method": 4},

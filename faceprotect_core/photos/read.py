@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -118,17 +118,18 @@ def _read_8_bit(image: Image.Image, name: str, exif: bytes | None) -> PhotoFile:
     turned = ImageOps.exif_transpose(image)
     alpha = None
     if turned.has_transparency_data:
-        alpha = turned.convert("RGBA").getchannel("A")
+        alpha = _planes(np.asarray(turned.convert("RGBA").getchannel("A"))[..., None])
     rgb, profile = _to_rgb(turned, image.info.get("icc_profile"), name)
     planes = _planes(np.asarray(rgb))
-    return PhotoFile(planes, alpha and _planes(np.asarray(alpha)[..., None]), profile, 8, image.format, exif)
+    return PhotoFile(planes, alpha, profile, 8, str(image.format), exif)
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image.Image, bytes | None]:
     """The picture in RGB, and the profile that belongs to it: a grey or CMYK profile on RGB pixels would be wrong."""
     convertible = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
     require(image.mode in convertible, f"the photo {name!r} has pixels of the kind {image.mode!r}", WAY_OUT)
-    space = profile[16:20] if profile else b""
+    profile = profile or b""
+    space = profile[16:20]
     if image.mode == "CMYK" and space == b"CMYK":
         return _through_profile(image, profile), None
     if image.mode in ("L", "LA") and space == b"GRAY":
@@ -140,7 +141,10 @@ def _to_rgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     from PIL import ImageCms
 
-    return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
+    assert converted is not None  # only what is converted in place is
+    return converted
 
 
 def _planes(pixels: np.ndarray) -> Tensor:
@@ -156,8 +160,16 @@ def _is_deep(image: Image.Image, path: Path) -> bool:
     if image.format == "PNG":
         return _png_depth_and_colour(path)[0] == 16
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+        return max(_tags(image).get(BITS_PER_SAMPLE, (1,))) > 8
     return image.mode.startswith("I;16")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Of a TIFF."""
+    from PIL import TiffImagePlugin
+
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    return image.tag_v2
 
 
 def _png_depth_and_colour(path: Path) -> tuple[int, int]:
@@ -172,7 +184,7 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None) -> PhotoFile:
     profile = image.info.get("icc_profile")
     kind = "mono" if image.mode.startswith("I;16") else "rgba" if image.mode == "RGBA" else "rgb"
     _require_deep_kind(image, kind, profile, path)
-    pixels = _oriented(_deep_reader(image.format)(str(path), kind), orientation)
+    pixels = _oriented(_deep_reader(str(image.format))(str(path), kind), orientation)
     require(
         pixels.dtype == np.uint16 and pixels.ndim == 3,
         f"the installed kornia_rs read {path.name!r} as {pixels.dtype} of shape {list(pixels.shape)}",
@@ -181,7 +193,7 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None) -> PhotoFile:
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
     profile = profile if profile and profile[16:20] == b"RGB " else None
-    return PhotoFile(_planes(rgb), _planes(alpha) if alpha.size else None, profile, 16, image.format, exif)
+    return PhotoFile(_planes(rgb), _planes(alpha) if alpha.size else None, profile, 16, str(image.format), exif)
 
 
 def _require_deep_kind(image: Image.Image, kind: str, profile: bytes | None, path: Path) -> None:
@@ -195,7 +207,7 @@ def _require_deep_kind(image: Image.Image, kind: str, profile: bytes | None, pat
         require(not grey_and_alpha, f"the photo {name!r} is a PNG of 16 bits with grey and alpha", way_out)
         require("transparency" not in image.info, f"the photo {name!r} has 16 bits and a transparent colour", way_out)
         return
-    tags = image.tag_v2
+    tags = _tags(image)
     plain = (
         set(tags[BITS_PER_SAMPLE]) == {16}
         and set(tags.get(SAMPLE_FORMAT, (1,))) == {1}
@@ -207,12 +219,12 @@ def _require_deep_kind(image: Image.Image, kind: str, profile: bytes | None, pat
 
 
 def _deep_reader(file_format: str) -> Callable[[str, str], np.ndarray]:
-    name = {"PNG": "read_image_png_u16", "TIFF": "read_image_tiff_u16"}.get(file_format)
+    names = {"PNG": "read_image_png_u16", "TIFF": "read_image_tiff_u16"}
     try:
         from kornia_rs import io as kornia_io
 
-        return getattr(kornia_io, name)
-    except (ImportError, AttributeError, TypeError) as error:
+        return getattr(kornia_io, names[file_format])
+    except (ImportError, AttributeError, KeyError) as error:
         raise ProtectionError(
             f"the photo is a {file_format} of 16 bits, and the installed kornia_rs cannot read it. How to fix: update "
             "it (pip install -U kornia_rs), or save the photo with 8 bits a channel."
