@@ -2,6 +2,7 @@
 PYTHON ?= .venv/bin/python
 PYTEST ?= .venv/bin/pytest
 RUFF ?= .venv/bin/ruff
+MYPY ?= .venv/bin/mypy
 LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser tests/gpu)
 
 .PHONY: help environment test demo serve lint unit contract host browser gpu
@@ -10,7 +11,7 @@ help:
 	@echo "make demo         protect a portrait in a real ComfyUI: demo_output/protected.png, report.png and the numbers"
 	@echo "make serve        the same ComfyUI for your browser"
 	@echo "make test         lint and all layers of tests"
-	@echo "make lint         ruff alone"
+	@echo "make lint         ruff, and mypy over the rooms of the product"
 	@echo "make unit         the library alone, without ComfyUI"
 	@echo "make contract     the nodes' schemas"
 	@echo "make host         workflows on a real ComfyUI server, installed as users install it"
@@ -29,6 +30,7 @@ serve: environment
 
 lint: environment
 	@$(RUFF) check .
+	@$(MYPY)
 
 test: lint
 	@.ci/environment test

@@ -1,7 +1,11 @@
 """Errors a user can act on: what, where, which value, and how to fix it."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class ProtectionError(ValueError):
@@ -25,6 +29,13 @@ def out_of_memory(error: BaseException) -> bool:
     """PyTorch has no exception of its own for a CPU."""
     said = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA; a CPU on Linux; on Windows
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
+def given(value: T | None, problem: str, fix: str) -> T:
+    """The value itself; None is refused like a condition of `require` that does not hold."""
+    require(value is not None, problem, fix)
+    assert value is not None  # type checkers do not look into `require`
+    return value
 
 
 def require_finite(tensor: Tensor, where: str, fix: str) -> None:

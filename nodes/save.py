@@ -61,7 +61,7 @@ class SaveProtectedImage(io.ComfyNode):
             photo = PhotoFile(image)
             if source.shape[-1] == 4:
                 colours = rearrange(source, "h w c -> c h w").cpu().float()
-                photo = PhotoFile.with_alpha(colours[:3], colours[3:])
+                photo = PhotoFile.of(colours[:3], colours[3:])
             saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
         return io.NodeOutput(ui={"images": saved})
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import require
+from ..checks import given, require
 from .face import Face, transform_points
 from .landmarks import similarity_transform
 
@@ -86,15 +86,15 @@ def chip_to_image(face: Face, template: str = "dlib_150", size: int | None = Non
         return _box_to_image(face, size)
     require(template in TEMPLATES, f"align_face: unknown template {template!r}", f"use one of {[*TEMPLATES, 'box']}")
     native = TEMPLATES[template]
-    by_mesh = bool(native.five_points) and face.mesh is not None
-    points = np.array(native.five_points if by_mesh else native.points)
+    five_points = face.five_points if native.five_points else None
+    points = np.array(native.points if five_points is None else native.five_points)
     if size:
         points = (points + 0.5) * size / native.size - 0.5
-    return similarity_transform(points, face.five_points if by_mesh else np.array(face.landmarks))
+    return similarity_transform(points, np.array(face.landmarks) if five_points is None else five_points)
 
 
 def _box_to_image(face: Face, size: int | None) -> np.ndarray:
-    require(bool(size), "align_face: template 'box' has no size of its own", "pass size= in pixels")
+    size = given(size or None, "align_face: template 'box' has no size of its own", "pass size= in pixels")
     left, top, right, bottom = face.box_xyxy
     step = (max(right - left, bottom - top) + 1) / size
     reach = step * (size - 1) / 2

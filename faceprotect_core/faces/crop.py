@@ -136,7 +136,7 @@ def through(face: Face, transform: np.ndarray) -> Face:
     x, y = transform_points(transform, np.array([(left + right) / 2, (top + bottom) / 2]))
     scale = math.hypot(transform[0, 0], transform[1, 0]) / 2
     reach_x, reach_y = (right - left) * scale, (bottom - top) * scale
-    box = tuple(float(value) for value in (x - reach_x, y - reach_y, x + reach_x, y + reach_y))
+    box = float(x - reach_x), float(y - reach_y), float(x + reach_x), float(y + reach_y)
     return replace(face.transformed(transform), box_xyxy=box)
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..checks import ProtectionError, require
+from .choose import Box
 from .crop import through
 from .face import UNSTEADY, Face, as_tuples, quarter_turn_back, transform_points
 from .landmarks import LandmarkPredictor, grey_levels, predict_landmarks, unsteadiness
@@ -40,6 +41,23 @@ OVERLAP = 0.338  # intersection over union above which the weaker of two boxes i
 TURNED_FACE = 120  # pixels: the size at which a found face is looked at in quarter turns
 TURNED_ROOM = 0.75  # of its box: how much of its surroundings
 MEAN_RGB = (122.782, 117.001, 104.298)
+Window = tuple[float, Box]  # score, box
+
+
+class _Layer(nn.Conv2d):
+    """A convolution, a scale and a shift of each channel, ReLU."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, padding: int):
+        super().__init__(channels_in, channels_out, kernel, stride, padding)
+        self.register_buffer("scale", torch.ones(self.out_channels))
+        self.register_buffer("shift", torch.zeros(self.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return x.mul_(self.scale[:, None, None]).add_(self.shift[:, None, None]).relu_()
 
 
 class WindowScorer(nn.Module):
@@ -56,19 +74,16 @@ class WindowScorer(nn.Module):
         (45, 1, 9, 1, 4),
     )
 
+    mean_rgb: Tensor
+
     def __init__(self):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(*layer) for layer in self.LAYERS)
-        for conv in self.convs[:-1]:
-            conv.register_buffer("scale", torch.ones(conv.out_channels))
-            conv.register_buffer("shift", torch.zeros(conv.out_channels))
+        *layers, last = self.LAYERS
+        self.convs = nn.Sequential(*(_Layer(*layer) for layer in layers), nn.Conv2d(*last))
         self.register_buffer("mean_rgb", torch.tensor(MEAN_RGB)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor, top: int = MARGIN) -> Tensor:
-        x = F.pad((image * 255 - self.mean_rgb) / 256, (MARGIN, MARGIN, top, MARGIN))
-        for conv in self.convs[:-1]:
-            x = conv(x).mul_(conv.scale[:, None, None]).add_(conv.shift[:, None, None]).relu_()
-        return self.convs[-1](x)[0, 0]
+        return self.convs(F.pad((image * 255 - self.mean_rgb) / 256, (MARGIN, MARGIN, top, MARGIN)))[0, 0]
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,9 @@ def smallest_in_one_pass(photo: Tensor, max_pixels: int = LEVEL_PIXELS) -> float
 def _search(photo: Tensor, detector: FaceDetector, threshold: float, min_face: float, max_pixels: int) -> list[Face]:
     with torch.no_grad():
         boxes = _suppress(_windows(detector.scorer, photo, threshold, min_face, max_pixels))
-        grey = grey_levels(photo) if boxes else None
+    if not boxes:
+        return []
+    grey = grey_levels(photo)
     faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
     faces = [_turned(photo, face, detector) if face.doubtful else face for face in faces]
     return [with_mesh(photo, face, detector) for face in faces]
@@ -198,13 +215,14 @@ def _pyramid(photo: Tensor, scale: float) -> Iterator[Tensor]:
             photo = F.interpolate(photo, size=size, mode="bilinear", align_corners=True)
 
 
-def _windows(scorer: WindowScorer, photo: Tensor, threshold: float, min_face: float, max_pixels: int) -> list:
+def _windows(scorer: WindowScorer, photo: Tensor, threshold: float, min_face: float, max_pixels: int) -> list[Window]:
     """Every window above the threshold as (score, box), in pixel indices of the photo.
 
     dlib stacks the levels in one tall image, and a window starts at every 8th pixel of that; the top margin puts the
     windows of each level where dlib has them.
     """
-    found, stacked, scale = [], 0, WINDOW / min_face
+    found: list[Window] = []
+    stacked, scale = 0, WINDOW / min_face
     height, width = photo.shape[-2:]
     while int(height * scale) * int(width * scale) > max_pixels and min(height, width) * scale >= SMALLEST_LEVEL:
         found += _windows_of_tiles(scorer, photo, threshold, scale, max_pixels)
@@ -238,7 +256,7 @@ def _windows_of_tiles(
     spans = (list(_spans(length, scale, side)) for length in photo.shape[-2:])
     for (rows, above, below), (columns, left, right) in itertools.product(*spans):
         tile = photo[None, :, rows, columns]
-        size = tile.shape[-2:]
+        size = tile.shape[-2], tile.shape[-1]
         if scale != 1:
             shape = [int(length * scale) for length in size]
             tile = F.interpolate(tile, size=shape, mode="bilinear", antialias=True)
@@ -260,14 +278,14 @@ def _spans(length: int, scale: float, side: int) -> Iterator[tuple[slice, float,
 
 def _suppress(windows: list) -> list:
     """Greedy non-maximum suppression: the best windows that do not overlap a better one, best first."""
-    kept = []
+    kept: list[Window] = []
     for score, box in sorted(windows, reverse=True):
         if all(overlap(box, better) <= OVERLAP for _, better in kept):
             kept.append((score, box))
     return kept
 
 
-def overlap(a: tuple, b: tuple) -> float:
+def overlap(a: Box, b: Box) -> float:
     """Intersection over union of two boxes (left, top, right, bottom), the last pixels inside."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
@@ -281,7 +299,7 @@ def with_mesh(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
     return replace(face, mesh=mesh_of(photo, face.box_xyxy, face.landmarks, detector.mesh))
 
 
-def _with_landmarks(grey: np.ndarray, box: tuple, score: float, detector: FaceDetector) -> Face:
+def _with_landmarks(grey: np.ndarray, box: Box, score: float, detector: FaceDetector) -> Face:
     landmarks = predict_landmarks(detector.landmarks, grey, box)
     return Face(box, score, as_tuples(landmarks), unsteadiness(detector.landmarks, grey, box))
 
@@ -318,7 +336,7 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
     return replace(views[turns], box_xyxy=box, landmarks=as_tuples(back(views[turns].landmarks)))
 
 
-def _grown(box: tuple, width: int, height: int) -> tuple:
+def _grown(box: Box, width: int, height: int) -> Box:
     """The box and as much around it as a head needs in any turn, within the photo."""
     reach = (box[2] - box[0]) * TURNED_ROOM
     return (
@@ -329,7 +347,7 @@ def _grown(box: tuple, width: int, height: int) -> tuple:
     )
 
 
-def _box_in_the_middle(view: Tensor, scorer: WindowScorer) -> tuple | None:
+def _box_in_the_middle(view: Tensor, scorer: WindowScorer) -> Box | None:
     """The best window of about TURNED_FACE pixels that covers the middle of the view."""
     height, width = view.shape[-2:]
     with torch.no_grad():

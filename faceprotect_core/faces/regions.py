@@ -70,18 +70,14 @@ def select_faces(
         ProtectionError: nothing is left to choose, a mask of another size, a box outside the photo.
     """
     _require_mask_of(photo, mask)
-    if faces is None and (boxes is not None or mask is not None):
-        drawn = boxes is None
-        regions = boxes_of_mask(mask) if drawn else boxes
-        chosen = faces_in_regions(photo, regions, detector)
-        require(
-            bool(chosen),
-            "the mask is empty" if drawn else "there is no box for this photo",
-            "draw over the whole face" if drawn else "look at what made the boxes",
-        )
-        if drawn:
-            return Selection(choose_faces(chosen, which), [], mask)
+    if faces is None and boxes is not None:
+        chosen = faces_in_regions(photo, boxes, detector)
+        require(bool(chosen), "there is no box for this photo", "look at what made the boxes")
         return _chosen(chosen, None, mask, which)
+    if faces is None and mask is not None:
+        chosen = faces_in_regions(photo, boxes_of_mask(mask), detector)
+        require(bool(chosen), "the mask is empty", "draw over the whole face")
+        return Selection(choose_faces(chosen, which), [], mask)
     known = list(detect_faces(photo, detector, **knobs) if faces is None else faces)
     require(
         bool(known),
@@ -94,8 +90,8 @@ def select_faces(
 
 def crop_selection(photo: Tensor, selection: Selection, size: int = 256, **options) -> list[FaceCrop]:
     """Cut out the chosen faces, left to right; the photo's other faces will not be touched. Options: of `crop_face`."""
-    kept = {"keep": selection.keep, "drawn": selection.drawn}
-    return [crop_face(photo, face, size, **kept, **options) for face in selection.chosen]
+    keep, drawn = selection.keep, selection.drawn
+    return [crop_face(photo, face, size, keep=keep, drawn=drawn, **options) for face in selection.chosen]
 
 
 def _chosen(faces: list[Face], boxes: Sequence[Box] | None, mask: Tensor | None, which: str) -> Selection:
@@ -134,7 +130,7 @@ def faces_in_regions(photo: Tensor, boxes: Sequence[Box], detector: FaceDetector
 
     photo: [3, H, W] in [0, 1]. The boxes are made square. Raises ProtectionError for a box outside the photo.
     """
-    grey = grey_levels(photo) if boxes else None
+    grey = grey_levels(photo)
     return [_face_in(photo, grey, box, detector) for box in boxes]
 
 
@@ -158,8 +154,8 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
     side, shift = (share * size / SHAPE_PADDING for share in DETECTOR_BOX)
     x, y = transform_points(to_photo, np.array([(size - 1) / 2, (size - 1) / 2 - shift]))
     reach = np.hypot(*to_photo[:, 0]) * side / 2
-    box = (x - reach, y - reach, x + reach, y + reach)
-    return Face(tuple(map(float, box)), score, as_tuples(landmarks))
+    box = float(x - reach), float(y - reach), float(x + reach), float(y + reach)
+    return Face(box, score, as_tuples(landmarks))
 
 
 def boxes_of_mask(mask: Tensor) -> list[Box]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..checks import require
+from ..checks import given, require
 from ..progress import OnStep, Step
 from ..protocols import Denoiser
 from .inversion import Trajectory
@@ -105,13 +105,12 @@ class StructureLoss:
 
     def _reference_of(self, layer: str, query: Tensor) -> tuple[Tensor, Tensor]:
         found = self.reference.get(layer)
-        require(
-            found is not None and found[0].shape == query.shape,
+        return given(
+            found if found and found[0].shape == query.shape else None,
             f"the self-attention reference does not fit the model at layer {layer}: expected {list(query.shape)}, "
             f"captured {list(found[0].shape) if found else 'nothing'}",
             "capture the self-attention again with the same model and trajectory",
         )
-        return found
 
 
 class _ComparedAttention(torch.autograd.Function):

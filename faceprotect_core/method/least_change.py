@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..checks import given
 from ..pixels import as_saved
 
 STEPS = 6  # of the bisection: the factor is found to 1/64
@@ -37,12 +38,14 @@ def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[
         The images [B, 3, H, W], and the factors [B] in [0, 1].
     """
 
+    margin = given(objective.margin, "Least Change: the objective has no margin", "make the objective with one")
+
     def scaled(factor: Tensor) -> Tensor:
         factor = factor[:, None, None, None]
         return torch.where(factor == 1, changed, photo + factor * (changed - photo))
 
     def suffices(factor: Tensor) -> Tensor:
-        return objective.past(as_saved(scaled(factor))) >= objective.margin
+        return objective.past(as_saved(scaled(factor))) >= margin
 
     low, high = photo.new_zeros(len(photo)), photo.new_ones(len(photo))
     reached = suffices(high)

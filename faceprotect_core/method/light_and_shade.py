@@ -46,7 +46,7 @@ class LightAndShade:
     photo + strength * t / rms(t) for t = mask * tanh(the plane, enlarged by bicubic interpolation), clamped to [0, 1].
     """
 
-    losses = ("likeness",)
+    losses: tuple[str, ...] = ("likeness",)
 
     def __init__(self, photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings):
         """photo: [B, 3, H, W] in [0, 1]. mask: [1 or B, 1, H, W] in [0, 1]; where it is 0, pixels stay bit-equal."""

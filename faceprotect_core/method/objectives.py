@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import require, require_image
+from ..checks import given, require, require_image
 from ..faces import Face
 from ..surrogates import FRSurrogate
 from .views import AlignmentJitter
@@ -86,8 +86,7 @@ class IdentityObjective:
         iteration: which of the alignments to look through; without jitter it makes no difference.
         """
         views = self._views(image, iteration)
-        indices = range(len(self.surrogates))
-        losses = torch.stack([sum(self._loss(k, view[k]) for view in views) / len(views) for k in indices])
+        losses = torch.stack([self._loss(k, [view[k] for view in views]) for k in range(len(self.surrogates))])
         weights = None if self.weights is None else torch.tensor(self.weights).to(losses)[:, None]
         loss = (losses if weights is None else weights * losses).sum(0)
         return loss / len(self.surrogates) if self.reduction == "mean" else loss
@@ -105,12 +104,12 @@ class IdentityObjective:
     @torch.no_grad()
     def reached(self, image: Tensor) -> Tensor:
         """[B] of bool: every surrogate is past its threshold by the margin on the image itself."""
-        require(
-            self.margin is not None,
+        margin = given(
+            self.margin,
             f"{WHERE}: there is no margin, and so nothing that could be reached",
             "switch stop_at_margin on, or early_stop of the optimizer off",
         )
-        return self.past(image) >= self.margin
+        return self.past(image) >= margin
 
     def embed(self, image: Tensor) -> list[Tensor]:
         """The changed image as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
@@ -126,7 +125,7 @@ class IdentityObjective:
 
     def _views(self, image: Tensor, iteration: int) -> list[list[Tensor]]:
         """What every surrogate sees in this iteration, once for each alignment."""
-        if not self.jitter.copies:
+        if self.face is None or not self.jitter.copies:
             return [self.embed(image)]
         return [
             [one.embed(image, self.jitter(self.face, iteration, k, copy)) for k, one in enumerate(self.surrogates)]
@@ -143,7 +142,10 @@ class IdentityObjective:
         references = {"source": self.source, "target": self.target}
         for index, (surrogate, x) in enumerate(zip(self.surrogates, self.embed(image), strict=True)):
             known = surrogate.has_threshold
-            entry = {"metric": surrogate.metric, "threshold": surrogate.threshold() if known else None}
+            entry: dict[str, object] = {
+                "metric": surrogate.metric,
+                "threshold": surrogate.threshold() if known else None,
+            }
             for name, reference in references.items():
                 if reference is not None:
                     entry[name] = surrogate.similarity(x, reference[index]).tolist()
@@ -155,8 +157,10 @@ class IdentityObjective:
     def _embed_all(self, image: Tensor, face: Faces) -> list[Tensor]:
         return [surrogate.embed(image, face).detach() for surrogate in self.surrogates]
 
-    def _loss(self, index: int, x: Tensor) -> Tensor:
-        return self._pull(index, x) + self._push(index, x)
+    def _loss(self, index: int, views: Sequence[Tensor]) -> Tensor:
+        """The mean over what a surrogate sees through the alignments."""
+        first, *others = (self._pull(index, x) + self._push(index, x) for x in views)
+        return sum(others, first) / len(views)
 
     @torch.no_grad()
     def past(self, image: Tensor) -> Tensor:
@@ -176,17 +180,17 @@ class IdentityObjective:
             behind.append(_margin(surrogate, x, self.target[index]))
         return torch.stack(behind).amax(0)
 
-    def _pull(self, index: int, x: Tensor) -> Tensor | float:
+    def _pull(self, index: int, x: Tensor) -> Tensor:
         """1 - cos(x, target)."""
         if self.target is None:
-            return 0.0
+            return x.new_zeros(len(x))
         surrogate, target = self.surrogates[index], self.target[index]
         return self._until(lambda: 1.0 - surrogate.cosine(x, target), lambda: -_margin(surrogate, x, target))
 
-    def _push(self, index: int, x: Tensor) -> Tensor | float:
+    def _push(self, index: int, x: Tensor) -> Tensor:
         """-(1 - cos(x, source))."""
         if self.source is None:
-            return 0.0
+            return x.new_zeros(len(x))
         surrogate, source = self.surrogates[index], self.source[index]
         return self._until(lambda: surrogate.cosine(x, source) - 1.0, lambda: _margin(surrogate, x, source))
 

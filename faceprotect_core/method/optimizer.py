@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import require, require_image
+from ..checks import given, require, require_image
 from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
@@ -88,13 +88,14 @@ def optimize_latent(
         where=WHERE,
     )
     rendering = result.rendering
+    assert rendering.decoded is not None  # a NoisyLatent always has one
     return ProtectionResult(rendering.image.clamp(0.0, 1.0), result.value, rendering.decoded, result.history)
 
 
 class NoisyLatent:
     """The paper's variable: the noisiest latent of a trajectory, rendered by denoising and decoding it."""
 
-    losses = ("structure",)
+    losses: tuple[str, ...] = ("structure",)
 
     def __init__(
         self, denoiser, codec, trajectory, embeddings, structure, photo, mask, fidelity_weight=0.0, keep_colours=False
@@ -153,11 +154,6 @@ def _check(output: str, image: Tensor | None, mask: Tensor | None, keep_colours:
         'use "published" to repeat the paper, "detail" to keep the photo\'s own pixels',
     )
     require(
-        output == "published" or image is not None,
-        f'{WHERE}: output "detail" needs the photo it adds the change to, and no image is connected',
-        "connect the photo to the input image",
-    )
-    require(
         output == "detail" or mask is None,
         f'{WHERE}: a mask works with output "detail" only, got {output!r}',
         'choose output "detail", or disconnect the mask',
@@ -168,7 +164,8 @@ def _check(output: str, image: Tensor | None, mask: Tensor | None, keep_colours:
         'choose output "detail", or switch keep_colours off',
     )
     if output == "detail":
-        require_image(image, WHERE)
+        problem = f'{WHERE}: output "detail" needs the photo it adds the change to, and no image is connected'
+        require_image(given(image, problem, "connect the photo to the input image"), WHERE)
 
 
 def _require_same_size(photo: Tensor, decoded: Tensor) -> None:

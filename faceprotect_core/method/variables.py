@@ -119,18 +119,19 @@ class _EarlyStop:
     """Remembers which images [B] have reached the objective; None: none ever does."""
 
     def __init__(self, objective: Objective | None, value: Tensor, where: str):
+        self.reached = getattr(objective, "reached", None)
         require(
-            objective is None or hasattr(objective, "reached"),
+            objective is None or self.reached is not None,
             f"{where}: early_stop needs an objective that can be reached, got {type(objective)}",
             "switch early_stop off, or give the objective a method reached(image) -> [B] of bool",
         )
-        self.objective, self.stopped = objective, torch.zeros(len(value), dtype=torch.bool, device=value.device)
+        self.stopped = torch.zeros(len(value), dtype=torch.bool, device=value.device)
 
     def __call__(self, changed: Tensor) -> bool:
         """Whether all images have."""
-        if self.objective is None:
+        if self.reached is None:
             return False
-        self.stopped |= self.objective.reached(changed)
+        self.stopped |= self.reached(changed)
         return bool(self.stopped.all())
 
 

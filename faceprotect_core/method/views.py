@@ -40,8 +40,9 @@ class AlignmentJitter:
 
     def __call__(self, face: Face | Sequence[Face], *draw: int) -> Face | Sequence[Face]:
         """One face, or one per image, as a cropper that is off would have it; draw: which of the alignments."""
-        if not isinstance(face, Face):
-            return [self(one, *draw) for one in face]
+        return self._moved(face, *draw) if isinstance(face, Face) else [self._moved(one, *draw) for one in face]
+
+    def _moved(self, face: Face, *draw: int) -> Face:
         random = np.random.default_rng((self.seed, *draw))
         size = random.uniform(*self.spread)
         angle, zoom, *shift = random.normal(0.0, size, 4)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..checks import out_of_memory, require
+from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..method.least_change import least_change
@@ -48,6 +48,11 @@ class Aim:
     target: Tensor | None
     target_face: Face | None
 
+    @property
+    def diffusion(self) -> Diffusion:
+        """The model, for the way through one."""
+        return given(self.model, "there is no diffusion model", "pass one, or use the presets of light and shade")
+
     def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
         image, faces = cropped_images(crops), [crop.face for crop in crops]
         return IdentityObjective(
@@ -64,10 +69,20 @@ class Aim:
         )
 
 
-def find_aim(goal, surrogates, settings, model, schedule, target: Tensor | None, detector: FaceDetector) -> Aim:
+def find_aim(
+    goal: Goal,
+    surrogates: Sequence[FRSurrogate],
+    settings: PhotoSettings,
+    model: Diffusion | None,
+    schedule: DDIMSchedule | None,
+    target: Tensor | None,
+    detector: FaceDetector,
+) -> Aim:
     """target: [3, h, w] or [1, 3, h, w] with a face, for all goals but to dodge."""
     if goal == "dodge":
         return Aim(goal, surrogates, settings, model, schedule, None, None)
+    problem = f"the goal {goal!r} needs a face to look like, and there is no target"
+    target = given(target, problem, "pass a target photo with one face, or use the goal 'dodge'")
     target = target if target.ndim == 4 else target[None]
     faces = detect_faces(target[0], detector)
     require(
@@ -109,11 +124,13 @@ class CropProtector:
             fits = len(batch) <= self.at_once
             start = None if starts is None else torch.stack([starts[index] for index in batch])
             outcome = self._attempt([crops[index] for index in batch], start, report) if fits else None
-            if len(batch) > 1 and not isinstance(outcome, list):
+            if isinstance(outcome, list):
+                changed |= zip(batch, outcome, strict=True)
+            elif outcome is not None and len(batch) == 1:
+                changed[batch[0]] = outcome
+            else:
                 half = len(batch) // 2
                 waiting[:0] = batch[:half], batch[half:]
-            else:
-                changed |= zip(batch, [outcome] if isinstance(outcome, Exception) else outcome, strict=True)
         return [changed[index] for index in range(len(crops))]
 
     def cost(self, crops: Sequence[FaceCrop], predictor: CostPredictor) -> Cost | None:
@@ -124,7 +141,7 @@ class CropProtector:
             image, objective, settings = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim.settings
             if settings.way != DIFFUSION:
                 return predict_light_cost(image, objective, settings.light)
-            denoiser, codec, context = self.aim.model
+            denoiser, codec, context = self.aim.diffusion
             return predict_cost(denoiser, codec, image, context, objective, settings.diffusion)
 
         try:
@@ -156,16 +173,16 @@ class CropProtector:
     def _protect(self, crops: list[FaceCrop], start: Tensor | None, on_step: OnStep | None) -> list[Changed]:
         """The blocks' own calls; then what went further than it had to is taken back."""
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
-        settings, shared = self.aim.settings, {"mask": mask, "start": start, "on_step": on_step}
+        settings = self.aim.settings
         if settings.way == DIFFUSION:
-            denoiser, codec, context = self.aim.model
-            knobs, options = settings.diffusion, {"schedule": self.aim.schedule, "on_step": on_step}
-            prepared = prepare(denoiser, codec, image, context, knobs, **options)
-            result = prepared.optimize(denoiser, codec, objective, knobs, **shared)
+            denoiser, codec, context = self.aim.diffusion
+            knobs, schedule = settings.diffusion, self.aim.schedule
+            prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
+            result = prepared.optimize(denoiser, codec, objective, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
-            result = protect_by_light(image, objective, settings.light, **shared)
-            changed, values = result.rendering.image, result.value
+            lit = protect_by_light(image, objective, settings.light, mask=mask, start=start, on_step=on_step)
+            changed, values = lit.rendering.image, lit.value
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.E
     """The bytes of a file with that EXIF; see `write_photo`."""
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")
     planes = image.detach().cpu()
-    if like.alpha is not None and file_format != "JPEG":
+    if like.alpha is not None and like.colours is not None and file_format != "JPEG":
         alpha = like.alpha.cpu()
         planes = torch.cat([under_alpha(planes, like.image.cpu(), like.colours.cpu(), alpha), alpha])
     pixels = to_pixels(planes.float(), np.uint16 if deep else np.uint8)
@@ -52,7 +52,7 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.E
 def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int) -> bytes:
     from PIL import Image
 
-    options = {
+    options: dict[str, Any] = {
         "PNG": {},
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True, "method": 4},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ ORIENTATION, BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANAR, PHOTOMETRIC = 274, 258, 339
 
 @dataclass(frozen=True, eq=False)
 class PhotoFile:
-    """A photo as read from a file; one with alpha is made by `with_alpha`.
+    """A photo as read from a file; made by `of` where it may have an alpha.
 
     image: [3, H, W] float32 in [0, 1], upright, as it is seen: over white where it is transparent.
     alpha: [1, H, W] float32 in [0, 1], or None.
@@ -38,8 +39,10 @@ class PhotoFile:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def with_alpha(cls, colours: Tensor, alpha: Tensor, **others) -> PhotoFile:
-        """Of colours [3, H, W] under an alpha [1, H, W]."""
+    def of(cls, colours: Tensor, alpha: Tensor | None, **others: Any) -> PhotoFile:
+        """Of colours [3, H, W], under an alpha [1, H, W] if there is one. others: the other fields."""
+        if alpha is None:
+            return cls(colours, **others)
         colours = erased(colours, alpha)
         return cls(over_white(colours, alpha), alpha, colours=colours, **others)
 

@@ -94,9 +94,21 @@ def protect_photo(
     require_image(photo[None], "protect_photo")
     detector = detector or load_detector(photo.device)
     cut = CutPhoto(photo, tuple(crops if crops is not None else _cut(photo, settings.size, faces, keep, detector)))
-    options = {"model": model, "judge": judge, "other": other, "goal": goal, "target": target, "schedule": schedule}
-    options |= {"detector": detector, "faces_per_batch": faces_per_batch, "predictor": predictor, "on_step": on_step}
-    (outcome,) = protect_photos([cut], surrogates, settings, **options)
+    (outcome,) = protect_photos(
+        [cut],
+        surrogates,
+        settings,
+        model=model,
+        judge=judge,
+        other=other,
+        goal=goal,
+        target=target,
+        schedule=schedule,
+        detector=detector,
+        faces_per_batch=faces_per_batch,
+        predictor=predictor,
+        on_step=on_step,
+    )
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -162,7 +174,7 @@ def protect_photos(
     """
     _check(goal, target, faces_per_batch, settings, model)
     require_other_network(judge, surrogates)
-    studio = None
+    studio: _Studio | None = None
     for together in _together(photos, faces_per_batch):
         cut = [photo for photo in together if isinstance(photo, CutPhoto)]
         if cut and studio is None:
@@ -171,7 +183,7 @@ def protect_photos(
             if other is not None:
                 find_face(other, detector)  # before the work, not after it
             studio = _Studio(aim, judge, other, detector, faces_per_batch)
-        outcomes = iter(studio.protect(cut, predictor, on_step) if cut else ())
+        outcomes = iter(studio.protect(cut, predictor, on_step) if studio and cut else ())
         for photo in together:
             yield photo if isinstance(photo, Exception) else next(outcomes)
 
@@ -206,7 +218,7 @@ class _Studio:
         report = on_step and (lambda event: on_step(replace(event, photos=len(photos))))
         first = self.protectors[0]
         cost = first.cost(crops, predictor) if crops and predictor and report else None
-        if cost:
+        if cost and report:
             report(PredictedCost(cost, len(crops)))
         changed = iter(first(crops, report))
         outcomes = []
@@ -220,16 +232,17 @@ class _Studio:
     ) -> PhotoResult | Exception:
         """A crop that failed is the outcome of its photo."""
         try:
-            result = self._pasted(photo, changed)
+            whole = _all_changed(changed)
+            result = self._pasted(photo, whole)
             for attempt, protector in enumerate(self.protectors[1:], start=2):
                 failed = [number for number, face in enumerate(result.faces) if not face.protected]
                 if not failed:
                     break
-                report = on_step and (lambda event, attempt=attempt: on_step(replace(event, attempt=attempt)))
-                crops, starts = [photo.crops[one] for one in failed], [changed[one].value for one in failed]
-                for number, further in zip(failed, protector(crops, report, starts), strict=True):
-                    changed[number] = further
-                again = self._pasted(photo, changed)
+                report = _of_attempt(attempt, on_step)
+                crops, starts = [photo.crops[one] for one in failed], [whole[one].value for one in failed]
+                for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
+                    whole[number] = further
+                again = self._pasted(photo, whole)
                 faces = zip(again.faces, result.faces, strict=True)
                 counted = [asked_again(now, before, n in failed) for n, (now, before) in enumerate(faces)]
                 result = replace(again, faces=tuple(counted))
@@ -237,10 +250,7 @@ class _Studio:
         except FAILURES as error:
             return error
 
-    def _pasted(self, photo: CutPhoto, changed: Sequence[Changed | Exception]) -> PhotoResult:
-        for one in changed:
-            if isinstance(one, Exception):
-                raise one
+    def _pasted(self, photo: CutPhoto, changed: Sequence[Changed]) -> PhotoResult:
         height, width = photo.photo.shape[1:]
         require(
             bool(photo.crops),
@@ -254,6 +264,20 @@ class _Studio:
         wanted = aim.surrogates, self.judge, aim.goal, aim.target
         verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)
         return PhotoResult(image, mask, photo.crops, verdicts)
+
+
+def _of_attempt(attempt: int, on_step: OnStep | None) -> OnStep | None:
+    return on_step and (lambda event: on_step(replace(event, attempt=attempt)))
+
+
+def _all_changed(outcomes: Sequence[Changed | Exception]) -> list[Changed]:
+    """The changed crops; the first that failed is raised."""
+    changed = []
+    for one in outcomes:
+        if isinstance(one, Exception):
+            raise one
+        changed.append(one)
+    return changed
 
 
 def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, model: Diffusion | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -136,12 +136,12 @@ def _read_8_bit(image: Image.Image, name: str, exif: bytes | None, notes: tuple[
     orientation = _orientation_of(image)
     rgb, profile, more = _to_rgb(image, image.info.get("icc_profile"), name)
     planes = from_pixels(_oriented(np.asarray(rgb), orientation))
-    others = {"grey": _is_grey(image), "icc_profile": profile, "format": image.format, "exif": exif}
-    others["notes"] = notes + more
-    if not image.has_transparency_data:
-        return PhotoFile(planes, **others)
-    alpha = np.asarray(image.convert("RGBA").getchannel("A"))[..., None]
-    return PhotoFile.with_alpha(planes, from_pixels(_oriented(alpha, orientation)), **others)
+    alpha = None
+    if image.has_transparency_data:
+        transparency = np.asarray(image.convert("RGBA").getchannel("A"))[..., None]
+        alpha = from_pixels(_oriented(transparency, orientation))
+    others = {"format": str(image.format), "exif": exif, "notes": notes + more}
+    return PhotoFile.of(planes, alpha, grey=_is_grey(image), icc_profile=profile, **others)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -178,7 +178,10 @@ def _is_profile(profile: bytes) -> bool:
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     from PIL import ImageCms
 
-    return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
+    assert converted is not None  # only what is converted in place is
+    return converted
 
 
 # ------------------------------------------------------------------------------------------------ 16 bits
@@ -188,8 +191,16 @@ def _is_deep(image: Image.Image, path: Path) -> bool:
     if image.format == "PNG":
         return _png_depth_and_colour(path)[0] == 16
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+        return max(_tags(image).get(BITS_PER_SAMPLE, (1,))) > 8
     return image.mode.startswith("I;16")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Of a TIFF."""
+    from PIL import TiffImagePlugin
+
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    return image.tag_v2
 
 
 def _png_depth_and_colour(path: Path) -> tuple[int, int]:
@@ -204,7 +215,7 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None, notes: tuple[
     profile = image.info.get("icc_profile")
     kind = "mono" if image.mode.startswith("I;16") else "rgba" if image.mode == "RGBA" else "rgb"
     _require_deep_kind(image, kind, path)
-    pixels = _oriented(_deep_reader(image.format)(str(path), kind), orientation)
+    pixels = _oriented(_deep_reader(str(image.format))(str(path), kind), orientation)
     require(
         pixels.dtype == np.uint16 and pixels.ndim == 3,
         f"the installed kornia_rs read {path.name!r} as {pixels.dtype} of shape {list(pixels.shape)}",
@@ -215,17 +226,9 @@ def _read_deep(image: Image.Image, path: Path, exif: bytes | None, notes: tuple[
     kept = profile if profile and profile[16:20] == b"RGB " and _is_profile(profile) else None
     if profile and not kept:
         notes += (UNUSABLE_PROFILE,)
-    others = {
-        "grey": kind == "mono",
-        "icc_profile": kept,
-        "bits": 16,
-        "format": image.format,
-        "exif": exif,
-        "notes": notes,
-    }
-    if not alpha.size:
-        return PhotoFile(from_pixels(colours), **others)
-    return PhotoFile.with_alpha(from_pixels(colours), from_pixels(alpha), **others)
+    plane = from_pixels(alpha) if alpha.size else None
+    others = {"bits": 16, "format": str(image.format), "exif": exif, "notes": notes}
+    return PhotoFile.of(from_pixels(colours), plane, grey=kind == "mono", icc_profile=kept, **others)
 
 
 def _require_deep_kind(image: Image.Image, kind: str, path: Path) -> None:
@@ -237,7 +240,7 @@ def _require_deep_kind(image: Image.Image, kind: str, path: Path) -> None:
         require(not grey_and_alpha, f"the photo {name!r} is a PNG of 16 bits with grey and alpha", way_out)
         require("transparency" not in image.info, f"the photo {name!r} has 16 bits and a transparent colour", way_out)
         return
-    tags = image.tag_v2
+    tags = _tags(image)
     plain = (
         set(tags[BITS_PER_SAMPLE]) == {16}
         and set(tags.get(SAMPLE_FORMAT, (1,))) == {1}
@@ -249,12 +252,12 @@ def _require_deep_kind(image: Image.Image, kind: str, path: Path) -> None:
 
 
 def _deep_reader(file_format: str) -> Callable[[str, str], np.ndarray]:
-    name = {"PNG": "read_image_png_u16", "TIFF": "read_image_tiff_u16"}.get(file_format)
+    names = {"PNG": "read_image_png_u16", "TIFF": "read_image_tiff_u16"}
     try:
         from kornia_rs import io as kornia_io
 
-        return getattr(kornia_io, name)
-    except (ImportError, AttributeError, TypeError) as error:
+        return getattr(kornia_io, names[file_format])
+    except (ImportError, AttributeError, KeyError) as error:
         raise ProtectionError(
             f"the photo is a {file_format} of 16 bits, and the installed kornia_rs cannot read it",
             "update it (pip install -U kornia_rs), or save the photo with 8 bits a channel",

@@ -51,8 +51,9 @@ class PhotoSettings:
 
     def tuned(self, **knobs) -> PhotoSettings:
         """With other knobs of this way."""
-        name = "diffusion" if self.way == DIFFUSION else "light"
-        return replace(self, **{name: replace(self.method, **knobs)})
+        if self.way == DIFFUSION:
+            return replace(self, diffusion=replace(self.diffusion, **knobs))
+        return replace(self, light=replace(self.light, **knobs))
 
     @property
     def further(self) -> PhotoSettings:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import given, require
 from .architecture import Architecture
 from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counters out
 from .metric import METRICS
@@ -109,14 +109,11 @@ BUILT_IN_SURROGATES |= {name: partial(_packaged, name) for name in ("mobilefacen
 
 def _recognise(tensors: Mapping[str, Tensor], path: Path) -> Architecture:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for recognise in ARCHITECTURES:
-        architecture = recognise(shapes)
-        if architecture is not None:
-            return architecture
+    known = filter(None, (recognise(shapes) for recognise in ARCHITECTURES))
     shown = ", ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:SHOWN])
     more = ", ..." if len(shapes) > SHOWN else ""
-    require(
-        False,
+    return given(
+        next(known, None),
         f"{path.name} is no recogniser of a known kind: {len(shapes)} tensors, {shown}{more}",
         f"choose a file of one of these networks: {SUPPORTED}",
     )

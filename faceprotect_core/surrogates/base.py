@@ -184,8 +184,7 @@ def _frozen(module: Callable) -> Callable:
 
 def _fingerprint(module: Callable) -> str:
     digest = hashlib.sha256()
-    tensors = module.state_dict() if isinstance(module, nn.Module) else {}
-    if not tensors:
+    if not isinstance(module, nn.Module) or not (tensors := module.state_dict()):
         kind = module if hasattr(module, "__qualname__") else type(module)
         return hashlib.sha256(f"{kind.__module__}.{kind.__qualname__} {id(module)}".encode()).hexdigest()
     for name, part in module.named_modules():

@@ -49,7 +49,7 @@ class Metric:
         """The value that lies past the threshold by a margin."""
         return self.alike(self.alike(threshold) - margin)
 
-    def is_match(self, value: Value, threshold: float) -> bool | Tensor:
+    def is_match(self, value, threshold: float):
         """Whether it is the same person: beyond the threshold, strictly, as false accept rates are counted."""
         return self.margin(value, threshold) < 0
 

@@ -115,7 +115,7 @@ def _read_pickle(path: Path) -> object:
     """torch.load with weights_only: it builds tensors, and refuses all else before it runs."""
     # Before 2.6 a crafted file gets around weights_only (CVE-2025-32434).
     require(
-        torch.__version__ >= (2, 6),
+        torch.__version__ >= "2.6",  # as versions, not as text
         f"{path.name}: torch {torch.__version__} cannot open {path.suffix} files safely",
         "update ComfyUI's torch to 2.6 or newer, or convert the file to .safetensors on another machine",
     )
@@ -183,18 +183,19 @@ def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         found = inner
+    tensors = found if isinstance(found, Mapping) else {}
     require(
-        isinstance(found, Mapping) and len(found) > 0,
+        len(tensors) > 0,
         f"{path.name} holds {_described(found)}, not a dictionary of tensors",
         PLAIN_STATE_DICT,
     )
-    for name, value in found.items():
+    for name, value in tensors.items():
         require(
             isinstance(name, str) and isinstance(value, Tensor),
             f"{path.name} is not a dictionary of tensors: {str(name)[:80]!r} is {_described(value)}",
             PLAIN_STATE_DICT,
         )
-    return dict(found)
+    return dict(tensors)
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Sheet:
 
         self.image = Image.new("RGB", (WIDTH, TALLEST), PAPER)
         self.pen = ImageDraw.Draw(self.image)
-        self.y = MARGIN
+        self.y: float = MARGIN
 
     def text(self, at: tuple[float, float], text: str, size: int = 17, fill: Colour = INK, anchor: str = "la") -> None:
         """One line; anchor as in Pillow, "la" for the left top corner."""
@@ -105,7 +105,8 @@ def wrapped(text: str, size: int, width: float) -> Sequence[str]:
 
 def blended(one: Colour, other: Colour, share: float) -> Colour:
     """Between two colours; share 0 is the first."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
 def _middle_out(text: str, kept: int) -> str:

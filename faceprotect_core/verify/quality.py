@@ -98,7 +98,7 @@ class Lpips:
     Raises ProtectionError when a package or the file is missing, or the file holds another network.
     """
 
-    def __init__(self, weights: Path, network: str = "alex"):
+    def __init__(self, weights: Path, network: Literal["alex", "vgg"] = "alex"):
         require(
             network in LPIPS_WEIGHTS,
             f"LPIPS: there is no network {network!r}",

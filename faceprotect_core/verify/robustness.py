@@ -9,7 +9,7 @@ Deterministic, so that two methods are compared on the same noise.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -86,10 +86,10 @@ def _jpeg_of_batch(image: Tensor, quality: int) -> Tensor:
     return torch.stack([jpeg(one, quality) for one in image])
 
 
-def resized(image: Tensor, size: tuple[int, int] | list[int]) -> Tensor:
+def resized(image: Tensor, size: Sequence[float]) -> Tensor:
     """Bicubic, antialiased, to (height, width)."""
-    size = [max(1, round(side)) for side in size]
-    return as_saved(F.interpolate(image, size=size, mode="bicubic", antialias=True))
+    whole = [max(1, round(side)) for side in size]
+    return as_saved(F.interpolate(image, size=whole, mode="bicubic", antialias=True))
 
 
 def resized_and_back(image: Tensor, factor: float) -> Tensor:

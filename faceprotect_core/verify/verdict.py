@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import given, require
 from ..faces import Face, FaceDetector, find_again, find_face, load_detector, window_around
 from ..method.objectives import Goal
 from ..pixels import as_saved
@@ -143,13 +143,16 @@ def judge_photo(
     detector = detector or load_detector(original.device)
     panel = [*((judge, JUDGE) for _ in (1,) if judge is not None), *((one, LOSS) for one in surrogates)]
     with torch.no_grad():
-        fixed = _references(panel, target, detector) if goal == "impersonate" else None
+        fixed = None
+        if goal == "impersonate":
+            problem = f"the goal {goal!r} needs a face to look like, and there is no target"
+            fixed = _references(panel, given(target, problem, "pass the target photo"), detector)
         theirs = None if fixed or other is None else _references(panel, other, detector)
         looked = [_Looked(panel, original, finished, face, detector) for face in faces]
         same = _most_alike(panel, looked, theirs) if theirs and looked else None
         verdicts = []
         for number, one in enumerate(looked):
-            references = fixed or (theirs if number == same else one.before)
+            references = fixed or (theirs if theirs and number == same else one.before)
             verdicts.append(one.verdict(references, goal, number == same))
     return tuple(verdicts)
 
@@ -172,7 +175,10 @@ class _Looked:
 
     def verdict(self, references: Sequence[Tensor], goal: Goal, other: bool) -> FaceVerdict:
         rows = zip(self.panel, self.before, self.after, references, strict=True)
-        scores = tuple(_score(*one, before, after, reference, goal) for one, before, after, reference in rows)
+        scores = tuple(
+            _score(recogniser, role, before, after, reference, goal)
+            for (recogniser, role), before, after, reference in rows
+        )
         return FaceVerdict(self.face, self.again is not None, scores, goal, other)
 
 

@@ -94,7 +94,8 @@ def verify_robustness(
     """
     case = _case(original, protected, recognizers, other, faces, seen, detector)
     named = {name: process for name, process in processings.items() if name != NO_PROCESSING}
-    plain, processed = [], {name: [] for name in named}
+    plain: list[FaceComparison] = []
+    processed: dict[str, list[FaceComparison]] = {name: [] for name in named}
     with torch.no_grad():
         for number, face in enumerate(case.faces):
             rows, columns, inside = window_around(face.face, original)

@@ -25,17 +25,8 @@ from playwright.sync_api import sync_playwright
 from comfyui import PACK, PACK_NAME, ComfyUIServer
 from demo import portrait, whole_photo
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
-from workflow_graphs import (
-    PHOTO,
-    PHOTO_FOLDER,
-    PORTRAIT,
-    SD2_BASE,
-    TARGET,
-    WORKFLOWS,
-    Block,
-    Node,
-    Workflow,
-)
+from workflow_canvas import Block, Node, Workflow
+from workflow_graphs import PHOTO, PHOTO_FOLDER, PORTRAIT, SD2_BASE, TARGET, WORKFLOWS
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44

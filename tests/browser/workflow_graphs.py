@@ -1,19 +1,18 @@
 """The workflows that the pack ships, described in Python; export_workflows.py builds them in the real frontend.
 
-A value that is another node's output becomes a link, any other value a widget's. Blocks stand left to right, in the
-order of the paper's figure; inside a block, columns of nodes.
+Blocks stand left to right, in the order of the paper's figure; inside a block, columns of nodes.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
 from faceprotect_core.method.protect import PAPER, Settings
 from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
+from workflow_canvas import Block, Node, Output, Workflow
 from workflow_notes import (
     BASELINE_NOTE,
     DEMO_NOTE,
@@ -45,57 +44,6 @@ BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
 PRODUCT_WEIGHTS = ", ".join(f"{WEIGHTS[name]:g}" for name in BUILT_IN_SURROGATES)
 # More than the demo's: with 25 iterations the three are fooled, and the judge is not.
 ENSEMBLE_MARGIN, ENSEMBLE_ITERATIONS = 0.3, 40
-
-
-class Output(NamedTuple):
-    node: "Node"
-    name: str
-
-
-@dataclass(eq=False)
-class Node:
-    id: int
-    class_type: str
-    title: str | None
-    inputs: dict
-    size: tuple[int, int] = (0, 0)
-    properties: dict = field(default_factory=dict)
-
-    def __getitem__(self, output: str) -> Output:
-        return Output(self, output)
-
-    @property
-    def widgets(self) -> dict:
-        return {name: value for name, value in self.inputs.items() if not isinstance(value, Output)}
-
-    @property
-    def links(self) -> list[tuple[int, str, int, str]]:
-        outputs = [(name, value) for name, value in self.inputs.items() if isinstance(value, Output)]
-        return [(output.node.id, output.name, self.id, name) for name, output in outputs]
-
-
-@dataclass
-class Block:
-    title: str
-    color: str
-    columns: list[list[Node]]
-
-
-@dataclass
-class Workflow:
-    """A graph and where its blocks stand: a list of columns, each a list of blocks from top to bottom."""
-
-    name: str
-    nodes: list[Node] = field(default_factory=list)
-    canvas: list[list[Block]] = field(default_factory=list)
-
-    def node(self, class_type, title=None, size=(0, 0), properties=None, **inputs) -> Node:
-        """Adds a node; size is the least it gets, a dot in an input's name is written as two underscores, and
-        size_ is the input size."""
-        values = {name.replace("__", ".").rstrip("_"): value for name, value in inputs.items()}
-        node = Node(len(self.nodes) + 1, class_type, title, values, size, properties or {})
-        self.nodes.append(node)
-        return node
 
 
 def demo() -> Workflow:

@@ -218,3 +218,13 @@ def known(shapes):
         state = THIN.build().state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in state.items() if "num_batches" not in name}
     return THIN if shapes == wanted else None
+
+
+def nodes(model, operator):
+    return [node for node in model.graph.node if node.op_type == operator]
+
+
+def set_attribute(node, name, value):
+    for attribute in [attribute for attribute in node.attribute if attribute.name == name]:
+        node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute(name, value))

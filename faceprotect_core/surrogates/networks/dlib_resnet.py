@@ -33,6 +33,11 @@ BLOCKS = (
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut without weights; the smaller of the two sums is padded with zeros."""
 
+    scale1: Tensor
+    shift1: Tensor
+    scale2: Tensor
+    shift2: Tensor
+
     def __init__(self, channels_in: int, channels_out: int, down: bool):
         super().__init__()
         self.down = down
@@ -51,6 +56,10 @@ class ResidualBlock(nn.Module):
 
 class DlibResNet(nn.Module):
     """RGB in [-1, 1], [B, 3, 150, 150] -> descriptors [B, 128], not normalised."""
+
+    scale: Tensor
+    shift: Tensor
+    mean_rgb: Tensor
 
     def __init__(self):
         super().__init__()

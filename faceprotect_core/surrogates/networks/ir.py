@@ -48,7 +48,7 @@ class Unit(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int, se: bool):
         super().__init__()
         if channels_in == channels_out:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)
+            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
         else:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)

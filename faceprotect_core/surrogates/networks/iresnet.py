@@ -37,7 +37,7 @@ class Unit(nn.Module):
         self.prelu = nn.PReLU(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, stride, padding=1, bias=fused)
         self.bn3 = _folded_norm(channels_out, fused)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1:
             convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=fused)
             self.downsample = nn.Sequential(convolution, _folded_norm(channels_out, fused))
@@ -73,7 +73,8 @@ class IResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(image)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
         return self.features(self.fc(self.bn2(x).flatten(1)))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...checks import ProtectionError, require
+from ...checks import ProtectionError, given, require
 from ..architecture import Architecture
 from ..networks.iresnet import CHANNELS, EMBEDDING_DIM, UNITS, recognise
 from ..weights_file import DOWNLOAD_AGAIN
@@ -86,17 +86,15 @@ def _architecture(layers: Mapping[str, Layer], known: Recogniser, path: Path) ->
     shapes = {
         f"{layer_name}.{name}": shape for layer_name, layer in layers.items() for name, shape in layer.shapes().items()
     }
-    architecture = known(shapes)
     stages = range(1, len([name for name in layers if name.endswith("downsample.0")]) + 1)
     units = [sum(name.startswith(f"layer{stage}.") and name.endswith(".bn1") for name in layers) for stage in stages]
-    require(
-        architecture is not None,
+    return given(
+        known(shapes),
         f"{path.name} is an IResNet of an unknown size: {units} units, {shapes['conv1.weight'][0]} channels after the "
         f"first convolution, embeddings of {shapes['fc.weight'][0]} values",
         f"use one with {' or '.join(str(list(units)) for units in UNITS.values())} units, {CHANNELS[0]} channels and "
         f"{EMBEDDING_DIM} values",
     )
-    return architecture
 
 
 def _broken(path: Path, reason: str) -> ProtectionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from ...checks import require, require_finite
 from ..weights_file import DOWNLOAD_AGAIN
 
 # Operator -> its attributes with their defaults; a node with another attribute is refused.
-OPERATORS = {
+OPERATORS: dict[str, dict[str, Any]] = {
     "Add": {},
     "BatchNormalization": {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1, "training_mode": 0},
     "Cast": {"to": TensorProto.FLOAT, "saturate": 1},
@@ -41,9 +42,13 @@ ATTRIBUTE_TYPES = {
 }
 # These give their first input on: dropout does nothing outside training, and all is computed in float32.
 PASSES_ON = ("Cast", "Dropout", "Identity")
-FLOAT_TYPES = {TensorProto.FLOAT: np.dtype("<f4"), TensorProto.FLOAT16: np.dtype("<f2")}
-INTEGER_TYPES = {TensorProto.INT64: np.dtype("<i8")}
-TYPED_FIELDS = {TensorProto.FLOAT: "float_data", TensorProto.FLOAT16: "int32_data", TensorProto.INT64: "int64_data"}
+FLOAT_TYPES: dict[int, np.dtype] = {TensorProto.FLOAT: np.dtype("<f4"), TensorProto.FLOAT16: np.dtype("<f2")}
+INTEGER_TYPES: dict[int, np.dtype] = {TensorProto.INT64: np.dtype("<i8")}
+TYPED_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.FLOAT16: "int32_data",
+    TensorProto.INT64: "int64_data",
+}
 SUPPORTED = (
     "use the recognition file of an InsightFace pack, w600k_r50.onnx (buffalo_l) or glintr100.onnx (antelopev2, "
     "AuraFace), or another IResNet of InsightFace's arcface_torch, exported in float32 or float16"
@@ -134,7 +139,7 @@ class Graph:
         self.require(name in self.constants, f"has a {node.op_type} whose input {index} {name!r} is no constant")
         return self.constants[name]
 
-    def attributes(self, node: NodeProto) -> dict[str, object]:
+    def attributes(self, node: NodeProto) -> dict[str, Any]:
         """A node's attributes, the defaults of those it does not name among them."""
         defaults, given = OPERATORS[node.op_type], {}
         for attribute in node.attribute:
@@ -146,7 +151,7 @@ class Graph:
             given[attribute.name] = onnx.helper.get_attribute_value(attribute)
         return defaults | given
 
-    def require_attributes(self, node: NodeProto, **expected: object) -> dict[str, object]:
+    def require_attributes(self, node: NodeProto, **expected: object) -> dict[str, Any]:
         attributes = self.attributes(node)
         for name, value in expected.items():
             self.require(
@@ -190,7 +195,7 @@ class Graph:
                 if name in self._values:
                     self._readers.setdefault(self._values[name], []).append(node)
 
-    def _pass_on(self, node: NodeProto, attributes: dict[str, object]) -> None:
+    def _pass_on(self, node: NodeProto, attributes: dict[str, Any]) -> None:
         if node.op_type == "Cast":
             self.require(attributes["to"] in FLOAT_TYPES, f"has a Cast to ONNX type {attributes['to']}")
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:

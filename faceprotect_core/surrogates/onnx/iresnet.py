@@ -21,11 +21,11 @@ def find_layers(graph: Graph) -> dict[str, Layer]:
     Raises:
         ProtectionError: the graph is wired in another way, or a node's attributes or shapes are others.
     """
-    layers: dict[str, Layer] = {}
     value, scale = _preprocessing(graph)
-    value, layers["conv1"] = _convolution(graph, graph.reader(value, "Conv"), 3, scale)
-    graph.require(layers["conv1"].stride == 1, "halves the image in its first convolution")
-    value, layers["prelu"] = _prelu(graph, graph.reader(value, "PRelu"), layers["conv1"].channels)
+    value, conv1 = _convolution(graph, graph.reader(value, "Conv"), 3, scale)
+    graph.require(conv1.stride == 1, "halves the image in its first convolution")
+    value, prelu = _prelu(graph, graph.reader(value, "PRelu"), conv1.channels)
+    layers: dict[str, Layer] = {"conv1": conv1, "prelu": prelu}
     stage, index = 0, 0
     while len(graph.readers(value)) == 2:
         value, unit = _unit(graph, value)
@@ -62,30 +62,28 @@ def _number(graph: Graph, node: NodeProto) -> float:
 
 def _unit(graph: Graph, x: str) -> tuple[str, dict[str, Layer]]:
     """Normalisation, convolution, PReLU, convolution; added to x itself, or to its 1 x 1 convolution."""
-    layers: dict[str, Layer] = {}
     readers = {node.op_type: node for node in graph.readers(x)}
     graph.require(
         readers.keys() in ({"BatchNormalization", "Add"}, {"BatchNormalization", "Conv"}),
         f"has {sorted(readers)} after {x!r}, expected a BatchNormalization and a shortcut",
     )
-    value, layers["bn1"] = _norm(graph, readers["BatchNormalization"])
-    value, layers["conv1"] = _convolution(graph, graph.reader(value, "Conv"), 3)
-    value, layers["prelu"] = _prelu(graph, graph.reader(value, "PRelu"), layers["conv1"].channels)
-    value, layers["conv2"] = _convolution(graph, graph.reader(value, "Conv"), 3)
+    value, bn1 = _norm(graph, readers["BatchNormalization"])
+    value, conv1 = _convolution(graph, graph.reader(value, "Conv"), 3)
+    value, prelu = _prelu(graph, graph.reader(value, "PRelu"), conv1.channels)
+    value, conv2 = _convolution(graph, graph.reader(value, "Conv"), 3)
+    layers: dict[str, Layer] = {"bn1": bn1, "conv1": conv1, "prelu": prelu, "conv2": conv2}
     total, stride = graph.reader(value, "Add"), 1
     if "Conv" in readers:
-        shortcut, layers["downsample.0"] = _convolution(graph, readers["Conv"], 1)
-        stride = 2
-        graph.require(
-            layers["downsample.0"].stride == stride, f"has a shortcut after {x!r} that does not halve the size"
-        )
+        shortcut, downsample = _convolution(graph, readers["Conv"], 1)
+        stride, layers["downsample.0"] = 2, downsample
+        graph.require(downsample.stride == stride, f"has a shortcut after {x!r} that does not halve the size")
         other = graph.reader(shortcut, "Add")
     else:
         other = readers["Add"]
     graph.require(
         other is total and len(total.input) == 2, f"adds {value!r} to something else than its unit's shortcut"
     )
-    strides = (layers["conv1"].stride, layers["conv2"].stride)
+    strides = (conv1.stride, conv2.stride)
     graph.require(strides == (1, stride), f"has a unit after {x!r} with strides {strides}, expected {(1, stride)}")
     return total.output[0], layers
 

@@ -33,7 +33,7 @@ class Norm:
         weight = gamma.double() * ((variance.double() + EPSILON) / (variance.double() + self.epsilon)).sqrt()
         return {"weight": weight.float(), "bias": beta, "running_mean": mean, "running_var": variance}
 
-    def read(self) -> list[Tensor]:
+    def read(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         gamma, beta, mean, variance = (constant.read() for constant in self.parts)
         where = self.parts[3]
         require(
@@ -42,7 +42,7 @@ class Norm:
             "positive",
             DOWNLOAD_AGAIN,
         )
-        return [gamma, beta, mean, variance]
+        return gamma, beta, mean, variance
 
 
 @dataclass(frozen=True)

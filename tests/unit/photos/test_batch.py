@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from faceprotect_core import FRSurrogate, ProtectionError, load_surrogate
-from faceprotect_core.checks import out_of_memory
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.folders.protector import Choice, load_protector
@@ -358,20 +357,6 @@ def test_exceptions_are_passed_on_in_their_place(tiny_photos, album):
     assert [outcomes[index] for index in (0, 2, 5)] == errors
     assert [outcomes[index].protected for index in (1, 4)] == [False, False], "there are results"
     assert "no face found in the photo of 640 x 300" in str(outcomes[3]) and isinstance(outcomes[3], ProtectionError)
-
-
-@pytest.mark.parametrize(
-    ("error", "is_it"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b."), True),
-        (RuntimeError("the shapes do not match"), False),
-        (ProtectionError("the inverted latent has a NaN", "load the photo again"), False),
-    ],
-)
-def test_too_little_memory_is_told_from_other_errors(error, is_it):
-    assert out_of_memory(error) == is_it
 
 
 def test_where_memory_runs_out_fewer_faces_go_together_from_then_on(golden, tiny_photos, album, caplog):

@@ -1,10 +1,15 @@
-"""A photo of 24 megapixels in less than 6 GB, in a process of its own, whose peak is that of this photo alone."""
+"""Memory: what is an error for the lack of it; and a photo of 24 megapixels in less than 6 GB, in a process of its own,
+whose peak is that of this photo alone."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from faceprotect_core import ProtectionError
+from faceprotect_core.checks import out_of_memory
 
 PROGRAM = """
 import sys
@@ -44,3 +49,17 @@ def test_24_megapixels_in_less_than_6_gigabytes(record_property, way):
     gigabytes = int(run.stdout) / 1e9
     record_property("gigabytes", gigabytes)
     assert gigabytes < 6
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b."), True),
+        (RuntimeError("the shapes do not match"), False),
+        (ProtectionError("the inverted latent has a NaN", "load the photo again"), False),
+    ],
+)
+def test_too_little_memory_is_told_from_other_errors(error, is_it):
+    assert out_of_memory(error) == is_it

@@ -288,7 +288,7 @@ def test_alpha_of_sixteen_bits_is_kept(tmp_path):
 
 
 def test_jpeg_is_written_with_all_its_colours(tmp_path):
-    photo = PhotoFile.with_alpha(torch.rand(3, 32, 32), torch.rand(1, 32, 32), icc_profile=SRGB, bits=16)
+    photo = PhotoFile.of(torch.rand(3, 32, 32), torch.rand(1, 32, 32), icc_profile=SRGB, bits=16)
     write_photo(tmp_path / "out.JPG", photo.image, photo)
     with Image.open(tmp_path / "out.JPG") as written:
         assert {sampling[1:3] for sampling in written.layer} == {(1, 1)}
