@@ -125,9 +125,9 @@ def detect_faces(
         threshold: the lowest score that counts as a face.
         min_face: the size of the smallest face to look for, in pixels of this photo.
         max_pixels: the largest number of pixels that go through the network at once; a tile may have 512 x 512.
-        turned: where no face is found, look in the photo turned by 90, 180 and 270 degrees, for faces whose landmarks
-            are steady. Each turn is one pass without tiles: in a large photo for faces of 80 * sqrt(H * W / max_pixels)
-            pixels and more, 139 in one of 4000 x 3000.
+        turned: where no face is found, look in the photo turned by 90, 180 and 270 degrees. A turn is right where faces
+            with steady landmarks score best; it must show one in a pass without tiles, of 80 * sqrt(H * W / max_pixels)
+            pixels or more, 139 in a photo of 4000 x 3000. Then all faces of that turn are found.
 
     Returns:
         The faces, the best score first; an empty list where there is none.
@@ -139,11 +139,15 @@ def detect_faces(
     detector = detector or load_detector(image.device)
     photo = image.detach().float().clamp(0, 1)
     faces = _search(photo, detector, threshold, min_face, max_pixels)
-    if turned and not faces:
-        options = threshold, max(min_face, smallest_in_one_pass(photo, max_pixels)), max_pixels
-        views = [_unturned(photo, turns, detector, *options) for turns in (1, 2, 3)]
-        faces = max(views, key=lambda found: sum(face.score for face in found))
-    return faces
+    if faces or not turned:
+        return faces
+    in_one_pass = max(min_face, smallest_in_one_pass(photo, max_pixels))
+    views = {turns: _unturned(photo, turns, detector, threshold, in_one_pass, max_pixels) for turns in (1, 2, 3)}
+    steady = {turns: sum(face.score for face in found if not face.doubtful) for turns, found in views.items()}
+    turns = max(steady, key=steady.get)
+    if steady[turns] <= 0 or in_one_pass == min_face:
+        return views[turns] if steady[turns] > 0 else []
+    return _unturned(photo, turns, detector, threshold, min_face, max_pixels)
 
 
 def find_face(image: Tensor, detector: FaceDetector | None = None, **options) -> Face:
@@ -197,10 +201,9 @@ def _search(photo: Tensor, detector: FaceDetector, threshold: float, min_face: f
 
 
 def _unturned(photo: Tensor, turns: int, detector: FaceDetector, *options) -> list[Face]:
-    """The faces with steady landmarks in the photo in quarter turns, in pixels of the photo."""
+    """The faces in the photo in quarter turns, in pixels of the photo."""
     found = _search(torch.rot90(photo, turns, (1, 2)), detector, *options)
-    back = quarter_turn_back(turns, *photo.shape[-2:])
-    return [through(face, back) for face in found if not face.doubtful]
+    return [through(face, quarter_turn_back(turns, *photo.shape[-2:])) for face in found]
 
 
 def _pyramid(photo: Tensor, scale: float) -> Iterator[Tensor]:

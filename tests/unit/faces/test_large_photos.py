@@ -74,6 +74,16 @@ def test_a_photo_that_lies_turned_is_turned_where_no_face_is_upright(astronaut, 
     assert found.lies_turned and not face.lies_turned and not found.doubtful
 
 
+def test_a_large_turned_photo_is_searched_for_small_faces_too(astronaut, detector):
+    """The large face shows which turn is right; the small one, of 100 pixels, must not be left out then."""
+    photo = torch.full((3, 2400, 2800), 0.5)
+    photo[:, :1536, :1536] = F.interpolate(astronaut[None], scale_factor=3, mode="bilinear")[0]
+    photo[:, 1800:2312, 2000:2512] = astronaut
+    found = detect_faces(photo.rot90(2, (1, 2)), detector)
+    small, large = sorted(face.box_xyxy[2] - face.box_xyxy[0] for face in found)
+    assert small < 120 and large > 240 and all(face.lies_turned for face in found)
+
+
 def group(astronaut, face, megapixels: int) -> tuple[torch.Tensor, list[np.ndarray]]:
     """A photo of 4 : 3 with eight faces of SIZES, and their boxes."""
     height = int(math.sqrt(megapixels * 1e6 * 3 / 4))
