@@ -17,9 +17,13 @@ ORIENTATION, BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANAR, PHOTOMETRIC = 274, 258, 339
 class PhotoFile:
     """A photo as read from a file.
 
-    image: [3, H, W] float32 in [0, 1], upright. alpha: [1, H, W] float32 in [0, 1], or None.
-    icc_profile: of RGB colours, or None for sRGB. bits: 8 or 16 per channel. format: PIL's name, such as "JPEG".
-    exif: as in the file, with the orientation that `image` no longer has; or None.
+    Args:
+        image: [3, H, W] float32 in [0, 1], upright.
+        alpha: [1, H, W] float32 in [0, 1], or None.
+        icc_profile: of RGB colours, or None for sRGB.
+        bits: 8 or 16 per channel.
+        format: PIL's name, such as "JPEG".
+        exif: as in the file, with the orientation that `image` no longer has; or None.
     """
 
     image: Tensor

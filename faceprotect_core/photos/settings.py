@@ -55,19 +55,19 @@ class PhotoSettings:
 
     @property
     def light(self) -> LightAndShadeSettings:
-        """Those of light and shade."""
+        """The settings of light and shade."""
         names = ("grid", "strength", "iterations", "lr", "likeness_weight")
         return LightAndShadeSettings(**{name: getattr(self, name) for name in names})
 
     @property
     def method(self) -> dict:
-        """Those that are arguments of `protect`."""
+        """The settings that are arguments of `protect`."""
         others = ("way", "size", "margin", "steepness", "jitter", "tries", "grid", "strength", "likeness_weight")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     @property
     def further(self) -> PhotoSettings:
-        """For a face that the judge still knows."""
+        """The settings for a face that the judge still knows: it is pushed further."""
         return replace(
             self,
             margin=self.margin + FURTHER_MARGIN,
