@@ -26,9 +26,16 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 class DiffusersDenoiser:
     """A Denoiser over UNet2DConditionModel. The model is left as it was found after every call.
 
-    prediction_type: "epsilon" or "v_prediction" (then alphas_cumprod, [T], converts to epsilon).
     The model may be bfloat16; latents, losses and the returned noise keep the latent's dtype.
-    low_memory: the blocks are computed again in the backward pass; the result is the same.
+
+    Args:
+        unet: a UNet2DConditionModel.
+        prediction_type: "epsilon" or "v_prediction" (then alphas_cumprod converts to epsilon).
+        alphas_cumprod: [T]; None for those of Stable Diffusion.
+        low_memory: the blocks are computed again in the backward pass; the result is the same.
+
+    Raises:
+        ProtectionError: another prediction_type.
     """
 
     def __init__(
@@ -102,9 +109,11 @@ class _Processor:
 class DiffusersCodec:
     """An ImageCodec over AutoencoderKL.
 
-    posterior_seed: None encodes to the posterior's mode; a number samples the posterior with that seed (the release
-    samples with a fixed seed).
-    low_memory: decoding computes its blocks again in the backward pass; the result is the same.
+    Args:
+        vae: an AutoencoderKL.
+        posterior_seed: None encodes to the posterior's mode; a number samples the posterior with that seed (the release
+            samples with a fixed seed).
+        low_memory: decoding computes its blocks again in the backward pass; the result is the same.
     """
 
     def __init__(self, vae: nn.Module, posterior_seed: int | None = None, low_memory: bool = False):

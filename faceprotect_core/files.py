@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def sha256_of(path: Path) -> str:
-    """In hexadecimal, of the file's bytes."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -22,17 +22,17 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of_files(files: list[Path]) -> str:
-    """Of several files in their order."""
+    """The SHA-256 of several files in their order, in hexadecimal."""
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
 def digest_of_tensor(tensor: Tensor | None) -> str | None:
-    """Of the numbers, not of the shape; None for None."""
+    """The SHA-256 of a tensor's numbers, not of its shape, in hexadecimal; None for None."""
     return None if tensor is None else hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """The file holds all of the data, or what it held before."""
+    """Writes a file that holds all of the data in the end, or what it held before."""
     with replacing(path) as temporary:
         write_and_flush(temporary, data)
 
@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_and_flush(path: Path, data: bytes) -> None:
-    """A new file, on the disk when this returns."""
+    """Writes a new file, which is on the disk when this returns."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()

@@ -17,8 +17,12 @@ DEMO = "demo"
 class LoadedModel:
     """A diffusion model as the method needs it.
 
-    context: the empty prompt's embedding [1, tokens, dim]. size: of the square picture it was made for, in pixels.
-    sha256: of its weights.
+    Args:
+        denoiser: the U-Net.
+        codec: the autoencoder.
+        context: the empty prompt's embedding [1, tokens, dim].
+        size: of the square picture it was made for, in pixels.
+        sha256: of its weights.
     """
 
     denoiser: Denoiser
@@ -29,7 +33,15 @@ class LoadedModel:
 
 
 def load_model(name: str = DEMO, device: str = "cpu") -> LoadedModel:
-    """The demo model, or Stable Diffusion 1.x or 2.x from a folder in diffusers' format."""
+    """The demo model, or Stable Diffusion 1.x or 2.x from a folder in diffusers' format.
+
+    Args:
+        name: "demo", or the path of the folder.
+        device: where the networks and the context go.
+
+    Raises:
+        ProtectionError: the folder holds no such model, see `load_diffusers`.
+    """
     if name == DEMO:
         from .demo import WEIGHTS, load_demo_model
 

@@ -49,6 +49,7 @@ def diversified(objective: IdentityObjective, change: Change | None, iteration: 
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """A number drawn evenly between low and high."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 

@@ -33,21 +33,22 @@ FLAT = 1e-5
 class PixelAttackSettings:
     """What an attack does in each iteration; see PUBLISHED.
 
-    epsilon: how far each value of a pixel may move from the photo, of a range of 1.
-    iterations: gradient steps; the size of a step is reach * epsilon / iterations.
-    reach: how many epsilon all steps together could cover.
-    seed: of all that is drawn. The draws are the same for each image of a batch.
-    random_start: start from uniform noise within the budget.
-    momentum: the decay factor mu of the earlier gradients, each of unit size (Dong et al. 2018,
-        equation 6); 0 for none.
-    kernel: width in pixels of the Gaussian that smooths the gradient (odd; three standard deviations to either side);
-        0 for none (Dong et al. 2019, equation 7).
-    diversity: what each network's input goes through before it is seen (Xie et al. 2019): "resize and pad", or TIP-IM's
-        random "affine" map; "none" for neither.
-    diversity_probability: how often, per iteration.
-    step: "sign" moves every value by the step size. "rms" follows the gradient itself, with the step size as the root
-        mean square.
-    naturalness: weight gamma of TIP-IM's naturalness loss.
+    Args:
+        epsilon: how far each value of a pixel may move from the photo, of a range of 1.
+        iterations: gradient steps; the size of a step is reach * epsilon / iterations.
+        reach: how many epsilon all steps together could cover.
+        seed: of all that is drawn. The draws are the same for each image of a batch.
+        random_start: start from uniform noise within the budget.
+        momentum: the decay factor mu of the earlier gradients, each of unit size (Dong et al. 2018, equation 6); 0 for
+            none.
+        kernel: width in pixels of the Gaussian that smooths the gradient (odd; three standard deviations to either
+            side); 0 for none (Dong et al. 2019, equation 7).
+        diversity: what each network's input goes through before it is seen (Xie et al. 2019): "resize and pad", or
+            TIP-IM's random "affine" map; "none" for neither.
+        diversity_probability: how often, per iteration.
+        step: "sign" moves every value by the step size. "rms" follows the gradient itself, with the step size as the
+            root mean square.
+        naturalness: weight gamma of TIP-IM's naturalness loss.
     """
 
     epsilon: float

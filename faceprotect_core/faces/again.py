@@ -32,10 +32,14 @@ def moved(face: Face, x: float, y: float) -> Face:
 
 
 def find_again(photo: Tensor, face: Face, detector: FaceDetector, *, quick: bool = False) -> Face | None:
-    """The face that the detector finds in the photo [3, H, W] where one was, or None.
+    """The face that the detector finds in the photo where one was, or None.
 
-    quick: do not look for faces that would be too small to be that one; the others are then sought in slightly other
-        sizes, and a large photo takes a tenth of the time.
+    Args:
+        photo: [3, H, W] in [0, 1].
+        face: where it was, in the photo's pixels.
+        detector: of `load_detector`.
+        quick: do not look for faces that would be too small to be that one; the others are then sought in slightly
+            other sizes, and a large photo takes a tenth of the time.
     """
     size = max(face.box_xyxy[2] - face.box_xyxy[0], face.box_xyxy[3] - face.box_xyxy[1])
     smallest = max(10.0, SMALLEST_AGAIN * size)

@@ -24,9 +24,11 @@ from .landmarks import similarity_transform
 class Template:
     """Where the five landmarks of a face lie in a chip.
 
-    points: five (x, y) in pixel indices of the chip at its native size, in the order of `Face.landmarks`.
-    size: native width and height in pixels.
-    five_points: of `Face.five_points`, in pixel indices; a face whose mesh is known is aligned by them. () for none.
+    Args:
+        points: five (x, y) in pixel indices of the chip at its native size, in the order of `Face.landmarks`.
+        size: native width and height in pixels.
+        five_points: of `Face.five_points`, in pixel indices; a face whose mesh is known is aligned by them. () for
+            none.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -141,9 +143,16 @@ def align_face(
 
 
 def warp(image: Tensor, transform: np.ndarray, size: int, padding_mode: str = "zeros") -> Tensor:
-    """Sample [B, C, H, W] where `transform` [2, 3] takes the pixels of a size x size chip -> [B, C, size, size].
+    """Sample an image where `transform` takes the pixels of a chip; differentiable and antialiased, as `align_face`.
 
-    Differentiable and antialiased, as in `align_face`. padding_mode: what lies outside the photo, as in F.grid_sample.
+    Args:
+        image: [B, C, H, W].
+        transform: [2, 3], from pixel indices of the chip to those of the image.
+        size: width and height of the chip in pixels.
+        padding_mode: what lies outside the image, as in F.grid_sample.
+
+    Returns:
+        [B, C, size, size].
     """
     samples = samples_per_pixel(transform)
     steps = (np.arange(size * samples) + 0.5) / samples - 0.5

@@ -34,15 +34,18 @@ LIMIT_FEATHER = 1 / 64  # of the crop's side: how fast both fall towards a limit
 class FaceCrop:
     """One face, cut from its photo.
 
-    image: [3, size, size] in [0, 1]. Outside the photo it is mirrored.
-    face: the face in the crop's pixels. photo_face: in the photo's.
-    mask: [1, size, size] in [0, 1], where the crop may be changed; for the optimizer.
-    paste_mask: the same, a little wider: 1 wherever `mask` is above 0, so that pasting does not weaken what the
-        surrogates have seen, and soft at its edge for a crop that was changed everywhere.
-    to_photo: the similarity [2, 3] from pixel indices of the crop to those of the photo.
-    photo_size: height and width of the photo in pixels. photo_index: which photo of the batch.
-    drawn: [H, W], a mask of the photo outside of which nothing may change; None for no such limit.
-    keep: faces of the photo that must not be touched.
+    Args:
+        image: [3, size, size] in [0, 1]. Outside the photo it is mirrored.
+        face: the face in the crop's pixels.
+        photo_face: the face in the photo's pixels.
+        mask: [1, size, size] in [0, 1], where the crop may be changed; for the optimizer.
+        paste_mask: the same, a little wider: 1 wherever `mask` is above 0, so that pasting does not weaken what the
+            surrogates have seen, and soft at its edge for a crop that was changed everywhere.
+        to_photo: the similarity [2, 3] from pixel indices of the crop to those of the photo.
+        photo_size: height and width of the photo in pixels.
+        photo_index: which photo of the batch.
+        drawn: [H, W], a mask of the photo outside of which nothing may change; None for no such limit.
+        keep: faces of the photo that must not be touched.
     """
 
     image: Tensor

@@ -15,13 +15,14 @@ LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = (33, 133), (362, 263), 1, (61, 291)
 class Face:
     """A face in a photo; coordinates are pixel indices (0, 0 is the centre of the top left pixel), not rounded.
 
-    box_xyxy: left, top, right, bottom; the last two are the last pixels inside.
-    score: the detector's score; above 0 is a face.
-    landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner of
-        the eye on its left, 4 the base of the nose.
-    unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
-        `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
-    mesh: [468, 2], the points of MediaPipe's face mesh, (x, y); None where nobody looked for them.
+    Args:
+        box_xyxy: left, top, right, bottom; the last two are the last pixels inside.
+        score: the detector's score; above 0 is a face.
+        landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner
+            of the eye on its left, 4 the base of the nose.
+        unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
+            `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
+        mesh: [468, 2], the points of MediaPipe's face mesh, (x, y); None where nobody looked for them.
     """
 
     box_xyxy: tuple[float, float, float, float]

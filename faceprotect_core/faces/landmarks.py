@@ -22,11 +22,15 @@ class LandmarkPredictor:
 
     Shapes are in units of the face box: 0 at its left and top edge, 1 at its right and bottom edge.
 
-    initial_shape: [5, 2], the mean shape.
-    anchor_index, anchor_offset: [cascades, pixels] and [cascades, pixels, 2]; the sampled pixels relative to landmarks.
-    first_pixel, second_pixel, threshold: [cascades, trees, splits]; a split goes left where first - second > threshold.
-        Grey values are integers, so that the shipped threshold is rounded down to an integer at no cost.
-    leaves: [cascades, trees, 2 ** depth, 5, 2], the step that a leaf adds to the shape.
+    Args:
+        initial_shape: [5, 2], the mean shape.
+        anchor_index: [cascades, pixels], the landmark that a sampled pixel lies near.
+        anchor_offset: [cascades, pixels, 2], from that landmark to the pixel.
+        first_pixel: [cascades, trees, splits]; a split goes left where first - second > threshold. Grey values are
+            integers, so that the shipped threshold is rounded down to an integer at no cost.
+        second_pixel: the same.
+        threshold: the same.
+        leaves: [cascades, trees, 2 ** depth, 5, 2], the step that a leaf adds to the shape.
     """
 
     initial_shape: np.ndarray

@@ -35,9 +35,12 @@ SMALLEST_BLOB = 0.0001  # share of the photo: specks of the brush are no faces
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """chosen: the faces to protect, left to right. keep: the photo's other faces, which must stay as they are.
+    """The faces of a photo that are meant, and those that are not.
 
-    drawn: [H, W], a hand-drawn mask that limits the change; None for no such limit.
+    Args:
+        chosen: the faces to protect, left to right.
+        keep: the photo's other faces, which must stay as they are.
+        drawn: [H, W], a hand-drawn mask that limits the change; None for no such limit.
     """
 
     chosen: list[Face]
@@ -62,7 +65,11 @@ def select_faces(
     anything, the faces are detected.
 
     Args:
-        photo: [3, H, W] in [0, 1]. boxes: (left, top, right, bottom) in pixels. mask: [H, W] in [0, 1].
+        photo: [3, H, W] in [0, 1].
+        detector: of `load_detector`.
+        faces: in the photo's pixels.
+        boxes: (left, top, right, bottom) in pixels.
+        mask: [H, W] in [0, 1].
         which: of those, see `choose_faces`.
         knobs: of `detect_faces`.
 
@@ -126,9 +133,15 @@ def _require_mask_of(photo: Tensor, mask: Tensor | None) -> None:
 
 
 def faces_in_regions(photo: Tensor, boxes: Sequence[Box], detector: FaceDetector) -> list[Face]:
-    """Faces from boxes (left, top, right, bottom in pixels) of another detector: their landmarks are found here.
+    """Faces from boxes of another detector: their landmarks are found here.
 
-    photo: [3, H, W] in [0, 1]. The boxes are made square. Raises ProtectionError for a box outside the photo.
+    Args:
+        photo: [3, H, W] in [0, 1].
+        boxes: (left, top, right, bottom) in pixels; they are made square.
+        detector: of `load_detector`.
+
+    Raises:
+        ProtectionError: a box outside the photo.
     """
     grey = grey_levels(photo)
     return [_face_in(photo, grey, box, detector) for box in boxes]

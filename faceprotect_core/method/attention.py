@@ -68,9 +68,10 @@ def _tensor_cores(like: Tensor) -> Iterator[None]:
 class SelfAttentionReference:
     """What the unchanged run looked like inside.
 
-    queries_and_keys: one dictionary per denoising step (noisiest first): layer -> (query, key), each
-        [B, heads, tokens, dim]. They stand for the maps at a fraction of the memory.
-    latent: where the unchanged run ends, [B, C, h, w].
+    Args:
+        queries_and_keys: one dictionary per denoising step (noisiest first): layer -> (query, key), each
+            [B, heads, tokens, dim]. They stand for the maps at a fraction of the memory.
+        latent: where the unchanged run ends, [B, C, h, w].
     """
 
     queries_and_keys: tuple[dict[str, tuple[Tensor, Tensor]], ...]
@@ -92,7 +93,11 @@ class Capture:
 class StructureLoss:
     """Self-attention that adds up how far its maps are from the reference's (the paper's structure loss).
 
-    Per layer: mean squared error over heads, queries and keys; summed over layers. loss: [B] after the forward pass.
+    Per layer: mean squared error over heads, queries and keys; summed over layers.
+
+    Args:
+        reference: layer -> (query, key) of the unchanged run at the same step, each [B, heads, tokens, dim].
+        loss: the sum so far; [B] after the forward pass.
     """
 
     reference: dict[str, tuple[Tensor, Tensor]]
@@ -186,7 +191,14 @@ def capture_self_attention(
 ) -> SelfAttentionReference:
     """Denoises the unchanged latent once with the learned embeddings and keeps what every self-attention layer saw.
 
-    embeddings: [depth, B, tokens, dim], noisiest step first.
+    Args:
+        denoiser: the U-Net.
+        trajectory: of `ddim_invert`.
+        embeddings: [depth, B, tokens, dim] of `learn_null_text`, noisiest step first.
+        on_step: called after every step.
+
+    Raises:
+        ProtectionError: embeddings of another trajectory, or a model without self-attention.
     """
     require_embeddings(trajectory, embeddings, "Self-Attention Capture")
     latent = trajectory.latents[-1]
@@ -206,6 +218,7 @@ def capture_self_attention(
 
 
 def require_embeddings(trajectory: Trajectory, embeddings: Tensor, where: str) -> None:
+    """Refuses embeddings that are not [depth, B, tokens, dim] of this trajectory; where: the block, for messages."""
     expected = [trajectory.depth, trajectory.latents[0].shape[0]]
     require(
         embeddings.ndim == 4 and list(embeddings.shape[:2]) == expected,

@@ -18,10 +18,11 @@ Pairing = Literal["published", "exact"]
 class Trajectory:
     """The latents of an inversion and the way back.
 
-    latents: depth + 1 tensors [B, C, h, w]; latents[0] is clean, latents[depth] the noisiest.
-    pairing: which timestep denoises which latent.
-        "published": the release evaluates every latent one level below its own (the learned embeddings absorb it);
-        "exact": the true inverse of the inversion.
+    Args:
+        latents: depth + 1 tensors [B, C, h, w]; latents[0] is clean, latents[depth] the noisiest.
+        schedule: whose timesteps the latents belong to.
+        pairing: which timestep denoises which latent. "published": the release evaluates every latent one level below
+            its own (the learned embeddings absorb it). "exact": the true inverse of the inversion.
     """
 
     latents: tuple[Tensor, ...]
@@ -66,10 +67,17 @@ def ddim_invert(
 ) -> Trajectory:
     """Inverts a latent by depth DDIM steps, without guidance: the start of the paper's pipeline.
 
-    latent: scaled latent [B, C, h, w]. context: the text encoder's output for the empty prompt, [1 or B, tokens, dim].
-    depth: how far towards noise, 1 to schedule.num_inference_steps; the paper's 3 of 20 keeps the picture.
-    on_step: called after every step.
-    Raises ProtectionError for a depth, a pairing or a shape that cannot be, and when the model returns NaN.
+    Args:
+        denoiser: the U-Net.
+        latent: scaled latent [B, C, h, w].
+        context: the text encoder's output for the empty prompt, [1 or B, tokens, dim].
+        schedule: whose timesteps are visited.
+        depth: how far towards noise, 1 to schedule.num_inference_steps; the paper's 3 of 20 keeps the picture.
+        pairing: which timestep denoises which latent on the way back, see `Trajectory`.
+        on_step: called after every step.
+
+    Raises:
+        ProtectionError: a depth, a pairing or a shape that cannot be, or NaN from the model.
     """
     _check(latent, context, schedule, depth, pairing)
     context = expand_context(context, latent)

@@ -25,11 +25,13 @@ SMALLEST, LARGEST = 4, 256  # values along each side of the plane
 class LightAndShadeSettings:
     """How the light may change; measured in docs/RESULTS.md.
 
-    grid: values along each side of the plane. Finer protects a little more and looks patchier.
-    strength: root mean square of the change over the mask, in levels of 255.
-    iterations, lr: of AdamW.
-    likeness_weight: of 1 - SSIM to the photo, beside the sum of the surrogates' losses.
-    seed: of the start.
+    Args:
+        grid: values along each side of the plane. Finer protects a little more and looks patchier.
+        strength: root mean square of the change over the mask, in levels of 255.
+        iterations: of AdamW.
+        lr: of AdamW.
+        likeness_weight: of 1 - SSIM to the photo, beside the sum of the surrogates' losses.
+        seed: of the start.
     """
 
     grid: int = 64

@@ -24,10 +24,19 @@ def learn_null_text(
     inversion: min over e of ||z_(t-1) - step(z_t, t, e)||^2 (mean). As in the release, one AdamW and one embedding go
     through all steps: each step starts from the last one's embedding and keeps the moments.
 
-    context: the null context [1 or B, tokens, dim], where learning starts; with iterations = 0 it is returned as it is.
-    on_step: called after every iteration, with the loss "null_text".
-    Returns embeddings [depth, B, tokens, dim], noisiest step first.
-    Raises ProtectionError for negative settings and when the loss becomes NaN.
+    Args:
+        denoiser: the U-Net.
+        trajectory: of `ddim_invert`.
+        context: the null context [1 or B, tokens, dim], where learning starts.
+        iterations: of each step; with 0 the context is returned as it is.
+        lr: of AdamW.
+        on_step: called after every iteration, with the loss of each image.
+
+    Returns:
+        Embeddings [depth, B, tokens, dim], noisiest step first.
+
+    Raises:
+        ProtectionError: negative settings, or a loss that becomes NaN.
     """
     require(
         iterations >= 0 and lr > 0,

@@ -27,29 +27,35 @@ Faces = Face | Sequence[Face] | None
 class IdentityObjective:
     """The identity loss over an ensemble of surrogates (the paper's adversarial loss).
 
-    target only: impersonate, sum over surrogates of 1 - cos(x, target).
-    source only: dodge, sum of -(1 - cos(x, source)).
-    both: the published obfuscation loss, the sum of the two.
+    With a target only it impersonates: the sum over surrogates of 1 - cos(x, target). With a source only it dodges: the
+    sum of -(1 - cos(x, source)). With both it is the published obfuscation loss, the sum of the two.
 
-    surrogates: one or more FRSurrogate; each with its own input size, alignment and metric.
-    target, source: images [1 or B, 3, H, W] in [0, 1]. They are embedded once, here.
-    crop_box: (x0, y0, x1, y1) in pixels cuts the changed image only, as in the paper, rounded to whole pixels. Whoever
-        wants source or target cropped passes them cropped.
-    reduction: "sum" over the surrogates (the released weight 0.003 goes with it) or "mean" (the paper's formula).
-    face, target_face, source_face: where the face is (see faces.detect_faces), for surrogates that align; one face, or
-        one per image. Not together with crop_box.
-    margin: None pushes on to the last iteration, as the paper does. A number stops pushing at a surrogate while it is
-        past its verification threshold by that much, in its metric's units.
+    The arguments from `jitter` on help against recognisers that were not seen, and are off unless asked for, so that
+    the paper stays the paper.
 
-    What helps against recognisers that were not seen, off unless asked for, so that the paper stays the paper:
+    Args:
+        surrogates: one or more FRSurrogate; each with its own input size, alignment and metric.
+        target: images [1 or B, 3, H, W] in [0, 1], embedded once, here.
+        source: the same.
+        crop_box: (x0, y0, x1, y1) in pixels cuts the changed image only, as in the paper, rounded to whole pixels.
+            Whoever wants source or target cropped passes them cropped.
+        reduction: "sum" over the surrogates (the released weight 0.003 goes with it) or "mean" (the paper's formula).
+        face: where the face is (see `detect_faces`), for surrogates that align; one, or one per image. Not together
+            with crop_box.
+        target_face: the same in the target.
+        source_face: the same in the source.
+        margin: None pushes on to the last iteration, as the paper does. A number stops pushing at a surrogate while it
+            is past its verification threshold by that much, in its metric's units.
+        jitter: the loss is the mean over slightly wrong alignments, other ones in each iteration; needs a face.
+        steepness: 0 stops pushing where the margin is reached. Above 0 a surrogate's loss is
+            softplus(steepness * (margin - how far past its threshold) + LEAD) / steepness, so that those that are
+            behind count more, and pushing eases off beyond the margin.
+        weights: one number per surrogate that its loss is multiplied by.
+        average_targets: the target images [N, 3, H, W] all show one person, and the mean of their embeddings is the
+            target (the template of the IJB protocols).
 
-    jitter: the loss is the mean over slightly wrong alignments, other ones in each iteration; needs a face.
-    steepness: 0 stops pushing where the margin is reached. Above 0 a surrogate's loss is
-        softplus(steepness * (margin - how far past its threshold) + LEAD) / steepness, so that those that are behind
-        count more, and pushing eases off beyond the margin.
-    weights: one number per surrogate that its loss is multiplied by.
-    average_targets: the target images [N, 3, H, W] all show one person, and the mean of their embeddings is the target
-        (the template of the IJB protocols).
+    Raises:
+        ProtectionError: neither source nor target, wrong shapes, or arguments that exclude each other.
     """
 
     def __init__(

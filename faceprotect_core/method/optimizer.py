@@ -20,9 +20,13 @@ WHERE = "Adversarial Latent Optimizer"
 
 @dataclass(frozen=True, eq=False)
 class ProtectionResult:
-    """image: [B, 3, H, W] in [0, 1]. latent: the optimised noisy latent z_adv. decoded_latent: what z_adv denoises to.
+    """The protected images, and the latents that they were made from.
 
-    history: lists with one entry per iteration: "identity" and "structure" (each [B floats], before the weights).
+    Args:
+        image: [B, 3, H, W] in [0, 1].
+        latent: the optimised noisy latent z_adv, [B, C, h, w].
+        decoded_latent: what z_adv denoises to, [B, C, h, w].
+        history: lists with one entry per iteration: "identity" and "structure" (each [B floats], before the weights).
     """
 
     image: Tensor
@@ -53,21 +57,30 @@ def optimize_latent(
 ) -> ProtectionResult:
     """The paper's second stage: AdamW on the noisy latent, min over z of objective_weight * identity + structure.
 
-    embeddings: [depth, B, tokens, dim] of learn_null_text. objective: image [B, 3, H, W] -> loss [B]; where it has a
-        method `at`, at(iteration) is used instead.
-    structure: the unchanged run's self-attention; None leaves the structure loss out.
-    output: "published" returns the decoded latent, as the paper does, and shows it to the surrogates unclamped.
-        "detail" adds only the change to the untouched photo, image + mask * (D(z_adv) - D(z)), clamped to [0, 1], and
-        shows the surrogates exactly that.
-    image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
-    mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
-    fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
-    keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo stays
-        grey in any case.
-    early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
-    start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
-    on_step: called after every iteration, with the losses "identity" and "structure", and the image.
-    Raises ProtectionError when shapes do not fit together and when a loss or the image becomes NaN.
+    Args:
+        denoiser: the U-Net.
+        codec: the autoencoder.
+        trajectory: of `ddim_invert`.
+        embeddings: [depth, B, tokens, dim] of `learn_null_text`.
+        objective: image [B, 3, H, W] -> loss [B]; where it has a method `at`, at(iteration) is used instead.
+        structure: the unchanged run's self-attention; None leaves the structure loss out.
+        iterations: of AdamW; 0 leaves the latent as it is.
+        lr: of AdamW.
+        objective_weight: of the identity loss; the structure loss counts 1.
+        output: "published" returns the decoded latent, as the paper does, and shows it to the surrogates unclamped.
+            "detail" adds only the change to the untouched photo, image + mask * (D(z_adv) - D(z)), clamped to [0, 1],
+            and shows the surrogates exactly that.
+        image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
+        mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
+        fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
+        keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo stays
+            grey in any case.
+        early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
+        start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
+        on_step: called after every iteration, with the losses and the image.
+
+    Raises:
+        ProtectionError: shapes that do not fit together, or a loss or an image that becomes NaN.
     """
     require_embeddings(trajectory, embeddings, WHERE)
     _check(output, image, mask, keep_colours)

@@ -150,8 +150,18 @@ def protect(
     """Protects a photo from face recognition: "Enhancing Facial Privacy Protection via Weakening Diffusion
     Purification" (CVPR 2025). The defaults are the paper's settings.
 
-    image: [B, 3, H, W] in [0, 1], height and width multiples of 8. context: the empty prompt's embedding
-    [1 or B, tokens, dim]. objective: an IdentityObjective. The other arguments: see `Settings` and `optimize_latent`.
+    Args:
+        denoiser: the U-Net.
+        codec: the autoencoder.
+        image: [B, 3, H, W] in [0, 1], height and width multiples of 8.
+        context: the empty prompt's embedding [1 or B, tokens, dim].
+        objective: an IdentityObjective, or image [B, 3, H, W] -> loss [B].
+        schedule: None for that of Stable Diffusion, with 20 steps.
+        structure: False leaves the structure loss out.
+        The others: see `ddim_invert`, `learn_null_text` and `optimize_latent`.
+
+    Raises:
+        ProtectionError: shapes or settings that cannot be, or NaN on the way.
     """
     settings = Settings(
         depth=depth, pairing=pairing, null_text_iterations=null_text_iterations, null_text_lr=null_text_lr,

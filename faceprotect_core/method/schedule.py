@@ -22,9 +22,10 @@ def scaled_linear_alphas_cumprod(
 class DDIMSchedule:
     """Noise levels of deterministic DDIM sampling (Song et al. 2021, eta = 0).
 
-    alphas_cumprod: float64 [T], the share of signal left at each training timestep, falling.
-    num_inference_steps: how many steps a full sampling would have; their distance is T // num_inference_steps.
-    steps_offset: the first (cleanest) timestep; 1 for Stable Diffusion.
+    Args:
+        alphas_cumprod: float64 [T], the share of signal left at each training timestep, falling.
+        num_inference_steps: how many steps a full sampling would have; their distance is T // num_inference_steps.
+        steps_offset: the first (cleanest) timestep; 1 for Stable Diffusion.
     """
 
     alphas_cumprod: Tensor
@@ -35,6 +36,11 @@ class DDIMSchedule:
     def from_alphas_cumprod(
         cls, alphas_cumprod: Tensor, num_inference_steps: int = 20, steps_offset: int = 1
     ) -> "DDIMSchedule":
+        """The schedule of a model's own noise levels; they are copied, in float64, to the CPU.
+
+        Raises:
+            ProtectionError: levels outside (0, 1], or steps that do not fit into them.
+        """
         alphas = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64).clone()
         require(
             alphas.ndim == 1 and bool(((alphas > 0) & (alphas <= 1)).all()),

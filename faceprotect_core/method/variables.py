@@ -20,10 +20,12 @@ Objective = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """image: [B, 3, H, W] in about [0, 1], as the surrogates see it.
+    """What a variable gives: the images, and its own losses.
 
-    losses: the variable's own, by name, each [B], as they are added to the identity loss.
-    decoded: for the latent, what it denoises to; None for other variables.
+    Args:
+        image: [B, 3, H, W] in about [0, 1], as the surrogates see it.
+        losses: the variable's own, by name, each [B], as they are added to the identity loss.
+        decoded: for the latent, what it denoises to; None for other variables.
     """
 
     image: Tensor
@@ -47,9 +49,13 @@ class Variable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Optimised:
-    """value: like the variable's `start`. rendering: what it gives.
+    """Where the optimisation of a variable ended.
 
-    history: one entry per iteration for "identity" (before its weight) and each of the variable's losses, [B] floats.
+    Args:
+        value: like the variable's `start`.
+        rendering: what it gives.
+        history: one entry per iteration for "identity" (before its weight) and each of the variable's losses, [B]
+            floats.
     """
 
     value: Tensor

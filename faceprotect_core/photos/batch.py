@@ -36,8 +36,14 @@ FAILURES = (ValueError, RuntimeError, MemoryError)
 class Aim:
     """What every face is protected with.
 
-    model: for the way through diffusion; None for light and shade. target: [1, 3, h, w], whom to look like; None to
-    dodge.
+    Args:
+        goal: see `protect_photos`.
+        surrogates: the recognisers in the loss.
+        settings: how hard to protect.
+        model: for the way through diffusion; None for light and shade.
+        schedule: None for Stable Diffusion's.
+        target: [1, 3, h, w], whom to look like; None to dodge.
+        target_face: where the face is in it.
     """
 
     goal: Goal
@@ -54,6 +60,7 @@ class Aim:
         return given(self.model, "there is no diffusion model", "pass one, or use the presets of light and shade")
 
     def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
+        """The loss over the crops, which are of one size, as a batch."""
         image, faces = cropped_images(crops), [crop.face for crop in crops]
         return IdentityObjective(
             self.surrogates,
@@ -78,7 +85,16 @@ def find_aim(
     target: Tensor | None,
     detector: FaceDetector,
 ) -> Aim:
-    """target: [3, h, w] or [1, 3, h, w] with a face, for all goals but to dodge."""
+    """The aim, with the face in its target.
+
+    Args:
+        target: [3, h, w] or [1, 3, h, w] with a face, for all goals but to dodge.
+        detector: of `load_detector`.
+        The others: as in `Aim`.
+
+    Raises:
+        ProtectionError: there is no target, or no face in it.
+    """
     if goal == "dodge":
         return Aim(goal, surrogates, settings, model, schedule, None, None)
     problem = f"the goal {goal!r} needs a face to look like, and there is no target"
@@ -95,7 +111,12 @@ def find_aim(
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """A crop after protection. image: [3, size, size] in [0, 1]. value: of the variable, to go on from there."""
+    """A crop after protection.
+
+    Args:
+        image: [3, size, size] in [0, 1].
+        value: of the variable, to go on from there.
+    """
 
     image: Tensor
     value: Tensor
@@ -103,8 +124,12 @@ class Changed:
 
 @dataclass(eq=False)
 class CropProtector:
-    """protector(crops) -> the changed crops. at_once: how many of one size are a batch at most; it is halved where
-    memory runs out."""
+    """Protects crops in batches: protector(crops) -> the changed crops.
+
+    Args:
+        aim: what every face is protected with.
+        at_once: how many of one size are a batch at most; it is halved where memory runs out.
+    """
 
     aim: Aim
     at_once: int = 1
@@ -134,7 +159,7 @@ class CropProtector:
         return [changed[index] for index in range(len(crops))]
 
     def cost(self, crops: Sequence[FaceCrop], predictor: CostPredictor) -> Cost | None:
-        """Of all of them; None where the models fail, which the run then says of the faces that it is about."""
+        """What all of the crops cost; None where the models fail, which the run then says of its faces."""
         batches = [[crops[index] for index in batch] for batch in self._batches(crops)]
 
         def of_the_first() -> Cost:

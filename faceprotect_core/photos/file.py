@@ -19,13 +19,16 @@ ORIENTATION, BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANAR, PHOTOMETRIC = 274, 258, 339
 class PhotoFile:
     """A photo as read from a file; made by `of` where it may have an alpha.
 
-    image: [3, H, W] float32 in [0, 1], upright, as it is seen: over white where it is transparent.
-    alpha: [1, H, W] float32 in [0, 1], or None.
-    icc_profile: of RGB colours, or None for sRGB. bits: 8 or 16 per channel. format: PIL's name, such as "JPEG".
-    exif: as in the file, with the orientation that `image` no longer has; or None.
-    colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. None without alpha.
-    grey: the file has one channel of colour, and is written so again.
-    notes: what of the file could not be used, in sentences.
+    Args:
+        image: [3, H, W] float32 in [0, 1], upright, as it is seen: over white where it is transparent.
+        alpha: [1, H, W] float32 in [0, 1], or None.
+        icc_profile: of RGB colours, or None for sRGB.
+        bits: 8 or 16 per channel.
+        format: PIL's name, such as "JPEG".
+        exif: as in the file, with the orientation that `image` no longer has; or None.
+        colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. None without alpha.
+        grey: the file has one channel of colour, and is written so again.
+        notes: what of the file could not be used, in sentences.
     """
 
     image: Tensor

@@ -37,9 +37,14 @@ BALANCED = PRESETS[LIGHT]["balanced"]
 
 @dataclass(frozen=True, eq=False)
 class PhotoResult:
-    """image: [3, H, W] in [0, 1]. mask: [1, H, W], 0 where every pixel is bit-equal to the photo's.
+    """A protected photo, and what became of its faces.
 
-    faces: the verdict on each face, in the order of the crops, measured in the finished photo with 8 bits a channel.
+    Args:
+        image: [3, H, W] in [0, 1].
+        mask: [1, H, W], 0 where every pixel is bit-equal to the photo's.
+        crops: the faces as they were cut out.
+        faces: the verdict on each face, in the order of the crops, measured in the finished photo with 8 bits a
+            channel.
     """
 
     image: Tensor
@@ -121,7 +126,12 @@ def _cut(photo: Tensor, size: int, faces, keep: Sequence[Face], detector: FaceDe
 
 @dataclass(frozen=True, eq=False)
 class CutPhoto:
-    """photo: [3, H, W] in [0, 1], float32, any size. crops: the faces to protect, from `crop_face`."""
+    """A photo, and its faces cut out.
+
+    Args:
+        photo: [3, H, W] in [0, 1], float32, any size.
+        crops: the faces to protect, from `crop_face`.
+    """
 
     photo: Tensor
     crops: tuple[FaceCrop, ...]

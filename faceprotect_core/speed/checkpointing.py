@@ -28,7 +28,10 @@ def recomputed(
     The results are the same. The backward pass may come later, when the blocks are as they were before.
     Dictionaries among a block's arguments are copied when it is called: who calls it may go on writing into them, as
     ComfyUI does, and the block is computed again with what they held.
-    around: what must be in force while a block is computed again; called with every block.
+
+    Args:
+        blocks: as of `blocks_of`.
+        around: what must be in force while a block is computed again; called with every block.
     """
     replaced = []
     try:

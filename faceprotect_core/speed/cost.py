@@ -40,7 +40,12 @@ TIMESTEP = 101  # any: all take the same time
 
 @dataclass(frozen=True)
 class Cost:
-    """memory: bytes above those in use before the run, to which the weights belong."""
+    """What a run costs.
+
+    Args:
+        seconds: of the whole run.
+        memory: bytes above those in use before the run, to which the weights belong.
+    """
 
     seconds: float
     memory: int
@@ -60,17 +65,19 @@ class PredictedCost:
 
 
 def total(costs: Sequence[Cost]) -> Cost:
-    """Of runs one after the other."""
+    """The cost of runs one after the other: their seconds together, the memory of the largest."""
     return Cost(sum(cost.seconds for cost in costs), max((cost.memory for cost in costs), default=0))
 
 
 def duration(seconds: float) -> str:
+    """Seconds in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def gigabytes(count: int) -> str:
+    """Bytes in words."""
     return f"{count / 1e9:.1f} GB"
 
 
@@ -87,9 +94,13 @@ class Passes:
 
 @dataclass(frozen=True)
 class Probe:
-    """A forward pass. held: bytes of what it computed that autograd would keep. largest: of one tensor among them.
+    """What one forward pass took.
 
-    recomputed: the backward pass computes it again (low_memory).
+    Args:
+        seconds: of the pass.
+        held: bytes of what it computed that autograd would keep.
+        largest: bytes of the largest tensor among them.
+        recomputed: the backward pass computes it again (low_memory).
     """
 
     seconds: float
@@ -302,7 +313,7 @@ class Meter:
 
 
 def process_peak() -> int | None:
-    """Bytes."""
+    """The most memory that this process has held, in bytes; None where the system does not say."""
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))

@@ -71,7 +71,9 @@ class Recorder:
     """Networks whose passes with gradients are replayed from their second one on; the weights must stay where they are
     for as long as it lives.
 
-    device: of the networks that are recorded; None leaves all as they are. record: how, for tests without a GPU.
+    Args:
+        device: of the networks that are recorded; None leaves all as they are.
+        record: how, for tests without a GPU.
     """
 
     device: str | None = "cuda"

@@ -12,8 +12,9 @@ class StraightThroughCodec:
     decode(z) = F(z) + G(z) - G(z), where the full decoder F and the last G count as constants in the gradient (the
     straight-through estimator; Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013).
 
-    full: makes the images, and encodes.
-    gradient: decodes the same latents to images of the same size, as TAESD does for Stable Diffusion's autoencoder.
+    Args:
+        full: makes the images, and encodes.
+        gradient: decodes the same latents to images of the same size, as TAESD does for Stable Diffusion's autoencoder.
     """
 
     def __init__(self, full: ImageCodec, gradient: ImageCodec):

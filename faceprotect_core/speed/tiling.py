@@ -21,10 +21,13 @@ class TiledCodec:
     the whole image, and not in the tile: the result is near the whole decode, not equal to it. An image that is no
     larger than a tile is decoded whole.
 
-    codec: any ImageCodec whose latent is 8 times smaller than the image.
-    tile: height and width of a tile in pixels, a multiple of 8.
-    overlap: how far neighbours overlap at least, in pixels, a multiple of 8, at most half a tile.
-    Raises ProtectionError for a tile or an overlap that cannot be.
+    Args:
+        codec: any ImageCodec whose latent is 8 times smaller than the image.
+        tile: height and width of a tile in pixels, a multiple of 8.
+        overlap: how far neighbours overlap at least, in pixels, a multiple of 8, at most half a tile.
+
+    Raises:
+        ProtectionError: a tile or an overlap that cannot be.
     """
 
     def __init__(self, codec: ImageCodec, tile: int = 512, overlap: int = 64):

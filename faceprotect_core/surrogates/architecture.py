@@ -15,14 +15,20 @@ MEASURED = "450 CelebA-HQ pairs, this face stack end to end"
 class Architecture:
     """A known kind of face recognition network.
 
-    name: for messages and reports.
-    build: makes the empty network, whose state dictionary has the names of the weights file; [B, 3, input_size,
-        input_size] in `colour_order` and `value_range` -> [B, D].
-    template: how a face is aligned for it, a name of `faces.TEMPLATES`.
-    thresholds: false accept rate -> cosine above which two photos show the same person. They belong to the weights that
-        thresholds_source names; other weights of this kind may need others.
-    ignored: first parts of the names of tensors that may be in the file and are not needed.
-    source, licence: where such weights come from, and what they may be used for.
+    Args:
+        name: for messages and reports.
+        build: makes the empty network, whose state dictionary has the names of the weights file; [B, 3, input_size,
+            input_size] in `colour_order` and `value_range` -> [B, D].
+        input_size: width and height of the network's input in pixels.
+        template: how a face is aligned for it, a name of `faces.TEMPLATES`.
+        thresholds: false accept rate -> cosine above which two photos show the same person. They belong to the weights
+            that thresholds_source names; other weights of this kind may need others.
+        thresholds_source: who measured them, on what.
+        ignored: first parts of the names of tensors that may be in the file and are not needed.
+        colour_order: "RGB" or "BGR".
+        value_range: (lowest, highest) pixel value.
+        source: where such weights come from.
+        licence: what they may be used for.
     """
 
     name: str

@@ -20,7 +20,7 @@ NOT_FOUND_AGAIN = "The detector does not find the face again; it was compared wh
 
 
 def known_thresholds(surrogate: FRSurrogate) -> dict[str, float | None]:
-    """Those at the two false accept rates and the one that is used by default; None where unknown."""
+    """A recogniser's thresholds at the two false accept rates and by default; None where unknown."""
     rates = {f"FAR {far:g}": surrogate.thresholds.get(far) for far in FARS}
     return rates | {"default": surrogate.threshold() if surrogate.has_threshold else None}
 
@@ -29,10 +29,14 @@ def known_thresholds(surrogate: FRSurrogate) -> dict[str, float | None]:
 class Comparison:
     """One recogniser's similarity of one face to the reference, in its metric.
 
-    before, after: of the original and of the protected photo.
-    thresholds: "FAR 0.01", "FAR 0.001" and "default"; None where unknown.
-    seen: whether the recogniser was in the loss; None if that is not known.
-    processing_alone: of the original, processed as the protected photo was; None for unprocessed photos.
+    Args:
+        recogniser: its name.
+        metric: "cosine" or "euclidean".
+        before: of the original.
+        after: of the protected photo.
+        thresholds: "FAR 0.01", "FAR 0.001" and "default"; None where unknown.
+        seen: whether the recogniser was in the loss; None if that is not known.
+        processing_alone: of the original, processed as the protected photo was; None for unprocessed photos.
     """
 
     recogniser: str
@@ -60,12 +64,12 @@ class Comparison:
 
     @property
     def matches_before(self) -> bool:
-        """At one threshold at least."""
+        """Whether the original matches the reference, at one threshold at least."""
         return bool(self.matching(self.before))
 
     @property
     def matches_after(self) -> bool:
-        """At one threshold at least: only a pair that is past all of them no longer matches."""
+        """Whether the protected photo does, at one threshold at least: only past all of them it no longer matches."""
         return bool(self.matching(self.after))
 
     @property
@@ -122,8 +126,11 @@ class Comparison:
 class FaceComparison:
     """What the recognisers say about one face.
 
-    number: from the left, starting at 0, among the faces of the original.
-    face: in the original's pixels. found_again: the detector finds a face there in the protected photo.
+    Args:
+        number: from the left, starting at 0, among the faces of the original.
+        face: in the original's pixels.
+        found_again: the detector finds a face there in the protected photo.
+        recognisers: one comparison each.
     """
 
     number: int
@@ -133,12 +140,12 @@ class FaceComparison:
 
     @property
     def still(self) -> list[Comparison]:
-        """Those that match after protection, whether they count as evidence or not."""
+        """The recognisers that match after protection, whether they count as evidence or not."""
         return [one for one in self.recognisers if one.matches_after]
 
     @property
     def evidence(self) -> list[Comparison]:
-        """Those that count."""
+        """The recognisers whose word counts."""
         return [one for one in self.recognisers if one.counts]
 
     @property
@@ -178,7 +185,7 @@ class FaceComparison:
         return f"{self.finding} {self.advice}".strip()
 
     def to_dict(self) -> dict:
-        """For JSON, rounded."""
+        """The numbers, rounded, and the verdict, for JSON."""
         return {
             "face": self.number,
             "box_xyxy": [round(value, 1) for value in self.face.box_xyxy],
@@ -191,12 +198,12 @@ class FaceComparison:
 
 
 def names_of(comparisons: Sequence[Comparison]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """The recognisers' names as words: "a", "a and b", "a, b and c"."""
     return listed([one.recogniser for one in comparisons])
 
 
 def listed(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Words in a sentence: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

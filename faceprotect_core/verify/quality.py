@@ -73,8 +73,14 @@ def ssim(a: Tensor, b: Tensor, borders: Literal["valid", "reflect"] = "valid") -
     the image (all but 5 at each border). skimage counts so with gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False; with its own defaults (a flat window of 7) it gives other numbers.
 
-    borders: "reflect" counts all pixels, in images that are continued by reflection; so measured for the README's table
-        of the demo. Where the change is in the middle of the image it gives some thousandths more.
+    Args:
+        a: images.
+        b: images of the same shape.
+        borders: "reflect" counts all pixels, in images that are continued by reflection; so measured for the README's
+            table of the demo. Where the change is in the middle of the image it gives some thousandths more.
+
+    Raises:
+        ProtectionError: shapes that differ, or images smaller than the window.
     """
     from kornia.metrics import ssim as ssim_map
 
@@ -93,9 +99,12 @@ class Lpips:
     """Learned perceptual image patch similarity (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
     Perceptual Metric", 2018), version 0.1, by torchmetrics, which brings the linear weights along.
 
-    weights: torchvision's weights of the backbone, a file that the user brings; see LPIPS_WEIGHTS.
-    network: "alex", which the authors recommend for measuring, or "vgg".
-    Raises ProtectionError when a package or the file is missing, or the file holds another network.
+    Args:
+        weights: torchvision's weights of the backbone, a file that the user brings; see LPIPS_WEIGHTS.
+        network: "alex", which the authors recommend for measuring, or "vgg".
+
+    Raises:
+        ProtectionError: a package or the file is missing, or the file holds another network.
     """
 
     def __init__(self, weights: Path, network: Literal["alex", "vgg"] = "alex"):

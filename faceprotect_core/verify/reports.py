@@ -17,9 +17,11 @@ MOST_FACES = 3  # that a verdict describes; the worst come first
 class Verification:
     """What the recognisers say about a protected photo.
 
-    faces: from left to right. against_other: whether they were compared with another photo of the person, else with the
-    original itself. unchanged: every pixel is as it was. unchecked: other faces of the original, which were not looked
-    at.
+    Args:
+        faces: from left to right.
+        against_other: whether they were compared with another photo of the person, else with the original itself.
+        unchanged: every pixel is as it was.
+        unchecked: how many other faces of the original were not looked at.
     """
 
     faces: tuple[FaceComparison, ...]
@@ -83,9 +85,11 @@ class Verification:
 
 @dataclass(frozen=True)
 class RobustnessReport:
-    """The same after each processing of the protected photo.
+    """What the recognisers say about a protected photo, as it is and after each processing.
 
-    plain: without any processing. processed: name of the processing -> the faces, as in `plain`.
+    Args:
+        plain: without any processing.
+        processed: name of the processing -> the faces, as in `plain`.
     """
 
     plain: Verification

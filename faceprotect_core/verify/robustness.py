@@ -87,7 +87,7 @@ def _jpeg_of_batch(image: Tensor, quality: int) -> Tensor:
 
 
 def resized(image: Tensor, size: Sequence[float]) -> Tensor:
-    """Bicubic, antialiased, to (height, width)."""
+    """Resized to (height, width), bicubic and antialiased."""
     whole = [max(1, round(side)) for side in size]
     return as_saved(F.interpolate(image, size=whole, mode="bicubic", antialias=True))
 
@@ -120,7 +120,7 @@ def noisy(image: Tensor) -> Tensor:
 
 
 def gaussian_blurred(image: Tensor) -> Tensor:
-    """Standard deviation of 1 pixel."""
+    """Blurred with a Gaussian of a standard deviation of 1 pixel."""
     from kornia.filters import gaussian_blur2d
 
     return as_saved(gaussian_blur2d(image, (7, 7), (BLUR_SIGMA, BLUR_SIGMA), border_type="replicate"))
@@ -145,7 +145,7 @@ def median_filtered(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def vae_round_trip(image: Tensor, codec: ImageCodec) -> Tensor:
-    """Encoded and decoded."""
+    """Encoded and decoded by an autoencoder."""
     return _through_model(image, lambda photo: codec.decode(codec.encode(photo)))
 
 

@@ -28,11 +28,15 @@ ROOM = 0.02
 class Score:
     """What one recogniser says about one face.
 
-    role: "judge": it was kept out of the loss. "loss": the face was optimised against it.
-    before, after: the similarity to the reference, in the metric: a cosine, or a Euclidean distance.
-    threshold: beyond it two photos show the same person.
-    knew: it took the original for the person of the reference.
-    reached: the finished face is past the threshold by `ROOM`; to impersonate, it is taken for the target.
+    Args:
+        recogniser: its name.
+        role: "judge": it was kept out of the loss. "loss": the face was optimised against it.
+        metric: "cosine" or "euclidean".
+        before: the original's similarity to the reference, in the metric.
+        after: the finished photo's.
+        threshold: beyond it two photos show the same person.
+        knew: it took the original for the person of the reference.
+        reached: the finished face is past the threshold by `ROOM`; to impersonate, it is taken for the target.
     """
 
     recogniser: str
@@ -49,13 +53,14 @@ class Score:
 class FaceVerdict:
     """What became of one face.
 
-    face: in the photo's pixels, as it was found in the original.
-    found_again: the detector finds a face there in the finished photo, too.
-    scores: of every recogniser. The reference is the original itself, or another photo of the person; to impersonate,
-        the target.
-    goal: what was wanted.
-    other: the reference of this face was another photo.
-    asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
+    Args:
+        face: in the photo's pixels, as it was found in the original.
+        found_again: the detector finds a face there in the finished photo, too.
+        scores: of every recogniser. The reference is the original itself, or another photo of the person; to
+            impersonate, the target.
+        goal: what was wanted.
+        other: the reference of this face was another photo.
+        asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
     """
 
     face: Face
@@ -96,7 +101,7 @@ class FaceVerdict:
 
 
 def require_other_network(judge: FRSurrogate | None, surrogates: Sequence[FRSurrogate]) -> None:
-    """A judge that was in the loss is none."""
+    """Refuses a judge that was in the loss, which would only say that the optimiser worked."""
     same = next((one for one in surrogates if judge and one.fingerprint == judge.fingerprint), None)
     require(
         same is None,

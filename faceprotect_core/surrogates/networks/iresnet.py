@@ -97,7 +97,11 @@ def fold_batch_norm(
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias in float64 of the convolution that equals this one with a normalisation after it.
 
-    weight: [O, I, K, K]; bias, if any, and the normalisation's gamma, beta, mean and variance: [O].
+    Args:
+        weight: [O, I, K, K].
+        bias: [O], or None.
+        gamma: the normalisation's, [O], as are beta, mean and variance.
+        epsilon: the normalisation's.
     """
     scale = gamma.double() / (variance.double() + epsilon).sqrt()
     offset = -mean.double() if bias is None else bias.double() - mean.double()

@@ -57,7 +57,12 @@ SUPPORTED = (
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant of the graph, not copied before `read`. where: the file's name, for messages."""
+    """A constant of the graph, not copied before `read`.
+
+    Args:
+        proto: as it is in the file.
+        where: the file's name, for messages.
+    """
 
     proto: TensorProto
     where: str
@@ -99,8 +104,15 @@ class Constant:
 class Graph:
     """One input, one output, and nodes of known operators in between.
 
-    image, output: names of the values that go in and come out.
-    constants: initialisers and constant nodes, by every name they go by.
+    Its `image` and `output` are the names of the values that go in and come out; `constants` has initialisers and
+    constant nodes, by every name they go by.
+
+    Args:
+        model: as it is in the file.
+        where: the file's name, for messages.
+
+    Raises:
+        ProtectionError: unknown operators, weights elsewhere, or wires that lead nowhere.
     """
 
     def __init__(self, model: ModelProto, where: str):

@@ -72,7 +72,12 @@ class Convolution:
 
 @dataclass(frozen=True)
 class PRelu:
-    """slope: [C], whatever axes of length 1 the file adds."""
+    """x where it is positive, slope * x elsewhere.
+
+    Args:
+        slope: [C], whatever axes of length 1 the file adds.
+        channels: C.
+    """
 
     slope: Constant
     channels: int
@@ -86,7 +91,13 @@ class PRelu:
 
 @dataclass(frozen=True)
 class Linear:
-    """weight: [out, in], or [in, out] where `transposed`."""
+    """A fully connected layer.
+
+    Args:
+        weight: [out, in], or [in, out] where `transposed`.
+        bias: [out] or [1, out]; None for none.
+        transposed: how the weight lies in the file.
+    """
 
     weight: Constant
     bias: Constant | None
