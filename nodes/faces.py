@@ -17,8 +17,8 @@ from ..faceprotect_core.faces import (
     load_detector,
     select_faces,
 )
-from ..faceprotect_core.faces.choose import Box
-from ..faceprotect_core.faces.detect import WINDOW
+from ..faceprotect_core.faces.face import Box
+from ..faceprotect_core.faces.windows import WINDOW
 from ..faceprotect_core.photos import words
 from . import host
 from .sockets import CATEGORY, FacesSocket

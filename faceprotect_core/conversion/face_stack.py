@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..checks import require
-from ..faces.detect import WindowScorer
+from ..faces.windows import WindowScorer
 from ..surrogates.networks.dlib_resnet import BLOCKS
 from ..surrogates.networks.dlib_resnet import WEIGHTS as SHIPPED_RECOGNIZER
 

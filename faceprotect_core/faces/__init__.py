@@ -3,13 +3,23 @@ carry a change back."""
 
 from .again import find_again, window_around
 from .align import TEMPLATES, Template, align_face, chip_to_image
-from .choose import choose_faces, faces_in_boxes, faces_in_mask, left_to_right
 from .crop import FaceCrop, crop_face
-from .detect import FaceDetector, detect_faces, find_face, load_detector, overlap
+from .detect import FaceDetector, detect_faces, find_face, load_detector
 from .face import Face
 from .mask import face_mask
 from .paste import paste_faces
-from .regions import Selection, crop_selection, face_from_mediapipe, faces_in_regions, select_faces
+from .regions import (
+    Selection,
+    choose_faces,
+    crop_selection,
+    face_from_mediapipe,
+    faces_in_boxes,
+    faces_in_mask,
+    faces_in_regions,
+    left_to_right,
+    select_faces,
+)
+from .windows import overlap
 
 __all__ = [
     "TEMPLATES",

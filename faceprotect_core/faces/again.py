@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from .detect import WINDOW, FaceDetector, detect_faces, overlap, smallest_in_one_pass
+from .detect import FaceDetector, detect_faces, smallest_in_one_pass
 from .face import Face
+from .windows import WINDOW, overlap
 
 SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
 SMALLEST_AGAIN = 0.6  # of the face's size: the smallest face to look for in the other version

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 UNSTEADY = 0.03  # eye distances: landmarks that move by more are doubtful
 # Points of the mesh; "left" and "right" are the image's.
 LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = (33, 133), (362, 263), 1, (61, 291)

@@ -73,8 +73,8 @@ def optimize_latent(
         image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
         mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
         fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
-        keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo stays
-            grey in any case.
+        keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo
+            stays grey in any case.
         early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
         start: the `latent` of an earlier result, to go on from there; None starts from the trajectory's.
         on_step: called after every iteration, with the losses and the image.

@@ -26,7 +26,7 @@ class PhotoFile:
         bits: 8 or 16 per channel.
         format: PIL's name, such as "JPEG".
         exif: as in the file, with the orientation that `image` no longer has; or None.
-        colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. None without alpha.
+        colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. Or None.
         grey: the file has one channel of colour, and is written so again.
         notes: what of the file could not be used, in sentences.
     """

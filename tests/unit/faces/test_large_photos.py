@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from faceprotect_core.faces import detect_faces, overlap
-from faceprotect_core.faces.detect import LEVEL_PIXELS, _windows
+from faceprotect_core.faces.detect import LEVEL_PIXELS
+from faceprotect_core.faces.windows import score_windows
 
 SIZES = (115, 133, 150, 168, 185, 203, 220, 238)  # pixels: of the faces
 ROWS, COLUMNS, HEAD_SIDE = slice(24, 216), slice(112, 304), 192  # of the head in the portrait
@@ -33,8 +34,8 @@ def test_tiles_have_the_windows_of_one_pass(astronaut, detector):
     """The first level of 1000 x 1200 pixels, in 20 tiles: also where a tile ends in a face."""
     photo = F.interpolate(astronaut[None, :, :400, :480], size=(1000, 1200), mode="bilinear")[0]
     with torch.no_grad():
-        whole = _windows(detector.scorer, photo, 0.0, 80, photo[0].numel())
-        tiled = _windows(detector.scorer, photo, 0.0, 80, 250_000)
+        whole = score_windows(detector.scorer, photo, 0.0, 80, photo[0].numel())
+        tiled = score_windows(detector.scorer, photo, 0.0, 80, 250_000)
     assert whole
     for score, box in whole:
         near = [other for other, at in tiled if overlap(box, at) > 0.8]
@@ -45,8 +46,8 @@ def test_a_level_of_the_photos_own_size_is_the_same_in_tiles(astronaut, detector
     photo, passes = astronaut.repeat(1, 2, 2)[:, :900, :1000], []
     with torch.no_grad():
         spy = spying(detector, passes).scorer
-        tiled = dict(own_size(_windows(spy, photo, 0.0, 80, 400_000)))
-        whole = dict(own_size(_windows(detector.scorer, photo, 0.0, 80, 900_000)))
+        tiled = dict(own_size(score_windows(spy, photo, 0.0, 80, 400_000)))
+        whole = dict(own_size(score_windows(detector.scorer, photo, 0.0, 80, 900_000)))
     assert max(passes) <= 400_000 and whole and tiled.keys() == whole.keys()
     assert all(math.isclose(tiled[box], whole[box], abs_tol=1e-4) for box in whole)
 
