@@ -1,6 +1,6 @@
 """FaceProtect on the command line:
 
-python -m faceprotect_core protect IN_DIR OUT_DIR
+python -m faceprotect_core protect PHOTOS OUT
 python -m faceprotect_core evaluate --images FACES --out RESULTS
 """
 
@@ -21,6 +21,7 @@ from .photos import words
 from .progress import Step
 from .speed.cost import Meter, PredictedCost
 
+NAMED = 5  # of the files that are passed over
 FINE, SOME_FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 LIGHT_AND_SHADE = "light-and-shade"
 
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except ProtectionError as error:
         _write(sys.stderr, f"error: {error}\n")
+        return WRONG_USAGE
+    except OSError as error:  # a name that is too long, a disk that is gone: without the path
+        _write(sys.stderr, f"error: {error.strerror}. How to fix: check the names of the folders and files.\n")
         return WRONG_USAGE
     except KeyboardInterrupt:
         _write(sys.stderr, "\nStopped. Finished photos are kept; run the same command again to go on.\n")
@@ -70,8 +74,13 @@ def _add_protect(commands) -> None:
     )
     command.set_defaults(run=_protect)
     add = command.add_argument
-    add("in_dir", type=Path, metavar="IN_DIR", help="folder of photos")
-    add("out_dir", type=Path, metavar="OUT_DIR", help="folder for the protected photos and faceprotect.json")
+    add("source", type=Path, metavar="PHOTOS", help="folder of photos, or one photo; the originals")
+    add(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="folder for the protected photos and faceprotect.json, or a file for one photo",
+    )
     add("--preset", choices=("fast", "balanced", "strong"), default="balanced", help="how hard to protect (balanced)")
     ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion is the paper's method, and what --model chooses"
     add("--way", choices=(LIGHT_AND_SHADE, "diffusion"), help=ways)
@@ -119,28 +128,30 @@ def _quality(text: str) -> int:
 
 def _protect(arguments: argparse.Namespace) -> int:
     require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
+    from .folders.plan import folder_of, passed_over
     from .folders.protector import Choice, load_protector
     from .folders.record import Record
     from .folders.run import Options, plan, protect_folder
 
     names = ("format", "quality", "keep_metadata", "overwrite")
     options = Options(**{name: getattr(arguments, name) for name in names})
-    plan(arguments.in_dir, arguments.out_dir, options, Record.read(arguments.out_dir))  # before the model is loaded
+    source, out = arguments.source, arguments.out
+    plan(source, out, options, Record.read(folder_of(out, source)))  # before the model is loaded
     names = ("model", "preset", "goal", "target", "min_face", "threshold", "device", "batch")
     chosen = {name: getattr(arguments, name) for name in names} | _recognisers(arguments)
     way = arguments.way and arguments.way.replace("-", " ")
     choice = Choice(which=arguments.faces, way=way, **chosen)
     reporter = Reporter(sys.stdout, arguments.device)
     done = protect_folder(
-        arguments.in_dir,
-        arguments.out_dir,
+        source,
+        out,
         load_protector(replace(choice, device="cpu") if arguments.ray else choice),  # with Ray only for its settings
         options,
         on_photo=reporter.photo,
         on_step=reporter.step,
         **(_ray(arguments, choice) if arguments.ray else {}),
     )
-    reporter.summary(done)
+    reporter.summary(done, passed_over(source, out))
     return SOME_FAILED if any(photo.status == "failed" for photo in done) else FINE
 
 
@@ -220,12 +231,16 @@ class Reporter:
             return f"already: {verdict}"
         return f"{verdict} {done.entry['seconds']:.0f} s; {done.entry['scope']}"
 
-    def summary(self, done) -> None:
+    def summary(self, done, passed_over: list[str]) -> None:
         count = Counter(photo.status for photo in done)
         parts = [f"{count['protected']} protected", f"{count['already']} already done", f"{count['failed']} failed"]
         _write(self.stream, f"{len(done)} photos: {', '.join(parts)}.\n")
         if count["failed"]:
             _write(self.stream, "Nothing was written for the photos that failed.\n")
+        if passed_over:
+            more = f" and {len(passed_over) - NAMED} more" if len(passed_over) > NAMED else ""
+            names = ", ".join(passed_over[:NAMED]) + more
+            _write(self.stream, f"{len(passed_over)} other files are no photos that can be read: {names}.\n")
 
 
 def _write(stream, text: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .checks import ProtectionError
+
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
@@ -55,3 +57,41 @@ def write_and_flush(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_writable(folder: Path) -> None:
+    """Fails where no file can be made in a folder, which is made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        test = folder / f".faceprotect-{secrets.token_hex(8)}.part"
+        write_and_flush(test, b"test")
+        test.unlink()
+    except OSError as error:
+        raise ProtectionError(
+            f"the output folder {folder.name!r} cannot be written to ({error.strerror})",
+            "check the name, the rights and the space on the disk, or name another folder",
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Fails where another process has the folder locked; where the file system knows no locks, none is held."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ProtectionError(
+                f"another run is at work in the output folder {folder.name!r}",
+                "wait until it is done, or name another folder",
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)

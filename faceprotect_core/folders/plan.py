@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,15 +12,24 @@ from typing import Literal, get_args
 from ..checks import ProtectionError, require
 from ..files import sha256_of
 from ..photos.file import WRITABLE
-from .record import Record
+from ..photos.read import is_picture
+from .record import RECORD, Record
 
 Format = Literal["keep", "png", "jpeg", "webp"]
 SUFFIX_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-JPEG_SUFFIXES = (".jfif", ".mpo")  # other names of JPEG files
+JPEG_SUFFIXES = (".jfif", ".mpo", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp")  # other names of JPEG files
 # What people's photos are called. Those that cannot be read are reported, and not passed over.
 PHOTO_SUFFIXES = (
-    *(*WRITABLE, *JPEG_SUFFIXES, ".bmp", ".gif", ".avif", ".heic", ".heif", ".jp2"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    *(*WRITABLE, *JPEG_SUFFIXES, ".bmp", ".gif", ".avif", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(".3fr", ".dcr", ".erf", ".iiq", ".mrw", ".x3f", ".rwl"),
+)
+# Plainly no pictures: what else lies among photos. Other files are looked into.
+OTHER_SUFFIXES = (
+    *(".txt", ".md", ".json", ".xml", ".csv", ".html", ".htm", ".css", ".js", ".ini", ".db", ".log", ".yaml", ".yml"),
+    *(".pdf", ".doc", ".docx", ".xls", ".xlsx", ".odt", ".ods", ".ppt", ".pptx", ".zip", ".gz", ".tar", ".7z", ".rar"),
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".3gp", ".mts", ".mp3", ".wav", ".m4a", ".aac", ".flac", ".ogg"),
+    *(".xmp", ".aae", ".thm", ".lrcat", ".lnk", ".url", ".exe", ".dll", ".py", ".safetensors", ".onnx", ".pth", ".pt"),
 )
 
 
@@ -45,7 +55,8 @@ class Options:
 @dataclass(frozen=True)
 class Task:
     """One photo. name, output_name: relative to the two folders, with forward slashes. known: what the record says of
-    it. staged: what its file is called at first, where that is not the output."""
+    it. staged: what its file is called at first, where that is not the output. made: whether the source itself is what
+    an earlier run wrote."""
 
     name: str
     source: Path
@@ -53,6 +64,7 @@ class Task:
     output: Path
     known: dict = field(default_factory=dict)
     staged: Path | None = None
+    made: bool = False
 
     def is_done(self, settings: dict) -> bool:
         """An earlier run protected this very photo with these settings, and its output is still there."""
@@ -61,6 +73,14 @@ class Task:
             and self.known.get("settings") == settings
             and self._is_ours()
             and sha256_of(self.source) == self.known.get("source_sha256")
+        )
+
+    def require_original(self) -> None:
+        """To protect a protected photo can undo it: the second run flees from the first, and is judged against it."""
+        require(
+            not self.made,
+            f"{self.name!r} is protected already: it is what an earlier run wrote",
+            "protect the original photo; for more protection with --preset strong",
         )
 
     def require_free(self, options: Options) -> None:
@@ -77,32 +97,63 @@ class Task:
         return bool(ours) and self.output.is_file() and sha256_of(self.output) == ours
 
 
-def plan(in_dir: Path, out_dir: Path, options: Options, record: Record) -> list[Task]:
-    """The photos of a folder and its subfolders, and where each goes.
+def folder_of(out: Path, source: Path) -> Path:
+    """The output folder: `out` itself, or the one that a single photo's file is to lie in."""
+    return out.parent if _is_one_file(source, out) else out
+
+
+def _is_one_file(source: Path, out: Path) -> bool:
+    return source.is_file() and out.suffix.lower() in WRITABLE and not out.is_dir()
+
+
+def plan(source: Path, out: Path, options: Options, record: Record) -> list[Task]:
+    """The photos of a folder and its subfolders, or the one that is named, and where each goes.
+
+    source: a folder, or one photo. out: a folder, or for one photo the file that is to be written.
 
     Left out: the output folder, links to folders, and what begins with a dot.
 
     Raises:
         ProtectionError: no photos, the same folder twice, or an output that would land on an input or outside.
     """
-    require(in_dir.is_dir(), f"the input folder {in_dir.name!r} does not exist", "check the name")
+    require(source.exists(), f"the input {source.name!r} does not exist", "check the name")
+    out_dir = folder_of(out, source)
     require(not out_dir.exists() or out_dir.is_dir(), f"the output {out_dir.name!r} is no folder", "name a folder")
-    require(
-        in_dir.resolve() != out_dir.resolve(),
-        "the input and the output folder are the same",
-        "name another output folder; the originals are never changed",
-    )
-    names = sorted(_photos_in(in_dir, out_dir.resolve()))
-    require(bool(names), f"there are no photos in {in_dir.name!r}", f"they end in one of {', '.join(WRITABLE)}")
-    outputs = _output_names(names, options, record)
+    if source.is_file():
+        in_dir, names = source.parent, [source.name]
+        outputs = {source.name: out.name} if _is_one_file(source, out) else _output_names(names, options, record)
+    else:
+        in_dir = source
+        require(
+            in_dir.resolve() != out_dir.resolve(),
+            "the input and the output folder are the same",
+            "name another output folder; the originals are never changed",
+        )
+        names = sorted(name for name, is_photo in _files_in(in_dir, out_dir.resolve()) if is_photo)
+        require(bool(names), f"there are no photos in {in_dir.name!r}", f"they end in one of {', '.join(WRITABLE)}")
+        outputs = _output_names(names, options, record)
+    made = _made_by_us(in_dir)
     tasks = [
-        Task(name, in_dir / name, outputs[name], out_dir / outputs[name], record.photos.get(name, {})) for name in names
-    ]
+        Task(
+            name, in_dir / name, outputs[name], out_dir / outputs[name], record.photos.get(name, {}),
+            made=bool(made) and _digest(in_dir / name) in made,
+        )
+        for name in names
+    ]  # fmt: skip
     _require_inputs_are_safe(tasks, out_dir.resolve())
     return tasks
 
 
-def _photos_in(folder: Path, left_out: Path) -> Iterator[str]:
+def passed_over(source: Path, out: Path) -> list[str]:
+    """The files of a folder that are no photos as far as can be told, and not plainly something else."""
+    if not source.is_dir():
+        return []
+    return sorted(name for name, is_photo in _files_in(source, folder_of(out, source).resolve()) if not is_photo)
+
+
+def _files_in(folder: Path, left_out: Path) -> Iterator[tuple[str, bool]]:
+    """Each file that may be a photo: its name, and whether it is one by its suffix or by what is in it."""
+
     def unreadable(error: OSError) -> None:
         raise ProtectionError(
             f"a subfolder of the input cannot be read ({error.strerror})", "give yourself the right to"
@@ -112,8 +163,27 @@ def _photos_in(folder: Path, left_out: Path) -> Iterator[str]:
         here = Path(path)
         folders[:] = [one for one in folders if not one.startswith(".") and (here / one).resolve() != left_out]
         for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in PHOTO_SUFFIXES:
-                yield (here / file).relative_to(folder).as_posix()
+            suffix = Path(file).suffix.lower()
+            if not file.startswith(".") and suffix not in OTHER_SUFFIXES:
+                is_photo = suffix in PHOTO_SUFFIXES or is_picture(here / file)
+                yield (here / file).relative_to(folder).as_posix(), is_photo
+
+
+def _made_by_us(folder: Path) -> set[str]:
+    """The digests of what earlier runs wrote into the folder, its subfolders or the folders above it."""
+    records = [here / RECORD for here in (folder.resolve(), *folder.resolve().parents)] + [*folder.rglob(RECORD)]
+    entries = []
+    for path in {record.resolve() for record in records if record.is_file()}:
+        with contextlib.suppress(ProtectionError):  # damaged, or of another version: nothing is known from it
+            entries += Record.read(path.parent).photos.values()
+    return {entry["output_sha256"] for entry in entries if entry.get("output_sha256")}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:  # said when the photo is read
+        return ""
 
 
 def _output_names(names: list[str], options: Options, record: Record) -> dict[str, str]:

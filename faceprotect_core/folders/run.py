@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..checks import require
+from ..files import locked, require_writable
 from ..jobs.job import RayOptions
-from .plan import Options, Task, plan
+from .plan import Options, Task, folder_of, plan
 from .record import Record
 from .work import OnTaskStep, Protector, settings_of, work_through
 from .workers import work_on_workers
@@ -34,8 +35,8 @@ class PhotoDone:
 
 
 def protect_folder(
-    in_dir: Path | str,
-    out_dir: Path | str,
+    source: Path | str,
+    out: Path | str,
     protector: Protector,
     options: Options | None = None,
     *,
@@ -44,12 +45,13 @@ def protect_folder(
     ray: RayOptions | None = None,
     load: Callable[[], Protector] | None = None,
 ) -> list[PhotoDone]:
-    """Protects all photos of a folder. What an earlier run has done is reported first, and not done again.
+    """Protects all photos of a folder, or one. What an earlier run has done is reported first, and not done again.
 
     A photo that fails is reported, and nothing is written for it; the others go on. The record is written after every
     photo, so that a run can be stopped at any time.
 
     Args:
+        source: a folder, or one photo. out: a folder, or for one photo the file that is to be written.
         ray: several photos at once, with the same results; they are reported as they finish, and on_step is not
             called. What fails for a reason that may pass (memory, disk, a worker that died) is tried once more.
         load: with Ray, makes the same protector in each worker; picklable. Of `protector` only settings are used then.
@@ -58,12 +60,21 @@ def protect_folder(
         ProtectionError: the folders cannot be used, see `plan`; the record is damaged; Ray or its workers are missing.
     """
     require(ray is None or load is not None, "with Ray there is no load", "pass what makes a protector in each worker")
-    in_dir, out_dir, options = Path(in_dir), Path(out_dir), options or Options()
+    source, out, options = Path(source), Path(out), options or Options()
+    out_dir = folder_of(out, source)
+    plan(source, out, options, Record.read(out_dir))  # what is wrong is said before anything is made
+    require_writable(out_dir)
+    with locked(out_dir):
+        return _protect_tasks(source, out, protector, options, on_photo, on_step, ray, load)
+
+
+def _protect_tasks(source: Path, out: Path, protector, options, on_photo, on_step, ray, load) -> list[PhotoDone]:
+    out_dir = folder_of(out, source)
     record = Record.read(out_dir)
-    tasks = plan(in_dir, out_dir, options, record)
+    tasks = plan(source, out, options, record)
     settings = settings_of(protector, options)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    done, left = [], []
+    done: list[PhotoDone] = []
+    left: list[Task] = []
 
     def report(task: Task, status: str, entry: dict, seconds_left: float = 0.0) -> None:
         done.append(PhotoDone(task, len(done) + 1, len(tasks), status, entry, seconds_left))
@@ -82,9 +93,22 @@ def protect_folder(
         outcomes = work_on_workers(left, out_dir, load, options, settings, ray)
     with closing(outcomes):
         for outcome in outcomes:
-            entry = outcome.entry(settings)
-            record.put(outcome.task.name, entry)
+            entry = _recorded(record, outcome.task.name, outcome.entry(settings))
             protected += entry["status"] == "protected"  # a photo that fails mostly fails at once
             mean = (time.monotonic() - start) / protected if protected else 0.0
             report(outcome.task, entry["status"], entry, mean * (len(tasks) - len(done) - 1))
     return done
+
+
+def _recorded(record: Record, name: str, entry: dict) -> dict:
+    """The entry, written down; where that fails, as on a full disk, the photo counts as failed, and the run goes on."""
+    try:
+        record.put(name, entry)
+        return entry
+    except OSError as error:
+        said = "The photo was protected, but" if entry["status"] == "protected" else f"{entry['reason']} And"
+        reason = (
+            f"{said} the record could not be written ({error.strerror}). How to fix: make room on the disk, and run it "
+            "again with --overwrite."
+        )
+        return entry | {"status": "failed", "reason": reason}

@@ -102,6 +102,7 @@ def work_through(
 def _read(task: Task, options: Options) -> _Source:
     start = time.monotonic()
     try:
+        task.require_original()
         task.require_free(options)
         return _Source(task, start, sha256_of(task.source), read_photo(task.source))
     except Exception as error:

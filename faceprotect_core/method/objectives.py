@@ -117,8 +117,8 @@ class IdentityObjective:
         )
         return self.past(image) >= margin
 
-    def embed(self, image: Tensor) -> list[Tensor]:
-        """The changed image as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
+    def embed(self, image: Tensor, *, mirrored: bool = False) -> list[Tensor]:
+        """The changed image, or its mirror image, as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
         if self.crop_box is not None:
             x0, y0, x1, y1 = (round(value) for value in self.crop_box)
             image = image[:, :, max(y0, 0) : y1, max(x0, 0) : x1]
@@ -127,14 +127,20 @@ class IdentityObjective:
                 f"FR Surrogate Loss: the crop box {self.crop_box} lies outside the image",
                 "give the box in pixels of the image that is protected, as x0, y0, x1, y1",
             )
-        return [surrogate.embed(image, self.face) for surrogate in self.surrogates]
+        return [surrogate.embed(image, self.face, mirrored=mirrored) for surrogate in self.surrogates]
 
     def _views(self, image: Tensor, iteration: int) -> list[list[Tensor]]:
-        """What every surrogate sees in this iteration, once for each alignment."""
+        """What every surrogate sees in this iteration, once for each alignment.
+
+        With jitter every other view is mirrored, since recognisers average a face with its mirror image.
+        """
         if self.face is None or not self.jitter.copies:
             return [self.embed(image)]
         return [
-            [one.embed(image, self.jitter(self.face, iteration, k, copy)) for k, one in enumerate(self.surrogates)]
+            [
+                one.embed(image, self.jitter(self.face, iteration, k, copy), mirrored=(iteration + k + copy) % 2 == 1)
+                for k, one in enumerate(self.surrogates)
+            ]
             for copy in range(self.jitter.copies)
         ]
 
@@ -170,8 +176,13 @@ class IdentityObjective:
 
     @torch.no_grad()
     def past(self, image: Tensor) -> Tensor:
-        """[B]: how far the least-fooled surrogate is past its threshold on the image itself, in its metric's units."""
-        return -torch.stack([self._behind(k, x) for k, x in enumerate(self.embed(image))]).amax(0)
+        """[B]: how far the least-fooled surrogate is past its threshold on the image itself, in its metric's units.
+
+        With jitter on its mirror image, too.
+        """
+        looks = (False, True) if self.jitter.copies else (False,)
+        seen = [pair for mirrored in looks for pair in enumerate(self.embed(image, mirrored=mirrored))]
+        return -torch.stack([self._behind(k, x) for k, x in seen]).amax(0)
 
     def _behind(self, index: int, x: Tensor) -> Tensor:
         """[B]: how far a surrogate is from being past its thresholds, in its metric's units; negative when it is past.

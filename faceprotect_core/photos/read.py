@@ -51,6 +51,17 @@ def read_photo(path: Path | str) -> PhotoFile:
         return _read_8_bit(image, path.name, exif, notes)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins like a picture that can be read, whatever it is called."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_known(Image)):
+            return True
+    except Exception:  # of any kind: it is not known what the file is
+        return False
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[Image.Image]:
     """PIL's image of the file; whatever a damaged file makes PIL raise becomes an error that names a way out."""

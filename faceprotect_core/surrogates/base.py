@@ -77,13 +77,14 @@ class FRSurrogate:
                 self, module=module, embedding_mean=None if mean is None else mean.to(device=device, dtype=dtype)
             )
 
-    def embed(self, image: Tensor, face: Face | Sequence[Face] | None = None) -> Tensor:
+    def embed(self, image: Tensor, face: Face | Sequence[Face] | None = None, *, mirrored: bool = False) -> Tensor:
         """The embedding of each image, differentiable in the image.
 
         Args:
             image: [B, 3, H, W], RGB in [0, 1]; not clamped. Cast to the module's dtype.
             face: one face for all images or one per image: aligned to the template, antialiased. None: the whole
                 image, resized as in the paper (bilinear, align_corners False, no antialiasing).
+            mirrored: left and right exchanged, as many recognisers look at a face besides.
 
         Returns:
             [B, D], as the module gives it.
@@ -99,6 +100,7 @@ class FRSurrogate:
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         else:
             image = align_face(image, face, self.template, self.input_size)
+        image = image.flip(3) if mirrored else image
         low, high = self.value_range
         image = image * (high - low) + low
         return self.module(image if self.colour_order == "RGB" else image.flip(1))

@@ -125,8 +125,9 @@ def judge_photo(
 ) -> tuple[FaceVerdict, ...]:
     """Compare each face of a finished photo with the original, on pixels rounded to 8 bits.
 
-    A face is looked at where it was and where the detector finds it again, and the less protected of the two counts:
-    a change that only misleads our landmarks protects nobody.
+    A face is looked at where it was and where the detector finds it again, as it is and mirrored, and the least
+    protected of these counts: a change that only misleads our landmarks protects nobody, and recognisers average a face
+    with its mirror image.
 
     Args:
         original, finished: [3, H, W] in [0, 1], of the same size.
@@ -218,10 +219,15 @@ def asked_again(verdict: FaceVerdict, before: FaceVerdict, further: bool) -> Fac
     return replace(verdict, asked=before.asked + further)
 
 
-def embed_places(surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None) -> Tensor:
-    """[places, D]: the photo [3, H, W] as the recogniser sees it where the face was, and where it was found again."""
+def embed_places(
+    surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None, looks: Sequence[bool] = (False, True)
+) -> Tensor:
+    """[places, D]: the photo [3, H, W] as the recogniser sees it where the face was, and where it was found again.
+
+    looks: as it is (False), mirrored (True): many recognisers average the two.
+    """
     places = [face] if found is None else [face, found]
-    return torch.cat([surrogate.embed(photo[None], place) for place in places])
+    return torch.cat([surrogate.embed(photo[None], one, mirrored=mirrored) for one in places for mirrored in looks])
 
 
 def worst_place(surrogate: FRSurrogate, embeddings: Tensor, other: Tensor, goal: Goal = "dodge") -> Tensor:

@@ -27,6 +27,7 @@ from .verdict import embed_places, worst_place
 
 WHERE = "Verification"
 CHECK_WEIGHTS = "check its weights file, and the step that made the photo"
+MIRRORED = "mirrored"  # a row of the robustness, of the face and not of the photo
 GRID = 16  # pixels: of JPEG's blocks, with colour at half the resolution
 SMALLER_FACE = 40  # pixels: looked for in the other photo where none of the usual size is
 SAME_NETWORK = 0.999  # cosine of two networks' vectors of one face above which they are one, but for rounding
@@ -44,7 +45,8 @@ def verify_photo(
 ) -> Verification:
     """What recognisers say about a protected photo, rounded to 8 bits a channel as it is saved.
 
-    A face is looked at where it was and where the detector finds it again, and the less protected of the two counts.
+    A face is looked at where it was and where the detector finds it again, as it is and mirrored, and the least
+    protected of these counts.
     Only a recogniser that was not in the loss and knew the person before is evidence; one that matches is a failure,
     whether the optimizer saw it or not.
 
@@ -88,18 +90,20 @@ def verify_robustness(
 
     Args:
         processings: as `robustness.processings` gives them; its "none" is the unprocessed photo, which always comes
-            first.
+            first, and its mirrored faces second.
         on_step: called after each processing of each face.
         The others: as for `verify_photo`.
     """
     case = _case(original, protected, recognizers, other, faces, seen, detector)
     named = {name: process for name, process in processings.items() if name != NO_PROCESSING}
     plain: list[FaceComparison] = []
-    processed: dict[str, list[FaceComparison]] = {name: [] for name in named}
+    processed: dict[str, list[FaceComparison]] = {name: [] for name in (MIRRORED, *named)}
     with torch.no_grad():
         for number, face in enumerate(case.faces):
             rows, columns, inside = window_around(face.face, original)
             plain.append(_compare(case, face, inside, case.protected[:, rows, columns]))
+            mirrored = case.protected[:, rows, columns], original[:, rows, columns]
+            processed[MIRRORED].append(_compare(case, face, inside, *mirrored, looks=(True,)))
             for step, (name, process) in enumerate(named.items(), start=1 + number * len(named)):
                 changed, alone = (_processed(photo, process, rows, columns) for photo in (case.protected, original))
                 processed[name].append(_compare(case, face, inside, changed, alone))
@@ -202,7 +206,9 @@ def _require_different(recognizers, vectors: Sequence[Tensor]) -> None:
         )
 
 
-def _compare(case: _Case, subject: _Subject, inside: Face, changed: Tensor, alone: Tensor | None = None):
+def _compare(
+    case: _Case, subject: _Subject, inside: Face, changed: Tensor, alone: Tensor | None = None, looks=(False, True)
+):
     """A face of the original against its window of the protected photo, and of the processed original."""
     found = find_again(changed, inside, case.detector, quick=alone is not None)
     alone_again = None if alone is None else find_again(alone, inside, case.detector, quick=True)
@@ -215,18 +221,18 @@ def _compare(case: _Case, subject: _Subject, inside: Face, changed: Tensor, alon
                 recognizer.name,
                 recognizer.metric,
                 before,
-                _worst(recognizer, changed, inside, found, reference),
+                _worst(recognizer, changed, inside, found, reference, looks),
                 known_thresholds(recognizer),
                 case.seen[index],
-                None if alone is None else _worst(recognizer, alone, inside, alone_again, reference),
+                None if alone is None else _worst(recognizer, alone, inside, alone_again, reference, looks),
             )
         )
     return FaceComparison(subject.number, subject.face, found is not None, tuple(compared))
 
 
-def _worst(recognizer: FRSurrogate, photo: Tensor, face: Face, again: Face | None, reference: Tensor) -> float:
+def _worst(recognizer: FRSurrogate, photo: Tensor, face: Face, again: Face | None, reference: Tensor, looks) -> float:
     """The similarity to the reference in the place where the face is most like it."""
-    embeddings = embed_places(recognizer, photo, face, again)
+    embeddings = embed_places(recognizer, photo, face, again, looks)
     require_finite(embeddings, f"{WHERE}: what {recognizer.name} makes of the face", CHECK_WEIGHTS)
     return recognizer.similarity(worst_place(recognizer, embeddings, reference), reference).item()
 

@@ -267,6 +267,22 @@ def test_the_verdict_is_about_the_photo_as_it_is_saved(recognizer, astronaut, de
     assert same.found_again and not same.protected
 
 
+def left_sided() -> FRSurrogate:
+    """Looks at the left third of a face alone."""
+    return recogniser(lambda image: 5 * image[..., :11].mean((1, 2))[:, :2], "left-sided")
+
+
+def test_a_mirrored_copy_must_not_match_either(face):
+    """Of a grey picture the left half of the face is changed: its mirror image has the old one there."""
+    original = torch.full((3, 512, 512), 0.5)
+    finished, middle = original.clone(), round((face.box_xyxy[0] + face.box_xyxy[2]) / 2)
+    finished[:, :, :middle] = 0.9
+    (half,) = judge_photo(original, finished, [face], [], left_sided())
+    (whole,) = judge_photo(original, original + 0.4, [face], [], left_sided())
+    assert not half.protected and whole.protected
+    assert half.scores[0].after < 0.5 < whole.scores[0].after
+
+
 def test_misled_landmarks_do_not_count_as_protection(recognizer, astronaut, detector, monkeypatch):
     """The same face, aligned wrongly, is far from itself: that must not pass, nor count as somebody matched."""
     face = find_face(astronaut, detector)

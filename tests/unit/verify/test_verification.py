@@ -286,7 +286,7 @@ def test_a_recogniser_that_matches_again_is_named_with_the_processing(last):
     found = last([mood("a"), mood("sharp", 9.0)], {"none": as_saved, "undo": brighter, "flip": lambda x: x.flip(3)})
     assert found.plain.protected is True and found.protected is False
     assert found.verdict.startswith("After undo a matches again. After undo sharp matches again. Unprocessed: 2 of 2")
-    assert list(found.processed) == ["undo", "flip"]
+    assert list(found.processed) == ["mirrored", "undo", "flip"]
 
 
 def test_one_that_the_optimizer_saw_comes_last_and_is_marked(last):
@@ -299,7 +299,7 @@ def test_if_nobody_matches_again_the_verdict_is_that_of_the_photo(last, verify):
     found = last([mood("a")], {"a": as_saved, "b": as_saved})
     assert found.protected is True and found.plain == verify([mood("a")], seen=[])
     assert found.verdict == (
-        "Unprocessed and after each of 2 processings: 1 of 1 recogniser that the optimizer did not see no longer "
+        "Unprocessed and after each of 3 processings: 1 of 1 recogniser that the optimizer did not see no longer "
         "matches."
     )
     assert last([mood("a")], {"a": as_saved}, seen=None).protected is None
@@ -309,8 +309,8 @@ def test_the_processed_original_shows_what_processing_alone_does(last):
     found = last([mood()], {"undo": brighter})
     (one,) = found.processed["undo"][0].recognisers
     assert one.after > 0.99 > one.processing_alone
-    heads, _, unprocessed, undo = found.table().splitlines()
-    assert unprocessed.startswith("| unprocessed |") and undo.startswith("| undo |") and "MATCHES" in undo
+    heads, _, unprocessed, mirrored, undo = found.table().splitlines()
+    assert unprocessed.startswith("| unprocessed |") and mirrored.startswith("| mirrored |") and undo.startswith("| undo |") and "MATCHES" in undo
     assert json.loads(json.dumps(found.to_dict()))["processed"]["undo"][0]["recognisers"][0]["processing_alone"]
 
 

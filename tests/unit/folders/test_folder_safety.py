@@ -1,0 +1,210 @@
+"""Nothing is lost in a folder, and nothing is passed off as protected: outputs as inputs, full disks, two runs at once,
+files that nobody mentions, one photo alone."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceprotect_core import __main__ as command
+from faceprotect_core.checks import ProtectionError
+from faceprotect_core.files import locked
+from faceprotect_core.folders import protector as protector_module
+from faceprotect_core.folders.plan import passed_over
+from faceprotect_core.folders.record import Record
+from faceprotect_core.folders.run import protect_folder
+from folder_photos import FakeProtector, files, record, write_folders, write_photo
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_folders(tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = FakeProtector()
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
+    return made
+
+
+def run(*arguments) -> int:
+    return command.main(["protect", *map(str, arguments)])
+
+
+# What was protected is no original
+
+
+@pytest.mark.parametrize(
+    "where", ["the folder of outputs", "a subfolder of it", "a folder that holds it", "a copy in it"]
+)
+def test_a_protected_photo_is_not_protected_again(folders, tmp_path, where):
+    source, out = folders
+    protect_folder(source, out, FakeProtector())
+    again = {"the folder of outputs": out, "a subfolder of it": out / "sub", "a folder that holds it": tmp_path}.get(
+        where
+    )
+    if again is None:
+        again = out
+        (out / "renamed.png").write_bytes((out / "a.png").read_bytes())
+    outputs = {path.relative_to(again).as_posix() for path in out.rglob("*.png") if again in path.parents}
+    second = FakeProtector()
+    done = protect_folder(again, tmp_path / "second", second)
+    refused = {one.task.name for one in done if one.status == "failed"}
+    assert refused == outputs
+    assert all("is protected already" in one.entry["reason"] for one in done if one.status == "failed")
+    assert not any((tmp_path / "second" / name).exists() for name in outputs)
+
+
+def test_a_photo_beside_protected_ones_is_an_original_all_the_same(folders, tmp_path):
+    source, out = folders
+    protect_folder(source, out, FakeProtector())
+    write_photo(out / "new.png", 9)
+    done = protect_folder(out, tmp_path / "second", FakeProtector())
+    assert {one.task.name: one.status for one in done}["new.png"] == "protected"
+
+
+# Disks and rights
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_first_photo(folders, fake, capsys, monkeypatch):
+    """As on a disk that is read-only; the tests run with all rights."""
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith(".part"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return original(path, *arguments, **options)
+
+    original = open
+    monkeypatch.setattr("builtins.open", refuse)
+    assert run(*folders) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written to (Read-only file system)" in said and "How to fix: " in said
+    assert str(folders[1].parent) not in said and fake.calls == 0
+
+
+def test_a_record_that_cannot_be_written_is_a_failure_and_the_others_go_on(folders, monkeypatch):
+    put, calls = Record.put, []
+
+    def full(self, name, entry):
+        calls.append(name)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/path")
+        put(self, name, entry)
+
+    monkeypatch.setattr(Record, "put", full)
+    done = protect_folder(*folders, FakeProtector())
+    assert [one.status for one in done] == ["protected", "failed", "protected"]
+    reason = done[1].entry["reason"]
+    assert "was protected, but the record could not be written (No space left" in reason and "/secret" not in reason
+
+
+# Two runs
+
+
+def test_a_second_run_into_the_same_folder_waits_for_nobody_and_is_refused(folders):
+    source, out = folders
+    out.mkdir()
+    with locked(out), pytest.raises(ProtectionError, match="another run is at work.*How to fix"):
+        protect_folder(source, out, FakeProtector())
+    assert len(protect_folder(source, out, FakeProtector())) == 3
+    assert set(record(out)) == {"a.png", "b.png", "sub/c.png"}
+
+
+def test_two_runs_at_once_lose_nothing(folders):
+    source, out = folders
+    out.mkdir()
+    outcomes = []
+
+    def one():
+        try:
+            outcomes.append(len(protect_folder(source, out, FakeProtector())))
+        except ProtectionError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert 3 in outcomes and all(one == 3 or "another run" in one for one in outcomes)
+    assert set(record(out)) == {"a.png", "b.png", "sub/c.png"}
+
+
+# Names
+
+
+def test_photos_are_known_by_what_is_in_them_and_the_rest_is_named_once(tmp_path, fake, capsys):
+    source = tmp_path / "in"
+    write_photo(source / "a.png")
+    jpeg = write_photo(tmp_path / "photo.jpg").read_bytes()
+    for name in ("b.jpe", "c.pjpeg", "d", "e.jif", "f.photo"):
+        (source / name).write_bytes(jpeg)
+    for name in ("raw.HIF", "g.jxl"):
+        (source / name).write_bytes(b"no picture that can be read here")
+    for name in ("notes.txt", "movie.MP4", "side.xmp", ".hidden", "Thumbs.db"):
+        (source / name).write_bytes(b"x")
+    for number in range(7):
+        (source / f"unknown{number}.abc").write_bytes(b"\x00" * 100)
+    out, fake.tolerance = tmp_path / "out", 1.0
+    assert run(source, out) == 1
+    protected = {name for name, entry in record(out).items() if entry["status"] == "protected"}
+    assert protected == {"a.png", "b.jpe", "c.pjpeg", "d", "e.jif", "f.photo"}
+    assert {name for name, entry in record(out).items() if entry["status"] == "failed"} == {"raw.HIF", "g.jxl"}
+    said = capsys.readouterr().out
+    assert "7 other files are no photos that can be read: unknown0.abc" in said and "and 2 more" in said
+    assert "notes.txt" not in said and len(passed_over(source, out)) == 7
+
+
+@pytest.mark.parametrize("target", ["folder", "file"])
+def test_one_photo_in_gives_one_photo_out(tmp_path, fake, target):
+    photo = write_photo(tmp_path / "in" / "me.png")
+    write_photo(tmp_path / "in" / "other.png", 3)
+    out = tmp_path / "out" if target == "folder" else tmp_path / "out" / "protected.jpg"
+    fake.tolerance = 1.0
+    assert run(photo, out) == 0
+    made = files(tmp_path / "out")
+    assert set(made) == {"faceprotect.json", "me.png" if target == "folder" else "protected.jpg"}
+
+
+def test_one_photo_is_never_written_over_itself(tmp_path, fake, capsys):
+    photo = write_photo(tmp_path / "me.png")
+    before = photo.read_bytes()
+    assert run(photo, photo) == 2 and photo.read_bytes() == before
+    assert "would land on one of the input photos" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_is_said_in_one_sentence(folders, fake, capsys):
+    assert run(folders[0], folders[1] / ("x" * 300)) == 2
+    said = capsys.readouterr().err
+    assert "How to fix: " in said and "Traceback" not in said and str(folders[1]) not in said
+
+
+# Grey and alpha, through the command
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_a_grey_photo_is_written_grey(tmp_path, fake, suffix):
+    source = tmp_path / "in"
+    source.mkdir()
+    grey = np.random.default_rng(0).integers(0, 256, (12, 16), dtype=np.uint8)
+    Image.fromarray(grey).save(source / f"grey{suffix}")
+    fake.tolerance = 1.0
+    assert run(source, tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / f"grey{suffix}") as written:
+        assert written.mode == "L"
+
+
+def test_an_erased_background_stays_erased_as_jpeg(tmp_path, fake):
+    source: Path = tmp_path / "in"
+    source.mkdir()
+    array = np.full((16, 16, 4), (0, 0, 200, 255), np.uint8)
+    array[4:12, 4:12] = 255, 0, 0, 0
+    Image.fromarray(array).save(source / "cut.png")
+    fake.tolerance = 1.0
+    assert run(source, tmp_path / "out", "--format", "jpeg") == 0
+    with Image.open(tmp_path / "out" / "cut.jpg") as written:
+        inside = np.asarray(written.convert("RGB"))[6:10, 6:10]
+    assert np.ptp(inside.reshape(-1, 3), axis=0).max() < 12 and inside[..., 0].max() < 60  # the fake inverts white
