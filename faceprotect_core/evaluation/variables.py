@@ -1,0 +1,234 @@
+"""What is best optimised: the noisy latent, the lightness of the photo, coarse or fine, or its colours.
+
+    python -m faceprotect_core.evaluation.variables --images FACES --out variables.json [--people 20] [--pictures DIR]
+
+FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Every change is computed against the three
+built-in surrogates and scaled until the judge, which is in no loss, is equally far past its threshold; then the
+variables are compared by what is seen, and by what is left after processings. Resumable; prints Markdown tables.
+Needs scikit-image (CIEDE2000).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..demo import load_demo_model
+from ..faces import Face, face_mask, find_face, load_detector
+from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
+from ..method.objectives import IdentityObjective
+from ..method.protect import prepare
+from ..method.variables import optimize
+from ..method.views import AlignmentJitter
+from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, WEIGHTS
+from ..pixels import as_saved, to_pixels
+from ..surrogates import load_surrogate
+from ..verify.quality import psnr, ssim
+from ..verify.robustness import processings
+from .people import pairs_among, read_photos, split_identities
+
+log = logging.getLogger("faceprotect.evaluation.variables")
+EQUAL_MARGIN = 0.1  # of the judge, past its threshold at FAR 0.01, to the original: in units of its distance
+LOSS_MARGIN = 0.25  # of the surrogates in the loss: beyond it pushing eases off
+ITERATIONS = {LIGHT: 60, DIFFUSION: 40}
+LARGEST_FACTOR, HALVINGS = 2.0, 12
+AFTER = ("jpeg 50", "half size", "vae", "ddim", "mirrored")
+COARSE = 16  # of two scales: values along each side of the coarser plane
+Change = Callable[[Tensor, Face, Tensor, IdentityObjective], Tensor]
+
+
+class TwoScales(LightAndShade):
+    """Two planes of lightness, the second coarse, added."""
+
+    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings):
+        super().__init__(photo, mask, settings)
+        self.start = torch.cat([self.start, self.start.flip(2)], 1)
+
+    def change(self, value: Tensor) -> Tensor:
+        coarse = F.interpolate(F.adaptive_avg_pool2d(value[:, 1:], COARSE), value.shape[-2:], mode="bicubic")
+        # The mean of a cell varies less than a value of it does: bring both to one size.
+        return super().change(value[:, :1] + coarse * (value.shape[-1] / COARSE))
+
+
+class Colour(LightAndShade):
+    """A plane for each channel."""
+
+    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings):
+        super().__init__(photo, mask, settings)
+        self.start = self.start.repeat(1, 3, 1, 1)
+
+    def change(self, value: Tensor) -> Tensor:
+        plane = F.interpolate(value, self.photo.shape[-2:], mode="bicubic", align_corners=False)
+        change = self.mask * plane.tanh()
+        size = (change.square().mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / self.area).sqrt()
+        return change * (self.settings.strength / 255 / size.clamp_min(1e-6))
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Name -> what computes a change."""
+
+    model: tuple
+
+    def all(self) -> dict[str, Change]:
+        light = replace(PRESETS[LIGHT]["balanced"].light, iterations=ITERATIONS[LIGHT])
+        grids = {
+            f"lightness {side}": self._light(LightAndShade, replace(light, grid=side)) for side in (32, 48, 64, 96)
+        }
+        return grids | {
+            "lightness, two scales": self._light(TwoScales, light),
+            "colour 64": self._light(Colour, light),
+            "latent": self._latent(keep_colours=False),
+            "latent, lightness only": self._latent(keep_colours=True),
+        }
+
+    def _light(self, kind: type[LightAndShade], settings: LightAndShadeSettings) -> Change:
+        def run(photo, face, mask, objective):
+            variable = kind(photo, mask, settings)
+            found = optimize(variable, objective, iterations=settings.iterations, lr=settings.lr)
+            return found.rendering.image - photo
+
+        return run
+
+    def _latent(self, keep_colours: bool) -> Change:
+        preset = PRESETS[DIFFUSION]["balanced"].diffusion
+        settings = replace(preset, iterations=ITERATIONS[DIFFUSION], keep_colours=keep_colours)
+
+        def run(photo, face, mask, objective):
+            denoiser, codec, context = self.model[:3]
+            prepared = prepare(denoiser, codec, photo, context, settings)
+            return prepared.optimize(denoiser, codec, objective, settings, mask=mask).image - photo
+
+        return run
+
+
+class Comparison:
+    def __init__(self):
+        model = load_demo_model()
+        self.variables = Variables(model).all()
+        self.used = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
+        self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE), load_detector()
+        found = processings(model[1], model[0], model[2]) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
+        self.processings = {name: found[name] for name in AFTER}
+
+    def person(self, photo: Tensor, other: Tensor, names: list[str]) -> tuple[dict[str, dict], dict[str, Tensor]]:
+        """[1, 3, H, W] twice -> variable -> numbers, and variable -> image at the equal margin."""
+        face, again = find_face(photo[0], self.detector), find_face(other[0], self.detector)
+        mask = face_mask([face], *photo.shape[-2:])[None]
+        reference, second = self.judge.embed(photo, face), self.judge.embed(other, again)
+        rows, images = {}, {}
+        for name in names:
+            weights = [WEIGHTS[one.name] for one in self.used]
+            objective = IdentityObjective(
+                self.used, source=photo, face=face, source_face=face, margin=LOSS_MARGIN, steepness=6.0,
+                weights=weights, jitter=AlignmentJitter(1),
+            )  # fmt: skip
+            start = time.perf_counter()
+            change = self.variables[name](photo, face, mask, objective)
+            seconds = time.perf_counter() - start
+            image, factor = self._at_equal_margin(photo, face, change, reference)
+            rows[name] = {"seconds": seconds, "factor": factor} | self._numbers(photo, face, mask, image, second)
+            images[name] = image
+        return rows, images
+
+    @torch.no_grad()
+    def _at_equal_margin(self, photo, face, change, reference) -> tuple[Tensor, float | None]:
+        """The smallest factor on the change at which the judge is far enough; None where no factor is."""
+
+        def at(factor: float) -> Tensor:
+            return as_saved(photo + factor * change)
+
+        def far(factor: float) -> bool:
+            return self.judge.margin(self.judge.embed(at(factor), face), reference, 0.01).item() >= EQUAL_MARGIN
+
+        low, high = 0.0, LARGEST_FACTOR
+        if not far(high):
+            return at(high), None
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if far(middle) else (middle, high)
+        return at(high), high
+
+    @torch.no_grad()
+    def _numbers(self, photo, face, mask, image, second) -> dict:
+        mean, worst = ciede2000(photo, image, mask)
+        found = {"psnr": psnr(photo, image).item(), "ssim": ssim(photo, image).item()}
+        found |= {"ciede2000": mean, "ciede2000 95 %": worst}
+        margin = self.judge.margin(self.judge.embed(image, face), second, 0.01).item()
+        found["on the other photo"] = margin
+        for name, process in self.processings.items():
+            processed = process(image)
+            seen = find_face(processed[0], self.detector)
+            found[f"after {name}"] = self.judge.margin(self.judge.embed(processed, seen), second, 0.01).item()
+        return found
+
+
+def ciede2000(photo: Tensor, image: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Mean and 95th percentile over the mask; 1 is about what an eye can just see side by side."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    first, second = (rgb2lab(rearrange(one[0], "c h w -> h w c").numpy()) for one in (photo, image))
+    difference = deltaE_ciede2000(first, second)[mask[0, 0].numpy() > 0.5]
+    return float(difference.mean()), float(np.percentile(difference, 95))
+
+
+def table(people: dict[str, dict]) -> str:
+    columns = ("psnr", "ssim", "ciede2000", "ciede2000 95 %", "seconds")
+    lines = [f"| variable | people | {' | '.join(columns)} | {' | '.join(('other photo', *AFTER))} |"]
+    lines.append("|" + " --- |" * (lines[0].count("|") - 1))
+    for name in dict.fromkeys(name for one in people.values() for name in one):
+        rows = [one[name] for one in people.values() if name in one]
+        reached = [row for row in rows if row["factor"] is not None]
+        cells = [f"{sum(row[key] for row in reached) / max(1, len(reached)):.3f}" for key in columns]
+        for key in ("on the other photo", *(f"after {name}" for name in AFTER)):
+            cells.append(f"{sum(row[key] < 0 for row in reached)}")
+        lines.append(f"| {name} | {len(reached)} of {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="JSON with every person's numbers; gone on with")
+    parser.add_argument("--people", type=int, default=20, help="the first so many of those held out (20)")
+    parser.add_argument("--pictures", type=Path, help="folder for the images")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    people = json.loads(args.out.read_text()) if args.out.exists() else {}
+    comparison = Comparison()
+    _, held_out = split_identities(args.images)
+    for path, second in pairs_among(held_out)[: args.people]:
+        missing = [name for name in comparison.variables if name not in people.get(path.stem, {})]
+        if not missing:
+            continue
+        photo, other = read_photos(path, second).split(1)
+        rows, images = comparison.person(photo, other, missing)
+        people.setdefault(path.stem, {}).update(rows)
+        args.out.write_text(json.dumps(people, indent=1))
+        if args.pictures:
+            _save(args.pictures, path.stem, photo, images)
+        log.info("%s", path.stem)
+    log.info("%s", table(people))
+
+
+def _save(folder: Path, stem: str, photo: Tensor, images: dict[str, Tensor]) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    row = torch.cat([photo, *images.values()], 3)[0]
+    Image.fromarray(to_pixels(row)).save(folder / f"{stem}.png")
+
+
+if __name__ == "__main__":
+    main()
