@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from faceprotect_core import __main__ as command
 from faceprotect_core.faces import Face
 from faceprotect_core.folders.record import RECORD
 from faceprotect_core.progress import Step
@@ -88,3 +89,8 @@ def record(folder: Path) -> dict:
 
 def without_seconds(entries: dict) -> dict:
     return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in entries.items()}
+
+
+def run_protect(*arguments) -> int:
+    """The exit code of `python -m faceprotect_core protect`."""
+    return command.main(["protect", *map(str, arguments)])

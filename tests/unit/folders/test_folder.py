@@ -11,12 +11,7 @@ from faceprotect_core.checks import ProtectionError
 from faceprotect_core.folders.record import RECORD
 from faceprotect_core.folders.run import Options, protect_folder
 from faceprotect_core.photos.read import read_photo
-from folder_photos import FakeProtector, TwoAtOnce, files, record, without_seconds, write_folders, write_photo
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return write_folders(tmp_path)
+from folder_photos import FakeProtector, TwoAtOnce, files, record, without_seconds, write_photo
 
 
 def statuses(done) -> dict:

@@ -15,23 +15,8 @@ from faceprotect_core.checks import ProtectionError
 from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders.protector import Choice, load_protector
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
-from folder_photos import FakeProtector, record, write_folders, write_photo
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return write_folders(tmp_path)
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    made = FakeProtector()
-    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
-    return made
-
-
-def run(*arguments) -> int:
-    return command.main(["protect", *map(str, arguments)])
+from folder_photos import FakeProtector, record, write_photo
+from folder_photos import run_protect as run
 
 
 def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):

@@ -10,31 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceprotect_core import __main__ as command
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.files import locked
-from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders.plan import passed_over
 from faceprotect_core.folders.record import Record
 from faceprotect_core.folders.run import protect_folder
-from folder_photos import FakeProtector, files, record, write_folders, write_photo
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return write_folders(tmp_path)
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    made = FakeProtector()
-    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
-    return made
-
-
-def run(*arguments) -> int:
-    return command.main(["protect", *map(str, arguments)])
-
+from folder_photos import FakeProtector, files, record, write_photo
+from folder_photos import run_protect as run
 
 # What was protected is no original
 

@@ -1,0 +1,19 @@
+"""Folders of three photos, and a command that protects them without a model."""
+
+import pytest
+
+from faceprotect_core.folders import protector as protector_module
+from folder_photos import FakeProtector, write_folders
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_folders(tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The protector that the command loads."""
+    made = FakeProtector()
+    monkeypatch.setattr(protector_module, "load_protector", lambda choice: made)
+    return made
