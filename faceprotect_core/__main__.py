@@ -229,7 +229,8 @@ class Reporter:
         verdict = done.entry["verdict"]
         if done.status != "protected":
             return f"already: {verdict}"
-        return f"{verdict} {done.entry['seconds']:.0f} s; {done.entry['scope']}"
+        notes = "".join(f" {note}" for note in done.entry.get("notes", ()))
+        return f"{verdict}{notes} {done.entry['seconds']:.0f} s; {done.entry['scope']}"
 
     def summary(self, done, passed_over: list[str]) -> None:
         count = Counter(photo.status for photo in done)

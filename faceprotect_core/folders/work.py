@@ -138,7 +138,8 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
         _require_protected(judged, f"the written {suffix} file, read back,", png + stronger)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_photo(path, result.image, photo, keep_metadata=options.keep_metadata, quality=options.quality, check=check)
+    kept = {"keep_metadata": options.keep_metadata, "quality": options.quality}
+    notes = [*photo.notes, *write_photo(path, result.image, photo, check=check, **kept)]
     return {
         "source_sha256": source.sha256,
         "output": task.output_name,
@@ -146,7 +147,7 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
         "verdict": words.in_a_line(judged),
         "scope": words.scope(protector.settings.get("min_face")),
         "faces": [verdict.to_dict() for verdict in judged],
-    }
+    } | ({"notes": notes} if notes else {})
 
 
 def _require_protected(verdicts, what: str, fix: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.files import locked
@@ -177,6 +177,15 @@ def test_a_grey_photo_is_written_grey(tmp_path, fake, suffix):
     assert run(source, tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / f"grey{suffix}") as written:
         assert written.mode == "L"
+
+
+def test_what_of_a_file_could_not_be_kept_is_said(tmp_path, fake, capsys):
+    source = tmp_path / "in"
+    broken = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()[:300]
+    write_photo(source / "a.png", icc_profile=broken)
+    assert run(source, tmp_path / "out") == 0
+    (note,) = record(tmp_path / "out")["a.png"]["notes"]
+    assert "colour profile cannot be used" in note and note in capsys.readouterr().out
 
 
 def test_an_erased_background_stays_erased_as_jpeg(tmp_path, fake):
