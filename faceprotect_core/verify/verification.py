@@ -102,13 +102,15 @@ def verify_robustness(
         for number, face in enumerate(case.faces):
             rows, columns, inside = window_around(face.face, original)
             plain.append(_compare(case, face, inside, case.protected[:, rows, columns]))
-            mirrored = case.protected[:, rows, columns], original[:, rows, columns]
-            processed[MIRRORED].append(_compare(case, face, inside, *mirrored, looks=(True,)))
-            for step, (name, process) in enumerate(named.items(), start=1 + number * len(named)):
-                changed, alone = (_processed(photo, process, rows, columns) for photo in (case.protected, original))
-                processed[name].append(_compare(case, face, inside, changed, alone))
+            window = case.protected[:, rows, columns], original[:, rows, columns]
+            for step, (name, processed_faces) in enumerate(processed.items(), start=1 + number * len(processed)):
+                if name == MIRRORED:
+                    processed_faces.append(_compare(case, face, inside, *window, looks=(True,)))
+                else:
+                    changed, alone = (_processed(one, named[name], rows, columns) for one in (case.protected, original))
+                    processed_faces.append(_compare(case, face, inside, changed, alone))
                 if on_step:
-                    on_step(Step("robustness", step, len(case.faces) * len(named)))
+                    on_step(Step("robustness", step, len(case.faces) * len(processed)))
     verification = Verification(tuple(plain), other is not None, _unchanged(case), case.unchecked)
     return RobustnessReport(verification, {name: tuple(faces) for name, faces in processed.items()})
 

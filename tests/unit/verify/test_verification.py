@@ -332,6 +332,6 @@ def test_jpeg_of_a_window_is_jpeg_of_the_whole_photo(photo, darker, detector):
 def test_every_processing_leaves_numbers_and_each_step_is_reported(last):
     steps = []
     found = last([mood()], processings(), on_step=lambda event: steps.append((event.step, event.steps)))
-    assert steps == [(step, 11) for step in range(1, 12)]
+    assert steps == [(step, 12) for step in range(1, 13)]
     for faces in found.processed.values():
         assert -1 <= faces[0].recognisers[0].after <= 1
