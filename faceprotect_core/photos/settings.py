@@ -78,7 +78,7 @@ PRESETS: dict[Way, dict[str, PhotoSettings]] = {
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=120, strength=14.0),
     },
     DIFFUSION: {
-        "fast": _DIFFUSION.tuned(null_text_iterations=5, iterations=20, lr=0.03, fidelity_weight=1.0),
+        "fast": _DIFFUSION.tuned(null_text_iterations=5, iterations=26, lr=0.03, fidelity_weight=1.0),
         "balanced": _DIFFUSION,
         "strong": replace(_DIFFUSION, margin=0.15).tuned(
             depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.5

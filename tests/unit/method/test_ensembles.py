@@ -121,15 +121,32 @@ ALIGNING = [aligning(seed) for seed in range(3)]
 SEEN = {"source": SOURCE, "face": FACE, "source_face": FACE}
 
 
-def test_with_jitter_the_loss_is_the_mean_over_wrong_alignments():
+def test_with_jitter_the_loss_is_the_mean_over_wrong_alignments_every_other_one_mirrored():
     jitter = AlignmentJitter(2, seed=1)
     objective = IdentityObjective(ALIGNING, **SEEN, jitter=jitter)
+
+    def seen(k: int, one, copy: int) -> torch.Tensor:
+        return one.embed(OTHER, jitter(FACE, 6, k, copy), mirrored=(k + copy) % 2 == 1)
+
     expected = sum(
-        one.cosine(one.embed(OTHER, jitter(FACE, 6, k, copy)), one.embed(SOURCE, FACE)) - 1
-        for k, one in enumerate(ALIGNING)
-        for copy in range(2)
+        one.cosine(seen(k, one, copy), one.embed(SOURCE, FACE)) - 1 for k, one in enumerate(ALIGNING) for copy in (0, 1)
     )
     same(objective.at(6)(OTHER), expected / 2, 1e-9)
+
+
+def test_mirrored_is_the_face_with_left_and_right_exchanged():
+    for one in ALIGNING:
+        same(one.embed(OTHER, mirrored=True), one.embed(OTHER.flip(3)), 1e-9)
+        assert not torch.equal(one.embed(OTHER, FACE, mirrored=True), one.embed(OTHER, FACE))
+
+
+def test_with_jitter_past_counts_the_mirror_image_too():
+    plain, jittered = (IdentityObjective(ALIGNING, **SEEN, jitter=AlignmentJitter(copies)) for copies in (0, 1))
+    seen = [one.embed(OTHER, FACE, mirrored=mirrored) for mirrored in (False, True) for one in ALIGNING]
+    source = [one.embed(SOURCE, FACE) for one in ALIGNING] * 2
+    far = [one.margin(a, b).item() for one, a, b in zip(ALIGNING * 2, seen, source, strict=True)]
+    assert plain.past(OTHER).item() == pytest.approx(min(far[: len(ALIGNING)]))
+    assert jittered.past(OTHER).item() == pytest.approx(min(far))
 
 
 def test_every_iteration_and_surrogate_and_copy_is_aligned_in_its_own_way():

@@ -19,7 +19,7 @@ EXPECTED = {
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "strength": 14.0},
     (DIFFUSION, "fast"): SHARED
     | DIFFUSED
-    | {"null_text_iterations": 5, "iterations": 20, "lr": 0.03, "fidelity_weight": 1.0},
+    | {"null_text_iterations": 5, "iterations": 26, "lr": 0.03, "fidelity_weight": 1.0},
     (DIFFUSION, "balanced"): SHARED | DIFFUSED,
     (DIFFUSION, "strong"): SHARED
     | DIFFUSED
@@ -29,7 +29,7 @@ FURTHER = {
     (LIGHT, "fast"): {"margin": 0.22999999999999998, "iterations": 10, "strength": 14.7},
     (LIGHT, "balanced"): {"margin": 0.25, "iterations": 45, "strength": 14.7},
     (LIGHT, "strong"): {"margin": 0.55, "iterations": 60, "strength": 19.599999999999998},
-    (DIFFUSION, "fast"): {"margin": 0.25, "iterations": 10, "fidelity_weight": 0.5102040816326532},
+    (DIFFUSION, "fast"): {"margin": 0.25, "iterations": 13, "fidelity_weight": 0.5102040816326532},
     (DIFFUSION, "balanced"): {"margin": 0.25, "iterations": 20, "fidelity_weight": 0.7653061224489797},
     (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 30, "fidelity_weight": 0.2551020408163266},
 }
