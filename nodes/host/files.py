@@ -31,7 +31,10 @@ def register_model_folder() -> None:
 
 
 def surrogate_files() -> dict[str, tuple[Path, Path]]:
-    """The weights files that the user may choose: the name in the list -> (file, the folder that it must lie in)."""
+    """The weights files that the user may choose: the name in the list -> (file, the folder that it lies in).
+
+    Links that lead out of their folder are not among them.
+    """
     found = {}
     for folder in map(Path, folder_paths.get_folder_paths(FACE_RECOGNITION)):
         for name in folder_paths.recursive_search(str(folder), excluded_dir_names=[".git"])[0]:
@@ -45,25 +48,20 @@ def surrogate_files() -> dict[str, tuple[Path, Path]]:
         for folder in _model_folders(name):
             for file in sorted(folder.glob("recognition_*.pth")):
                 found.setdefault(f"{name}/{file.name}", (file, folder))
-    return dict(sorted(found.items()))
+    return {name: one for name, one in sorted(found.items()) if one[0].resolve().is_relative_to(one[1].resolve())}
 
 
 def surrogate_file(name: str) -> Path:
-    """The file of a name in the list. No other name is taken, and no link that leads out of the file's folder."""
+    """The file of a name in the list; no other name is taken."""
     files = surrogate_files()
     require(
         name in files,
         f"Load FR Surrogate: there is no file {name!r} in models/{FACE_RECOGNITION}, and no file of InsightFace or "
         "facexlib has this name",
-        f"put the file there, press R to refresh the list, and choose it; the list has {len(files)} files",
+        f"put the file there (for a link name its folder under {FACE_RECOGNITION} in extra_model_paths.yaml), press "
+        f"R to refresh the list, and choose it; it has {len(files)} files",
     )
-    file, folder = files[name]
-    require(
-        file.resolve().is_relative_to(folder.resolve()),
-        f"Load FR Surrogate: {name!r} is a link that leads out of the folder {folder}",
-        f"copy the file, or name its folder under {FACE_RECOGNITION} in extra_model_paths.yaml",
-    )
-    return file
+    return files[name][0]
 
 
 def surrogate_fingerprint(name: str) -> list:
