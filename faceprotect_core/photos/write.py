@@ -21,7 +21,7 @@ from .read import read_photo
 if TYPE_CHECKING:
     from PIL import Image
 
-LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}  # pixels that the format can hold
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # pixels that the format, or its library, can hold
 
 
 def write_photo(

@@ -271,6 +271,7 @@ def test_no_temporary_file_is_left_behind(tmp_path, monkeypatch, error):
         ("out.heic", torch.rand(3, 8, 8), "not written as .heic"),
         ("out.png", torch.rand(1, 8, 8), r"\[1, 8, 8\]"),
         ("out.webp", torch.rand(3, 1, 16_384), "16383"),
+        ("out.jpg", torch.rand(3, 1, 65_501), "65500"),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path, name, image, said):
