@@ -55,8 +55,8 @@ class Options:
 @dataclass(frozen=True)
 class Task:
     """One photo. name, output_name: relative to the two folders, with forward slashes. known: what the record says of
-    it. staged: what its file is called at first, where that is not the output. made: whether the source itself is what
-    an earlier run wrote."""
+    it. staged: what its file is called at first, where that is not the output. made: the digests of what earlier runs
+    wrote around the source."""
 
     name: str
     source: Path
@@ -64,7 +64,7 @@ class Task:
     output: Path
     known: dict = field(default_factory=dict)
     staged: Path | None = None
-    made: bool = False
+    made: frozenset[str] = frozenset()
 
     def is_done(self, settings: dict) -> bool:
         """An earlier run protected this very photo with these settings, and its output is still there."""
@@ -75,10 +75,10 @@ class Task:
             and sha256_of(self.source) == self.known.get("source_sha256")
         )
 
-    def require_original(self) -> None:
+    def require_original(self, digest: str) -> None:
         """To protect a protected photo can undo it: the second run flees from the first, and is judged against it."""
         require(
-            not self.made,
+            digest not in self.made,
             f"{self.name!r} is protected already: it is what an earlier run wrote",
             "protect the original photo; for more protection with --preset strong",
         )
@@ -132,14 +132,11 @@ def plan(source: Path, out: Path, options: Options, record: Record) -> list[Task
         names = sorted(name for name, is_photo in _files_in(in_dir, out_dir.resolve()) if is_photo)
         require(bool(names), f"there are no photos in {in_dir.name!r}", f"they end in one of {', '.join(WRITABLE)}")
         outputs = _output_names(names, options, record)
-    made = _made_by_us(in_dir)
+    made, known = _made_by_us(in_dir), record.photos
     tasks = [
-        Task(
-            name, in_dir / name, outputs[name], out_dir / outputs[name], record.photos.get(name, {}),
-            made=bool(made) and _digest(in_dir / name) in made,
-        )
+        Task(name, in_dir / name, outputs[name], out_dir / outputs[name], known.get(name, {}), made=made)
         for name in names
-    ]  # fmt: skip
+    ]
     _require_inputs_are_safe(tasks, out_dir.resolve())
     return tasks
 
@@ -169,21 +166,14 @@ def _files_in(folder: Path, left_out: Path) -> Iterator[tuple[str, bool]]:
                 yield (here / file).relative_to(folder).as_posix(), is_photo
 
 
-def _made_by_us(folder: Path) -> set[str]:
+def _made_by_us(folder: Path) -> frozenset[str]:
     """The digests of what earlier runs wrote into the folder, its subfolders or the folders above it."""
     records = [here / RECORD for here in (folder.resolve(), *folder.resolve().parents)] + [*folder.rglob(RECORD)]
     entries = []
     for path in {record.resolve() for record in records if record.is_file()}:
         with contextlib.suppress(ProtectionError):  # damaged, or of another version: nothing is known from it
             entries += Record.read(path.parent).photos.values()
-    return {entry["output_sha256"] for entry in entries if entry.get("output_sha256")}
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError:  # said when the photo is read
-        return ""
+    return frozenset(entry["output_sha256"] for entry in entries if entry.get("output_sha256"))
 
 
 def _output_names(names: list[str], options: Options, record: Record) -> dict[str, str]:

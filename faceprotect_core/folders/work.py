@@ -102,9 +102,10 @@ def work_through(
 def _read(task: Task, options: Options) -> _Source:
     start = time.monotonic()
     try:
-        task.require_original()
+        digest = sha256_of(task.source)
+        task.require_original(digest)
         task.require_free(options)
-        return _Source(task, start, sha256_of(task.source), read_photo(task.source))
+        return _Source(task, start, digest, read_photo(task.source))
     except Exception as error:
         return _Source(task, start, "", error)
 
