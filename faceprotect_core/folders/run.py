@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..checks import require
+from ..checks import ProtectionError, require
 from ..files import locked, require_writable
 from ..jobs.job import RayOptions
 from .plan import Options, Task, folder_of, plan
@@ -93,22 +93,29 @@ def _protect_tasks(source: Path, out: Path, protector, options, on_photo, on_ste
         outcomes = work_on_workers(left, out_dir, load, options, settings, ray)
     with closing(outcomes):
         for outcome in outcomes:
-            entry = _recorded(record, outcome.task.name, outcome.entry(settings))
+            entry = _recorded(record, outcome.task, outcome.entry(settings))
             protected += entry["status"] == "protected"  # a photo that fails mostly fails at once
             mean = (time.monotonic() - start) / protected if protected else 0.0
             report(outcome.task, entry["status"], entry, mean * (len(tasks) - len(done) - 1))
     return done
 
 
-def _recorded(record: Record, name: str, entry: dict) -> dict:
-    """The entry, written down; where that fails, as on a full disk, the photo counts as failed, and the run goes on."""
+def _recorded(record: Record, task: Task, entry: dict) -> dict:
+    """The entry, written down. Where that fails, as on a full disk, the photo has failed like any other, and its output
+    goes, which no later run would know; the others go on."""
     try:
-        record.put(name, entry)
+        record.put(task.name, entry)
         return entry
     except OSError as error:
-        said = "The photo was protected, but" if entry["status"] == "protected" else f"{entry['reason']} And"
-        reason = (
-            f"{said} the record could not be written ({error.strerror}). How to fix: make room on the disk, and run it "
-            "again with --overwrite."
-        )
-        return entry | {"status": "failed", "reason": reason}
+        reason = entry.get("reason", "")
+        if entry["status"] == "protected":
+            task.output.unlink(missing_ok=True)
+            reason = str(
+                ProtectionError(
+                    f"The photo was protected, but the record could not be written ({error.strerror})",
+                    "make room on the disk and run it again",
+                )
+            )
+        failed = {"settings": entry["settings"], "seconds": entry["seconds"], "status": "failed", "reason": reason}
+        record.photos[task.name] = failed  # written with the next one
+        return failed

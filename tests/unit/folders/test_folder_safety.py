@@ -83,6 +83,9 @@ def test_a_record_that_cannot_be_written_is_a_failure_and_the_others_go_on(folde
     assert [one.status for one in done] == ["protected", "failed", "protected"]
     reason = done[1].entry["reason"]
     assert "was protected, but the record could not be written (No space left" in reason and "/secret" not in reason
+    assert not (folders[1] / "b.png").exists() and record(folders[1])["b.png"]["status"] == "failed"
+    again = protect_folder(*folders, FakeProtector())
+    assert {one.task.name: one.status for one in again}["b.png"] == "protected"
 
 
 # Two runs
