@@ -1,10 +1,13 @@
-"""How much a photo was changed: PSNR, SSIM, LPIPS and FID, each by the library that the field takes, and how it counts.
+"""How much a photo was changed, by the measures of the field, each by the library that it takes, and how it counts.
 
 | measure | library       | range, unit        | convention                                                            |
 |---------|---------------|--------------------|-----------------------------------------------------------------------|
 | PSNR    | torch         | dB, higher: closer | data range 1; over all channels and pixels of an image, or of a mask  |
 | SSIM    | kornia        | up to 1, higher    | data range 1; Gaussian window of 11 pixels, sigma 1.5; per channel of |
 |         |               |                    | RGB, mean of the three; only where the window lies in the image       |
+| MS-SSIM | kornia        | 0 to 1, higher     | SSIM's window and constants on five scales, Wang's weights            |
+| CIEDE-  | kornia, and   | from 0, lower      | mean and 95th percentile over the pixels of an image, or of a mask;   |
+| 2000    | ciede2000.py  |                    | sRGB, D65, all parametric factors 1                                   |
 | LPIPS   | torchmetrics  | from 0, lower      | version 0.1, AlexNet or VGG-16; images as they are, not resized       |
 | FID     | torch-fidelity| from 0, lower      | InceptionV3 of 2015, 2048 features; images rounded to 8 bits          |
 
@@ -20,15 +23,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from ..checks import ProtectionError, require, require_finite, require_image
+from ..ciede2000 import ciede2000_map
 from ..pixels import as_saved, to_pixels
 from ..surrogates.weights_file import read_tensors
 
-SSIM_WINDOW = 11  # pixels; kornia's sigma for it is 1.5
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
+SSIM_CONSTANTS = 0.01**2, 0.03**2
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from the finest scale to the coarsest
+MS_SSIM_SMALLEST = 161  # pixels; a side that is halved four times then still holds the window
+COLOURS_AT_ONCE = 2**20  # pixels whose difference is computed together
 LPIPS_WEIGHTS = {
     "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -93,6 +103,73 @@ def ssim(a: Tensor, b: Tensor, borders: Literal["valid", "reflect"] = "valid") -
     # In float64: variances are differences of nearly equal numbers.
     padding = "valid" if borders == "valid" else "same"
     return ssim_map(a.double(), b.double(), SSIM_WINDOW, padding=padding).flatten(1).mean(1)
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each pair of images, [B, 3, H, W] in [0, 1] -> [B], 1 for equal ones.
+
+    Wang, Simoncelli, Bovik, "Multiscale Structural Similarity for Image Quality Assessment" (2003). Of five scales,
+    each half as large as the one before: the mean of contrast and structure, on the coarsest of luminance too, to the
+    power of the scale's weight, multiplied. Means over the channels and over the pixels whose whole window lies in the
+    image; a negative one counts as 0. A side that is odd is halved upwards, as the authors do. torchmetrics drops its
+    last pixel, and continues the coarsest scale by reflection: some ten-thousandths more or less.
+
+    Raises:
+        ProtectionError: shapes that differ, or a side below 161 pixels.
+    """
+    from kornia.filters import get_gaussian_kernel1d
+
+    _check_pair(a, b, "MS-SSIM")
+    require(
+        min(a.shape[2:]) >= MS_SSIM_SMALLEST,
+        f"MS-SSIM: the images are {a.shape[2]} x {a.shape[3]} pixels, at least {MS_SSIM_SMALLEST} are needed",
+        "compare larger images",
+    )
+    kernel = get_gaussian_kernel1d(SSIM_WINDOW, SSIM_SIGMA, device=a.device, dtype=torch.float64)
+    found, (x, y) = 1.0, (image.double() for image in (a, b))
+    for weight in MS_SSIM_WEIGHTS[:-1]:
+        found = found * _similarities(x, y, kernel)[1].relu() ** weight
+        x, y = (F.avg_pool2d(image, 2, ceil_mode=True) for image in (x, y))
+    return found * _similarities(x, y, kernel)[0].relu() ** MS_SSIM_WEIGHTS[-1]
+
+
+def _similarities(a: Tensor, b: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM, and its part of contrast and structure, [B] each; channel by channel, which needs a third of the memory."""
+    from kornia.filters import filter2d_separable
+
+    def mean(image: Tensor) -> Tensor:
+        return filter2d_separable(image, kernel, kernel, padding="valid")
+
+    wholes, parts, (c1, c2) = [], [], SSIM_CONSTANTS
+    for x, y in zip(a.split(1, 1), b.split(1, 1), strict=True):
+        mean_x, mean_y = mean(x), mean(y)
+        squares = mean_x**2 + mean_y**2
+        part = (2 * (mean(x * y) - mean_x * mean_y) + c2) / (mean(x**2 + y**2) - squares + c2)
+        wholes.append(((2 * mean_x * mean_y + c1) / (squares + c1) * part).flatten(1).mean(1))
+        parts.append(part.flatten(1).mean(1))
+    return torch.stack(wholes).mean(0), torch.stack(parts).mean(0)
+
+
+@torch.no_grad()
+def ciede2000(a: Tensor, b: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Colour difference of each pair of images, [B, 3, H, W] in [0, 1] -> mean [B] and 95th percentile [B].
+
+    Over all pixels; with a mask [1 or B, 1, H, W], over those where it is above 0. An empty mask gives NaN.
+    The map of it, also as a loss: `ciede2000.ciede2000_map`.
+    """
+    _check_pair(a, b, "CIEDE2000")
+    inside = torch.ones_like(a[:, :1]) if mask is None else mask.expand(len(a), -1, -1, -1)
+    found = [_colour_difference(*images) for images in zip(a, b, inside[:, 0] > 0, strict=True)]
+    means, worst = zip(*found, strict=True)
+    return a.new_tensor(means, dtype=torch.float64), a.new_tensor(worst, dtype=torch.float64)
+
+
+def _colour_difference(a: Tensor, b: Tensor, inside: Tensor) -> tuple[float, float]:
+    if not inside.any():
+        return math.nan, math.nan
+    parts = zip(*(image[:, inside][None, :, None].split(COLOURS_AT_ONCE, 3) for image in (a, b)), strict=True)
+    values = torch.cat([ciede2000_map(*part).flatten() for part in parts]).cpu().numpy()
+    return float(values.mean()), float(np.percentile(values, 95))
 
 
 class Lpips:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against skimage, LPIPS and FID against their libraries and formulas; nothing is ever downloaded."""
+"""PSNR, SSIM and CIEDE2000 against skimage, the others against their libraries; nothing is ever downloaded."""
 
 import socket
 import sys
@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from faceprotect_core import ProtectionError
-from faceprotect_core.verify.quality import FID_WEIGHTS, LPIPS_WEIGHTS, Lpips, frechet_distance, psnr, ssim
+from faceprotect_core.verify import quality
+from faceprotect_core.verify.quality import (
+    FID_WEIGHTS,
+    LPIPS_WEIGHTS,
+    Lpips,
+    ciede2000,
+    frechet_distance,
+    ms_ssim,
+    psnr,
+    ssim,
+)
 from needs import missing
 from tiny import random_image
 
@@ -92,6 +103,57 @@ def test_images_that_do_not_fit_together_are_refused(measure):
 def test_ssim_refuses_an_image_smaller_than_its_window():
     with pytest.raises(ProtectionError, match="window is 11"):
         ssim(PHOTO[..., :10, :10], PHOTO[..., :10, :10])
+
+
+# ------------------------------------------------------------------------------------------------ MS-SSIM, CIEDE2000
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.3])
+@pytest.mark.parametrize("size", [(176, 176), (192, 256)])
+def test_ms_ssim_is_made_of_the_parts_of_torchmetrics(size, deviation):
+    """Its whole has borders of its own on the coarsest scale. Sides that are never odd: it drops the last pixel."""
+    require_packages("torchmetrics")
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as whole
+    from torchmetrics.functional.image.ssim import _ssim_update as parts
+
+    photo = F.interpolate(PHOTO, size, mode="bicubic").clamp(0, 1).double()
+    changed = noisy(photo, deviation)
+    expected, (x, y) = 1.0, (photo, changed)
+    for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+        expected *= parts(x, y, data_range=1.0, return_contrast_sensitivity=True)[1] ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    every_pixel = parts(x, y, data_range=1.0, return_full_image=True)[1]
+    expected *= every_pixel[..., 5:-5, 5:-5].flatten(1).mean(1) ** 0.1333
+    torch.testing.assert_close(ms_ssim(photo, changed), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(expected, whole(changed, photo, reduction="none", data_range=1.0), rtol=0, atol=2e-3)
+    assert (expected < 0.999).all()
+
+
+def test_ms_ssim_of_equal_images_is_1_of_inverted_ones_0_and_it_takes_what_holds_the_window():
+    photo = F.interpolate(PHOTO, (161, 175), mode="bicubic").clamp(0, 1)
+    assert ms_ssim(photo, photo).tolist() == pytest.approx([1, 1, 1], abs=1e-12)
+    assert ms_ssim(photo, 1 - photo).tolist() == [0, 0, 0]
+    assert (ms_ssim(photo, noisy(photo, 0.02)) > ms_ssim(photo, noisy(photo, 0.1))).all()
+    with pytest.raises(ProtectionError, match="at least 161 are needed"):
+        ms_ssim(photo[..., :160], photo[..., :160])
+
+
+def test_ciede2000_is_that_of_skimage_over_the_image_and_over_a_mask(monkeypatch):
+    monkeypatch.setattr(quality, "COLOURS_AT_ONCE", 1000)  # several parts, the last one smaller
+    changed = noisy(PHOTO)
+    lab = [rgb2lab(image.permute(0, 2, 3, 1).double().numpy()) for image in (PHOTO, changed)]
+    differences = deltaE_ciede2000(*lab)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 10:40, 5:50] = 0.3
+    for given, part in ((None, differences), (mask, differences[:, 10:40, 5:50])):
+        mean, worst = ciede2000(PHOTO, changed, given)
+        assert mean.tolist() == pytest.approx(part.mean((1, 2)), abs=1e-4)
+        assert worst.tolist() == pytest.approx(np.percentile(part, 95, axis=(1, 2)), abs=1e-4)
+
+
+def test_ciede2000_of_equal_images_is_0_and_in_an_empty_mask_nothing():
+    assert [one.tolist() for one in ciede2000(PHOTO, PHOTO)] == [[0, 0, 0], [0, 0, 0]]
+    assert all(one.isnan().all() for one in ciede2000(PHOTO, noisy(PHOTO), torch.zeros(1, 1, 64, 64)))
 
 
 # ------------------------------------------------------------------------------------------------ LPIPS
