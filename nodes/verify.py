@@ -35,7 +35,7 @@ class VerifyProtection(io.ComfyNode):
             "person, by recognisers that the optimizer did not see.",
             search_aliases=["faceprotect", "verify", "does it work", "face recognition", "evaluate", "privacy"],
             inputs=_inputs(),
-            outputs=_outputs("before, after, difference, and each recogniser's bars against its thresholds"),
+            outputs=_outputs("before, after, difference, how visible it is, and each recogniser's bars"),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

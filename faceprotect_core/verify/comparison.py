@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..faces import Face
 from ..surrogates import FRSurrogate
 from ..surrogates.metric import METRICS
+from .visibility import Visibility
 
 FARS = (0.01, 0.001)
 THRESHOLDS = (*(f"FAR {far:g}" for far in FARS), "default")
@@ -131,12 +132,14 @@ class FaceComparison:
         face: in the original's pixels.
         found_again: the detector finds a face there in the protected photo.
         recognisers: one comparison each.
+        visibility: of the change; None for a processed photo.
     """
 
     number: int
     face: Face
     found_again: bool
     recognisers: tuple[Comparison, ...]
+    visibility: Visibility | None = None
 
     @property
     def still(self) -> list[Comparison]:
@@ -194,7 +197,7 @@ class FaceComparison:
             "found_again": self.found_again,
             "verdict": self.verdict,
             "recognisers": [one.to_dict() for one in self.recognisers],
-        }
+        } | ({} if self.visibility is None else {"change": self.visibility.to_dict()})
 
 
 def names_of(comparisons: Sequence[Comparison]) -> str:

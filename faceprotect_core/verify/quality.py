@@ -126,7 +126,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         "compare larger images",
     )
     kernel = get_gaussian_kernel1d(SSIM_WINDOW, SSIM_SIGMA, device=a.device, dtype=torch.float64)
-    found, (x, y) = 1.0, (image.double() for image in (a, b))
+    found, x, y = a.new_ones(len(a), dtype=torch.float64), a.double(), b.double()
     for weight in MS_SSIM_WEIGHTS[:-1]:
         found = found * _similarities(x, y, kernel)[1].relu() ** weight
         x, y = (F.avg_pool2d(image, 2, ceil_mode=True) for image in (x, y))

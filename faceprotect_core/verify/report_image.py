@@ -28,6 +28,7 @@ from .drawing import (
     wrapped,
 )
 from .reports import MOST_FACES, RobustnessReport, Verification
+from .visibility import Visibility
 
 AMPLIFICATION = 5
 GAP = 18
@@ -59,6 +60,8 @@ def draw_report(original: Tensor, protected: Tensor, verification: Verification)
         if len(verification.faces) > 1:
             sheet.paragraph(f"Face {face.number} from the left, counted from 0", 19)
         _panels(sheet, original, protected, face.face)
+        if face.visibility:
+            _visibility(sheet, face.visibility)
         for one in face.recognisers:
             _bars(sheet, one)
     return sheet.finished()
@@ -108,6 +111,14 @@ def _panels(sheet: Sheet, original: Tensor, protected: Tensor, face: Face) -> No
         sheet.text((x, sheet.y), title, 16, FAINT)
         sheet.picture((x, sheet.y + 24, x + PANEL, sheet.y + 24 + height), picture)
     sheet.y += 24 + height + GAP
+
+
+def _visibility(sheet: Sheet, visibility: Visibility) -> None:
+    """In words, and the numbers below."""
+    sheet.paragraph(f"The change is {visibility.words}.", 19)
+    source = "In words: by CIEDE2000, after Mokrzycki and Tatol (2011)."
+    sheet.paragraph(f"Over the face: {visibility.numbers}. {source}", 15, FAINT)
+    sheet.y += GAP
 
 
 def _square(photo: Tensor, face: Face) -> tuple[slice, slice]:

@@ -61,7 +61,7 @@ class Verification:
         return sorted(self.faces, key=badness)
 
     def table(self) -> str:
-        """Markdown: one row per face and recogniser."""
+        """Markdown: one row per face and recogniser; below it, one per face on how visible the change is."""
         heads = ["face", "recogniser", "metric", "before", "after", *THRESHOLDS, "in the loss", "verdict"]
         rows = []
         for face in self.faces:
@@ -69,7 +69,12 @@ class Verification:
                 limits = [_number(one.thresholds[name]) for name in THRESHOLDS]
                 numbers = [_number(one.before), _number(one.after), *limits]
                 rows.append([str(face.number), one.recogniser, one.metric, *numbers, one.seen_word, one.verdict])
-        return markdown(heads, rows)
+        return "\n\n".join([markdown(heads, rows), *self._visibility_table()])
+
+    def _visibility_table(self) -> list[str]:
+        measured = [(str(face.number), face.visibility) for face in self.faces if face.visibility]
+        rows = [[number, one.words, *one.cells.values()] for number, one in measured]
+        return [markdown(["face", "the change is", *measured[0][1].cells], rows)] if measured else []
 
     def to_dict(self) -> dict:
         """For JSON, rounded; the keys stay as they are."""

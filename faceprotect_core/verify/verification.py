@@ -7,7 +7,7 @@ verify_robustness(original, protected, recognizers, processings=processings(), s
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -24,6 +24,7 @@ from .reports import RobustnessReport, Verification
 from .robustness import UNPROCESSED as NO_PROCESSING
 from .robustness import Processing
 from .verdict import embed_places, worst_place
+from .visibility import visibility_of
 
 WHERE = "Verification"
 CHECK_WEIGHTS = "check its weights file, and the step that made the photo"
@@ -63,12 +64,9 @@ def verify_photo(
         ProtectionError: no face in the original or the other photo, sizes that differ, no recogniser or one twice.
     """
     case = _case(original, protected, recognizers, other, faces, seen, detector)
-    compared = []
     with torch.no_grad():
-        for face in case.faces:
-            rows, columns, inside = window_around(face.face, original)
-            compared.append(_compare(case, face, inside, case.protected[:, rows, columns]))
-    return Verification(tuple(compared), other is not None, _unchanged(case), case.unchecked)
+        compared = tuple(_compare_unprocessed(case, face) for face in case.faces)
+    return Verification(compared, other is not None, _unchanged(case), case.unchecked)
 
 
 def verify_robustness(
@@ -100,8 +98,8 @@ def verify_robustness(
     processed: dict[str, list[FaceComparison]] = {name: [] for name in (MIRRORED, *named)}
     with torch.no_grad():
         for number, face in enumerate(case.faces):
+            plain.append(_compare_unprocessed(case, face))
             rows, columns, inside = window_around(face.face, original)
-            plain.append(_compare(case, face, inside, case.protected[:, rows, columns]))
             window = case.protected[:, rows, columns], original[:, rows, columns]
             for step, (name, processed_faces) in enumerate(processed.items(), start=1 + number * len(processed)):
                 if name == MIRRORED:
@@ -208,9 +206,15 @@ def _require_different(recognizers, vectors: Sequence[Tensor]) -> None:
         )
 
 
+def _compare_unprocessed(case: _Case, subject: _Subject) -> FaceComparison:
+    rows, columns, inside = window_around(subject.face, case.original)
+    before, after = as_saved(case.original[:, rows, columns]), case.protected[:, rows, columns]
+    return replace(_compare(case, subject, inside, after), visibility=visibility_of(before, after, inside))
+
+
 def _compare(
     case: _Case, subject: _Subject, inside: Face, changed: Tensor, alone: Tensor | None = None, looks=(False, True)
-):
+) -> FaceComparison:
     """A face of the original against its window of the protected photo, and of the processed original."""
     found = find_again(changed, inside, case.detector, quick=alone is not None)
     alone_again = None if alone is None else find_again(alone, inside, case.detector, quick=True)

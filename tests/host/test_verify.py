@@ -77,6 +77,9 @@ def test_through_the_optimizer_a_recogniser_in_the_loss_is_marked_and_is_no_evid
     assert seen == {"dlib_resnet": (True, False), "unseen": (False, True)}
     assert found(result)[0]["protected"] is False  # two iterations protect nobody
     assert "STILL MATCHES: unseen" in text(result, "verdict") and "| 0 | unseen | cosine |" in text(result, "table")
+    ((face,),) = (one["faces"] for one in found(result))
+    assert face["change"]["visible"] in ("hardly visible", "visible when compared", "clearly visible")
+    assert f"| 0 | {face['change']['visible']} | {face['change']['ciede2000']:.1f} |" in text(result, "table")
     assert result.outputs["verify"]["text"] == [text(result, "verdict")]
     picture = comfyui.image(result.images("picture")[0])
     assert picture.shape[1] == 1200 and picture.std() > 20

@@ -10,6 +10,7 @@ from faceprotect_core.verify.comparison import Comparison, FaceComparison
 from faceprotect_core.verify.drawing import GREEN, GREY, MARGIN, RED, WIDTH, elided, font, wrapped
 from faceprotect_core.verify.report_image import draw_report, draw_robustness
 from faceprotect_core.verify.reports import RobustnessReport, Verification
+from faceprotect_core.verify.visibility import Visibility
 
 LIMITS = {"FAR 0.01": 0.3, "FAR 0.001": 0.4, "default": 0.3}
 PHOTO = torch.rand(3, 90, 140, generator=torch.Generator().manual_seed(0)) * 0.5
@@ -61,6 +62,16 @@ def test_an_unchanged_photo_has_a_grey_difference_and_a_changed_one_is_amplified
     grey, brighter = (picture[:, 260, WIDTH - 100] for picture in pictures)
     assert grey.tolist() == pytest.approx([0.5] * 3, abs=0.005)
     assert brighter.tolist() == pytest.approx([0.6] * 3, abs=0.005)
+
+
+def test_how_visible_the_change_is_stands_between_the_photos_and_the_bars():
+    plain, told = (report(replace(face(), visibility=one)) for one in (None, Visibility(2.4, 5.8, 34.9, None)))
+    added = told.shape[1] - plain.shape[1]
+    assert 50 < added < 80  # a line of words and one of numbers
+    bars = 150
+    assert torch.equal(told[:, -bars:], plain[:, -bars:])
+    between = told[:, -bars - added : -bars]
+    assert (between < 0.5).all(0).any(1).sum() > 10 and (between[:, :, WIDTH - MARGIN :] == 1).all()
 
 
 def test_at_most_three_faces_are_drawn():

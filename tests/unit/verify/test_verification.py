@@ -254,11 +254,15 @@ def test_a_network_that_breaks_down_is_no_stranger(verify):
 
 def test_the_table_and_the_json_hold_the_numbers(verify):
     found = verify([mood("a|b"), mood("c", thresholds={})], seen=[])
-    heads, _, *rows = found.table().splitlines()
+    table, change = found.table().split("\n\n")
+    heads, _, *rows = table.splitlines()
     assert len(rows) == 2 and "a\\|b" in rows[0]
     assert heads.count("|") == rows[0].replace("\\|", "").count("|") == 11
     assert "| unseen | no longer matches |" in rows[0] and rows[1].count("unknown") == 3
+    assert change.splitlines()[0] == "| face | the change is | CIEDE2000, mean | 95 % | PSNR, dB | MS-SSIM |"
+    assert change.splitlines()[2].startswith("| 0 | clearly visible | ")
     read = json.loads(json.dumps(found.to_dict()))
+    assert read["faces"][0]["change"]["visible"] == "clearly visible" and read["faces"][0]["change"]["ciede2000"] > 10
     assert list(read) == ["verdict", "protected", "against", "unchanged", "unchecked_faces", "faces"]
     assert read["faces"][0]["recognisers"][0]["matches_after"] == dict.fromkeys(
         ["FAR 0.01", "FAR 0.001", "default"], False
