@@ -124,7 +124,7 @@ def test_both_have_the_same_bottleneck_and_are_moved_by_it_alike(backends, in_co
 
 def test_both_protect_alike_by_an_offset_in_the_bottleneck(pack, backends, in_comfyui):
     ours, theirs, context = backends
-    semantic = core_module(pack, "method.semantic")
+    semantic = core_module(pack, "method.peers.semantic")
     image, surrogate = random_image(1, 64, dtype=torch.float32), tiny_surrogate(dtype=torch.float32)
     target = random_image(1, 64, seed=1, dtype=torch.float32)
     settings = semantic.SemanticSettings(null_text_iterations=1, iterations=3, lr=0.1, objective_weight=1.0)

@@ -9,8 +9,8 @@ from torch import nn
 from faceprotect_core import IdentityObjective, ProtectionError, prepare
 from faceprotect_core.diffusers_backend import DiffusersDenoiser
 from faceprotect_core.method.optimizer import NoisyLatent
+from faceprotect_core.method.peers.semantic import BottleneckOffset, SemanticSettings, protect_by_semantics
 from faceprotect_core.method.protect import Settings
-from faceprotect_core.method.semantic import BottleneckOffset, SemanticSettings, protect_by_semantics
 from golden import load_golden
 from tiny import CountingDenoiser, random_image, tiny_surrogate
 
@@ -272,8 +272,10 @@ def test_a_loss_of_nan_is_refused(golden, prepared):
         protect(golden, prepared, objective=lambda image: image.flatten(1).mean(1) * float("nan"))
 
 
-def test_its_settings_are_those_of_the_method_with_a_bound_and_a_start():
-    assert asdict(SemanticSettings(bound=0.5)) == asdict(Settings()) | {"bound": 0.5, "seed": 0}
+def test_its_settings_are_those_of_the_latent_with_a_learning_rate_of_their_own():
+    latent = Settings(depth=1, output="detail", lr=0.02)
+    expected = asdict(latent) | {"lr": 0.05, "bound": 200.0, "seed": 0}
+    assert asdict(SemanticSettings.like(latent)) == expected
 
 
 def test_other_denoisers_are_passed_by(golden, prepared):

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..checks import require
-from ..progress import OnStep
-from ..protocols import Bottleneck, BottleneckDenoiser, ImageCodec
-from .optimizer import NoisyLatent, check_output
-from .protect import Prepared, Settings
-from .variables import Objective, Optimised, Rendering, optimize
+from ...checks import require
+from ...progress import OnStep
+from ...protocols import Bottleneck, BottleneckDenoiser, ImageCodec
+from ..optimizer import NoisyLatent, check_output
+from ..protect import Prepared, Settings
+from ..variables import Objective, Optimised, Rendering, optimize
 
 WHERE = "Semantic Offset"
 SPREAD = 0.01  # standard deviation of the start, before tanh: at 0 a photo that should be left has no gradient
@@ -32,12 +32,20 @@ class SemanticSettings(Settings):
 
     Args:
         bound: of every value of the offset, in standard deviations of the photo's own bottleneck, so that it means the
-            same for every model. DiffProtect's code is bounded by 0.02 in its release; measured in docs/RESULTS.md.
+            same for every model. The default is what suffices with the demo model; DiffProtect's release bounds its
+            code by 0.02, which changes nothing here (docs/RESULTS.md).
+        lr: of AdamW.
         seed: of the start.
     """
 
-    bound: float = 60.0
+    lr: float = 0.05
+    bound: float = 200.0
     seed: int = 0
+
+    @classmethod
+    def like(cls, settings: Settings) -> SemanticSettings:
+        """The knobs of the latent, with a learning rate of its own."""
+        return cls(**asdict(settings) | {"lr": cls.lr})
 
 
 class BottleneckOffset:
