@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .checks import ProtectionError, require, require_image
 from .method.schedule import scaled_linear_alphas_cumprod
-from .protocols import SelfAttention
+from .protocols import Bottleneck, SelfAttention
 from .speed.checkpointing import blocks_of, recomputed
 
 PARTS = ("unet", "vae", "text_encoder")  # the networks of a Stable Diffusion in diffusers' format, a folder each
@@ -24,7 +24,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 
 
 class DiffusersDenoiser:
-    """A Denoiser over UNet2DConditionModel. The model is left as it was found after every call.
+    """A BottleneckDenoiser over UNet2DConditionModel. The model is left as it was found after every call.
 
     The model may be bfloat16; latents, losses and the returned noise keep the latent's dtype.
 
@@ -57,11 +57,16 @@ class DiffusersDenoiser:
         self._self_attentions = {name: m for name, m in unet.named_modules() if name.endswith(".attn1")}
 
     def __call__(
-        self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
+        self,
+        latent: Tensor,
+        timestep: int,
+        context: Tensor,
+        self_attention: SelfAttention | None = None,
+        bottleneck: Bottleneck | None = None,
     ) -> Tensor:
         dtype = self.unet.dtype
         at = torch.full((), timestep, device=latent.device)  # a number would be copied to a GPU, which waits for it
-        with self._computed_by(self_attention), self._recomputed(self_attention):
+        with self._computed_by(self_attention), self._recomputed(self_attention), self._changed_by(bottleneck):
             output = self.unet(latent.to(dtype), at, encoder_hidden_states=context.to(dtype)).sample
         output = output.to(latent.dtype)
         if self.prediction_type == "epsilon":
@@ -91,6 +96,18 @@ class DiffusersDenoiser:
         finally:
             for name, module in self._self_attentions.items():
                 module.processor = original[name]
+
+    @contextmanager
+    def _changed_by(self, bottleneck: Bottleneck | None) -> Iterator[None]:
+        """The middle block gives what the function makes of its output."""
+        if bottleneck is None:
+            yield
+            return
+        hook = self.unet.mid_block.register_forward_hook(lambda _block, _inputs, output: bottleneck(output))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 class _Processor:

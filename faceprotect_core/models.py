@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .files import digest_of_files
-from .protocols import Denoiser, ImageCodec
+from .protocols import BottleneckDenoiser, ImageCodec
 
 DEMO = "demo"
 
@@ -25,7 +25,7 @@ class LoadedModel:
         sha256: of its weights.
     """
 
-    denoiser: Denoiser
+    denoiser: BottleneckDenoiser
     codec: ImageCodec
     context: Tensor
     size: int

@@ -1,4 +1,4 @@
-"""The two protocols that everything else is built on. Adapters: diffusers_backend (the library on its own), nodes/host
+"""The protocols that everything else is built on. Adapters: diffusers_backend (the library on its own), nodes/host
 (inside ComfyUI)."""
 
 from collections.abc import Callable
@@ -8,6 +8,9 @@ from torch import Tensor
 
 SelfAttention = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 """(layer name, query, key, value: [B, heads, tokens, dim]) -> attention output [B, heads, tokens, dim]."""
+
+Bottleneck = Callable[[Tensor], Tensor]
+"""What the U-Net's middle block gives, [B, channels, h, w] -> what the path up gets instead, of the same shape."""
 
 
 class Denoiser(Protocol):
@@ -20,6 +23,24 @@ class Denoiser(Protocol):
 
         latent: scaled latent [B, C, h, w]. timestep: training timestep. context: [B, tokens, dim].
         self_attention, when given, computes every self-attention layer.
+        """
+        ...
+
+
+class BottleneckDenoiser(Denoiser, Protocol):
+    """A U-Net whose bottleneck can be seen and changed."""
+
+    def __call__(
+        self,
+        latent: Tensor,
+        timestep: int,
+        context: Tensor,
+        self_attention: SelfAttention | None = None,
+        bottleneck: Bottleneck | None = None,
+    ) -> Tensor:
+        """As a Denoiser, differentiable in what bottleneck, when given, makes of the middle block's output, too.
+
+        For this call alone: the network is nobody else's with it.
         """
         ...
 

@@ -1,6 +1,7 @@
-"""What is best optimised: the noisy latent, the lightness of the photo, coarse or fine, or its colours.
+"""What is best optimised: the noisy latent, the U-Net's bottleneck, the lightness of the photo, or its colours.
 
     python -m faceprotect_core.evaluation.variables --images FACES --out variables.json [--people 20] [--pictures DIR]
+        [--variables latent,semantic]
 
 FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Every change is computed against the three
 built-in surrogates and scaled until the judge, which is in no loss, is equally far past its threshold; then the
@@ -28,6 +29,7 @@ from ..demo import load_demo_model
 from ..faces import Face, face_mask, find_face, load_detector
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ..method.objectives import IdentityObjective
+from ..method.peers.semantic import SemanticSettings, protect_by_semantics
 from ..method.protect import prepare
 from ..method.variables import optimize
 from ..method.views import AlignmentJitter
@@ -42,6 +44,7 @@ log = logging.getLogger("faceprotect.evaluation.variables")
 EQUAL_MARGIN = 0.1  # of the judge, past its threshold at FAR 0.01, to the original: in units of its distance
 LOSS_MARGIN = 0.25  # of the surrogates in the loss: beyond it pushing eases off
 ITERATIONS = {LIGHT: 60, DIFFUSION: 40}
+DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"].diffusion, iterations=ITERATIONS[DIFFUSION])
 LARGEST_FACTOR, HALVINGS = 2.0, 12
 AFTER = ("jpeg 50", "half size", "vae", "ddim", "mirrored")
 COARSE = 16  # of two scales: values along each side of the coarser plane
@@ -91,6 +94,7 @@ class Variables:
             "colour 64": self._light(Colour, light),
             "latent": self._latent(keep_colours=False),
             "latent, lightness only": self._latent(keep_colours=True),
+            "semantic": self._semantic(),
         }
 
     def _light(self, kind: type[LightAndShade], settings: LightAndShadeSettings) -> Change:
@@ -102,13 +106,23 @@ class Variables:
         return run
 
     def _latent(self, keep_colours: bool) -> Change:
-        preset = PRESETS[DIFFUSION]["balanced"].diffusion
-        settings = replace(preset, iterations=ITERATIONS[DIFFUSION], keep_colours=keep_colours)
+        settings = replace(DIFFUSED, keep_colours=keep_colours)
 
         def run(photo, face, mask, objective):
             denoiser, codec, context = self.model[:3]
             prepared = prepare(denoiser, codec, photo, context, settings)
             return prepared.optimize(denoiser, codec, objective, settings, mask=mask).image - photo
+
+        return run
+
+    def _semantic(self) -> Change:
+        settings = SemanticSettings.like(DIFFUSED)
+
+        def run(photo, face, mask, objective):
+            denoiser, codec, context = self.model[:3]
+            prepared = prepare(denoiser, codec, photo, context, settings)
+            found = protect_by_semantics(denoiser, codec, prepared, objective, settings, mask=mask)
+            return found.rendering.image - photo
 
         return run
 
@@ -202,14 +216,18 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every person's numbers; gone on with")
     parser.add_argument("--people", type=int, default=20, help="the first so many of those held out (20)")
+    parser.add_argument("--variables", type=lambda names: names.split(","), help="some of them, by name (all)")
     parser.add_argument("--pictures", type=Path, help="folder for the images")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     people = json.loads(args.out.read_text()) if args.out.exists() else {}
     comparison = Comparison()
+    wanted = args.variables or list(comparison.variables)
+    if unknown := set(wanted) - set(comparison.variables):
+        parser.error(f"there is no variable {', '.join(unknown)}; use some of {', '.join(comparison.variables)}")
     _, held_out = split_identities(args.images)
     for path, second in pairs_among(held_out)[: args.people]:
-        missing = [name for name in comparison.variables if name not in people.get(path.stem, {})]
+        missing = [name for name in wanted if name not in people.get(path.stem, {})]
         if not missing:
             continue
         photo, other = read_photos(path, second).split(1)

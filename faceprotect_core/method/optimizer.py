@@ -1,5 +1,6 @@
 """Adversarial latent optimisation: the noisy latent is changed until the surrogates see somebody else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +84,7 @@ def optimize_latent(
         ProtectionError: shapes that do not fit together, or a loss or an image that becomes NaN.
     """
     require_embeddings(trajectory, embeddings, WHERE)
-    _check(output, image, mask, keep_colours)
+    check_output(output, image, mask, keep_colours, WHERE)
     photo = image if output == "detail" else None
     with torch.enable_grad():
         variable = NoisyLatent(
@@ -134,7 +135,10 @@ class NoisyLatent:
 
     def render(self, value: Tensor) -> Rendering:
         """[B, C, h, w] -> the changed image, the structure loss [B], and what was denoised."""
-        decoded_latent, structure_loss = self.denoise(value)
+        return self.shown(*self.denoise(value))
+
+    def shown(self, decoded_latent: Tensor, structure_loss: Tensor) -> Rendering:
+        """What `denoise` gave -> the changed image, as `output` wants it."""
         image = self.codec.decode(decoded_latent)
         if self.photo is not None:
             change = image - self.decoded_unchanged
@@ -146,11 +150,14 @@ class NoisyLatent:
             losses["fidelity"] = self.fidelity_weight * (image - self.unchanged).square().flatten(1).mean(1)
         return Rendering(image, losses, decoded_latent)
 
-    def denoise(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def denoise(self, latent: Tensor, denoisers: Sequence[Denoiser] | None = None) -> tuple[Tensor, Tensor]:
+        """[B, C, h, w] -> what it denoises to, and the structure loss [B]. denoisers: one for each step, if not one for
+        all."""
+        denoisers = denoisers or [self.denoiser] * self.trajectory.depth
         structure_loss = latent.new_zeros(latent.shape[0])
-        for step in range(self.trajectory.depth):
+        for step, denoiser in enumerate(denoisers):
             layers = StructureLoss(self.structure.queries_and_keys[step]) if self.structure else None
-            latent = self.trajectory.denoise_step(self.denoiser, latent, step, self.embeddings[step], layers)
+            latent = self.trajectory.denoise_step(denoiser, latent, step, self.embeddings[step], layers)
             structure_loss = structure_loss + (layers.loss if layers else 0.0)
         return latent, structure_loss
 
@@ -160,25 +167,26 @@ def is_grey(photo: Tensor) -> Tensor:
     return (photo.amax(1) == photo.amin(1)).flatten(1).all(1)
 
 
-def _check(output: str, image: Tensor | None, mask: Tensor | None, keep_colours: bool) -> None:
+def check_output(output: str, image: Tensor | None, mask: Tensor | None, keep_colours: bool, where: str) -> None:
+    """Refuses what does not go together; where: the block, for messages. The others: see `optimize_latent`."""
     require(
         output in ("published", "detail"),
-        f'{WHERE}: output must be "published" or "detail", got {output!r}',
+        f'{where}: output must be "published" or "detail", got {output!r}',
         'use "published" to repeat the paper, "detail" to keep the photo\'s own pixels',
     )
     require(
         output == "detail" or mask is None,
-        f'{WHERE}: a mask works with output "detail" only, got {output!r}',
+        f'{where}: a mask works with output "detail" only, got {output!r}',
         'choose output "detail", or disconnect the mask',
     )
     require(
         output == "detail" or not keep_colours,
-        f'{WHERE}: keep_colours works with output "detail" only, got {output!r}',
+        f'{where}: keep_colours works with output "detail" only, got {output!r}',
         'choose output "detail", or switch keep_colours off',
     )
     if output == "detail":
-        problem = f'{WHERE}: output "detail" needs the photo it adds the change to, and no image is connected'
-        require_image(given(image, problem, "connect the photo to the input image"), WHERE)
+        problem = f'{where}: output "detail" needs the photo it adds the change to, and no image is connected'
+        require_image(given(image, problem, "connect the photo to the input image"), where)
 
 
 def _require_same_size(photo: Tensor, decoded: Tensor) -> None:

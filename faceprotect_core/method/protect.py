@@ -71,18 +71,13 @@ class Prepared:
 
         Raises ProtectionError when the structure is wanted and was not captured, and what `optimize_latent` raises.
         """
-        require(
-            self.structure is not None or not settings.structure,
-            "the settings want the structure to be held, and the photo was prepared without it",
-            "prepare the photo with structure=True, or optimise it with structure=False",
-        )
         return optimize_latent(
             denoiser,
             codec,
             self.trajectory,
             self.embeddings,
             objective,
-            structure=self.structure if settings.structure else None,
+            structure=self.held(settings),
             iterations=settings.iterations,
             lr=settings.lr,
             objective_weight=settings.objective_weight,
@@ -95,6 +90,15 @@ class Prepared:
             start=start,
             on_step=on_step,
         )
+
+    def held(self, settings: Settings) -> SelfAttentionReference | None:
+        """What the structure loss holds to; None where the settings leave it out."""
+        require(
+            self.structure is not None or not settings.structure,
+            "the settings want the structure to be held, and the photo was prepared without it",
+            "prepare the photo with structure=True, or optimise it with structure=False",
+        )
+        return self.structure if settings.structure else None
 
 
 def prepare(

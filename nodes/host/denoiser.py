@@ -1,4 +1,4 @@
-"""MODEL -> the core's Denoiser."""
+"""MODEL -> the core's Denoiser, whose bottleneck can be changed, too."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...faceprotect_core.protocols import SelfAttention
+from ...faceprotect_core.protocols import Bottleneck, SelfAttention
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.memory import unet_bytes
 from .models import plain_patcher, require_supported
 from .settings import compute_dtype, settings_of
 
+AFTER_MIDDLE = "middle_block_after_patch"  # ComfyUI's name for what changes the middle block's output
+
 
 class ComfyDenoiser:
-    """A Denoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never changed.
+    """A BottleneckDenoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never
+    changed.
 
     low_memory: the blocks are computed again in the backward pass; the result is the same. What self_attention collects
     is collected in the forward pass alone: while a block is computed again, a copy of self_attention takes its place.
@@ -44,14 +47,19 @@ class ComfyDenoiser:
             )
 
     def __call__(
-        self, latent: Tensor, timestep: int, context: Tensor, self_attention: SelfAttention | None = None
+        self,
+        latent: Tensor,
+        timestep: int,
+        context: Tensor,
+        self_attention: SelfAttention | None = None,
+        bottleneck: Bottleneck | None = None,
     ) -> Tensor:
         level = self.sigmas[timestep].item()
         alpha = 1.0 / (1.0 + level**2)
         sigma = latent.new_full((latent.shape[0],), level)  # made on the GPU: a copy would wait for it
         arguments = {
             "c_crossattn": context,
-            "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention),
+            "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention, bottleneck),
         }
         noisy = latent / alpha**0.5
         wrapper = self.options.get("model_function_wrapper")
@@ -63,13 +71,19 @@ class ComfyDenoiser:
                 denoised = self.base.apply_model(noisy, sigma, **arguments)
         return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
 
-    def _transformer_options(self, sigma: Tensor, batch: int, self_attention: SelfAttention | None) -> dict:
+    def _transformer_options(
+        self, sigma: Tensor, batch: int, self_attention: SelfAttention | None, bottleneck: Bottleneck | None
+    ) -> dict:
         options = comfy.patcher_extension.merge_nested_dicts({}, self.options["transformer_options"], copy_dict1=False)
         options |= {"cond_or_uncond": [1], "sigmas": sigma, "uuids": [None]}
         if self_attention:
             patches = dict(options.get("patches_replace", {}))
             patches["attn1"] = dict.fromkeys(self._transformer_blocks(), self._attention_patch)
             options["patches_replace"] = patches
+        if bottleneck:
+            patches = dict(options.get("patches", {}))
+            patches[AFTER_MIDDLE] = [*patches.get(AFTER_MIDDLE, ()), lambda now: {"h": bottleneck(now["h"])}]
+            options["patches"] = patches
         return options
 
     def _attention_patch(self, query: Tensor, key: Tensor, value: Tensor, extra: dict) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from comfyui_models import core_module, state
 from golden import FOLDER, RECORDS, load_golden
 from tiny import random_image, tiny_surrogate
 
@@ -96,6 +97,90 @@ def test_comfyuis_schedule_is_stable_diffusions(pack, backends):
     (denoiser, _), *_ = backends
     schedule = pack.host.schedule_of(denoiser.patcher, 20, 1)
     close(schedule.alphas_cumprod, pack.core.DDIMSchedule.scaled_linear().alphas_cumprod, atol=1e-7)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_both_have_the_same_bottleneck_and_are_moved_by_it_alike(backends, in_comfyui, low_memory):
+    (ours, _), (theirs, _), context = backends
+    seen, predicted, gradients = [], [], []
+    for denoiser in (ours, theirs):
+        offset = (0.5 * torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(2))).requires_grad_()
+
+        def move(bottleneck, offset=offset):
+            seen.append(bottleneck)
+            return bottleneck + offset
+
+        denoiser.low_memory = low_memory
+        predicted.append(denoiser(noise(2, 16), 101, context.expand(2, -1, -1), bottleneck=move))
+        denoiser.low_memory = False
+        gradients.append(torch.autograd.grad(predicted[-1].square().sum(), offset)[0])
+    assert seen[0].shape == (2, 128, 4, 4)
+    close(*seen, atol=2e-5)
+    close(*predicted, atol=2e-5)
+    close(gradients[0] / gradients[1].abs().max(), gradients[1] / gradients[1].abs().max(), atol=1e-5)
+    with torch.no_grad():
+        assert (predicted[0] - ours(noise(2, 16), 101, context.expand(2, -1, -1))).abs().max() > 1e-3
+
+
+def test_both_protect_alike_by_an_offset_in_the_bottleneck(pack, backends, in_comfyui):
+    ours, theirs, context = backends
+    semantic = core_module(pack, "method.peers.semantic")
+    image, surrogate = random_image(1, 64, dtype=torch.float32), tiny_surrogate(dtype=torch.float32)
+    target = random_image(1, 64, seed=1, dtype=torch.float32)
+    settings = semantic.SemanticSettings(null_text_iterations=1, iterations=3, lr=0.1, objective_weight=1.0)
+    results = []
+    for backend in (ours, theirs):
+        prepared = pack.core.prepare(*backend, image, context, settings)
+        objective = pack.core.IdentityObjective([surrogate], target)
+        results.append(semantic.protect_by_semantics(*backend, prepared, objective, settings))
+    mine, other = results
+    close(mine.rendering.image, other.rendering.image, atol=2e-4)
+    close(mine.history["identity"], other.history["identity"], atol=1e-5)
+    assert mine.history["identity"][-1] < mine.history["identity"][0]
+
+
+def test_what_moves_the_bottleneck_is_gone_after_the_call_also_after_an_exception(backends, in_comfyui):
+    """The same MODEL, used by others meanwhile and afterwards: bit-equal, and nothing of ours on it."""
+    (ours, _), _, context = backends
+    others, options = ours.patcher.clone(), repr(ours.patcher.model_options)
+    before, unmoved = state(ours.base), ours(noise(1, 16), 101, context)
+
+    def seen_by_others():
+        return others.model.apply_model(noise(1, 16), torch.tensor([0.5]), c_crossattn=context, transformer_options={})
+
+    expected = seen_by_others()
+
+    def move(bottleneck):
+        assert torch.equal(seen_by_others(), expected)
+        return bottleneck + 1.0
+
+    def fails(_bottleneck):
+        raise ZeroDivisionError
+
+    assert not torch.equal(ours(noise(1, 16), 101, context, bottleneck=move), unmoved)
+    with pytest.raises(ZeroDivisionError):
+        ours(noise(1, 16), 101, context, bottleneck=fails)
+    assert torch.equal(ours(noise(1, 16), 101, context), unmoved)
+    assert torch.equal(seen_by_others(), expected)
+    assert repr(ours.patcher.model_options) == repr(others.model_options) == options
+    after = state(ours.base)
+    assert all(after[name][0] is tensor and torch.equal(tensor, bits) for name, (tensor, _, bits) in before.items())
+
+
+def test_a_patch_of_the_users_after_the_middle_block_comes_first(pack, backends, in_comfyui):
+    (ours, _), _, context = backends
+    patched = ours.patcher.clone()
+    patched.model_options["transformer_options"].setdefault("patches", {})["middle_block_after_patch"] = [
+        lambda now: {"h": 0.0 * now["h"] + 3.0}
+    ]
+    options, seen = repr(patched.model_options), []
+
+    def look(bottleneck):
+        seen.append(bottleneck)
+        return bottleneck
+
+    pack.host.ComfyDenoiser(patched)(noise(1, 16), 101, context, bottleneck=look)
+    assert (seen[0] == 3.0).all() and repr(patched.model_options) == options
 
 
 @pytest.mark.parametrize("output", ["published", "detail"])

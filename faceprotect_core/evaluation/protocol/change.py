@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...faces import Face, face_mask
 from ...method.light_and_shade import protect_by_light
+from ...method.peers.semantic import SemanticSettings, protect_by_semantics
 from ...method.protect import PREPARATION, Prepared, Settings, prepare
 from ...models import LoadedModel
 from ...pixels import as_saved
@@ -56,9 +57,13 @@ def _diffused(subject: Subject, settings: Settings, objective: Objective, mask, 
         with_structure = replace(settings, structure=True)
         subject.prepared[key] = prepare(model.denoiser, model.codec, subject.photo, model.context, with_structure)
     prepared = subject.prepared[key]
-    result = prepared.optimize(model.denoiser, model.codec, objective, settings, mask=mask)
+    parts = model.denoiser, model.codec
+    if isinstance(settings, SemanticSettings):
+        image = protect_by_semantics(*parts, prepared, objective, settings, mask=mask).rendering.image.clamp(0.0, 1.0)
+    else:
+        image = prepared.optimize(*parts, objective, settings, mask=mask).image
     reconstruction = (prepared.structure.latent - prepared.trajectory.latents[0]).square().mean().item()
-    return as_saved(result.image), reconstruction
+    return as_saved(image), reconstruction
 
 
 def _attack(photo: Tensor, objective: Objective, method: Method, mask: Tensor | None) -> Tensor:

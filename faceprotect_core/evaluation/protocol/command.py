@@ -72,7 +72,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--methods",
         type=_names,
         default=["main"],
-        help="some of main, variants, ablations, depths, depths without embeddings, noise, or single ones (main)",
+        help="groups or single ones: main, peers, variants, ablations, depths, depths without embeddings, noise (main)",
     )
     add(
         "--framing",

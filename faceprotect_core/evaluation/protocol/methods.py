@@ -1,5 +1,5 @@
-"""What is compared: the method over the latent and over light and shade, its variants and ablations, what the
-autoencoder and DDIM alone do to a photo, and noise."""
+"""What is compared: the method over the latent, over light and shade and over the U-Net's bottleneck, its variants and
+ablations, what the autoencoder and DDIM alone do to a photo, and noise."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...checks import require
+from ...method.peers.semantic import SemanticSettings
 from ...method.protect import PAPER, PREPARATION
 from ...photos.settings import DIFFUSION, LIGHT, PRESETS
 
-Kind = Literal["unchanged", "vae", "diffusion", "light", "pixels"]
+Kind = Literal["unchanged", "vae", "diffusion", "semantic", "light", "pixels"]
 DEPTHS = range(1, 8)  # the paper's figure of depths
 DEPTH_GROUPS = ("depths", "depths without embeddings")
 MARGIN = 0.25  # of light and shade: beyond it pushing eases off, and less change does
@@ -21,9 +22,10 @@ COARSE = 32  # values along each side of the plane, instead of the preset's
 class Method:
     """One way to change a photo.
 
-    kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method; "light": light and shade; "pixels":
-        the attack of attacks/pixel_attacks.py of that name.
-    settings: Settings, LightAndShadeSettings or PixelAttackSettings; None where there is nothing to set.
+    kind: "unchanged"; "vae": encoded and decoded; "diffusion": the paper's method; "semantic": an offset in the U-Net's
+        bottleneck; "light": light and shade; "pixels": the attack of attacks/pixel_attacks.py of that name.
+    settings: Settings, SemanticSettings, LightAndShadeSettings or PixelAttackSettings; None where there is nothing to
+        set.
     loss: arguments of `IdentityObjective` beside what the goal asks for: margin, steepness; jitter counts the wrong
         alignments for each surrogate in an iteration.
     masked: only the face may change; with output "detail", light and shade, and in pixel space.
@@ -41,7 +43,9 @@ class Method:
     @property
     def attacks(self) -> bool:
         """Whether recognisers are worked against, so that goal and surrogates make a difference."""
-        return self.kind in ("pixels", "light") or (self.kind == "diffusion" and self.settings.iterations > 0)
+        return self.kind in ("pixels", "light", "semantic") or (
+            self.kind == "diffusion" and self.settings.iterations > 0
+        )
 
     @property
     def knobs(self) -> dict:
@@ -69,12 +73,23 @@ def light_and_shade(name: str) -> Method:
     return Method("light", preset.light, loss=loss, masked=True, about=about)
 
 
+def semantic(ours: Method) -> Method:
+    """The setting that is called "ours" with the bottleneck instead of the latent."""
+    settings = SemanticSettings.like(ours.settings)
+    about = (
+        f"an offset in the U-Net's bottleneck of at most {settings.bound:g} of its standard deviations, the nearest to "
+        "a semantic code; not DiffProtect's diffusion autoencoder, signed steps and bound of 0.02"
+    )
+    return Method("semantic", settings, masked=ours.masked, about=about)
+
+
 def method_groups(base: str) -> dict[str, dict[str, Method]]:
     """Group -> name -> method: everything that the command knows. base: see `base_method`."""
     ours = base_method(base)
     return {
         "reference": _without_attack(ours),
         "main": {"ours": ours, "light and shade": light_and_shade(base), "paper": base_method("paper")},
+        "peers": {"semantic (DiffProtect style)": semantic(ours)},
         "variants": _variants(ours, light_and_shade(base)),
         "ablations": _ablations(ours),
         "depths": {f"depth {depth}": _changed(ours, f"{depth} of 20 DDIM steps", depth=depth) for depth in DEPTHS},

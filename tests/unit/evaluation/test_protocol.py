@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import needs
-from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
+from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, prepare, protect
 from faceprotect_core.__main__ import main
 from faceprotect_core.evaluation.protocol import methods, results, trial
 from faceprotect_core.evaluation.protocol.command import add_arguments
@@ -22,6 +22,7 @@ from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
 from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
 from faceprotect_core.faces import face_mask, find_face
 from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.method.peers.semantic import SemanticSettings, protect_by_semantics
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.robustness import processings
@@ -125,6 +126,28 @@ def test_a_trial_of_light_and_shade_is_its_own_call_with_jitter_and_a_margin(lab
     assert not torch.equal(saved, photo)
     assert record["reconstruction_mse"] is None
     assert record["settings"]["method"]["loss"] == {"margin": 0.25, "steepness": 6.0, "jitter": 1}
+
+
+def test_a_trial_of_the_semantic_row_is_its_own_call_on_what_was_prepared_for_ours(lab, people, demo):
+    pair = read_pairs(people)[0]
+    names = ("ours", "semantic (DiffProtect style)")
+    ours, job = (Job(Experiment(name, DODGING, ("dlib_resnet",)), pair) for name in names)
+    lab(ours)
+    prepared = dict(lab._subject.prepared)
+    record = lab(job)
+    assert lab._subject.prepared == prepared and len(prepared) == 1
+    photo = read_square(pair.photo, 256)
+    face = find_face(photo[0])
+    objective = IdentityObjective([load_surrogate("dlib_resnet")], source=photo, face=face, source_face=face)
+    denoiser, codec, context = demo
+    settings = SemanticSettings.like(QUICK.diffusion)
+    expected = protect_by_semantics(
+        denoiser, codec, prepare(denoiser, codec, photo, context, settings), objective, settings,
+        mask=face_mask([face], 256, 256)[None],
+    ).rendering.image  # fmt: skip
+    saved = read_square(trial_file(lab.setup, job, ".png"), 256)
+    assert torch.equal(saved, as_saved(expected)) and not torch.equal(saved, photo)
+    assert record["settings"]["method"]["bound"] == settings.bound and record["settings"]["goal"] == DODGING
 
 
 @pytest.mark.parametrize("name", ["ours with jitter", "ours in lightness only", "light and shade at 32"])

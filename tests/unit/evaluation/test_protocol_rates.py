@@ -14,6 +14,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
+from faceprotect_core.method.peers.semantic import SemanticSettings
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
@@ -185,6 +186,16 @@ def test_each_variant_differs_in_what_it_is_named_after(base):
     else:
         assert variants["ours in lightness only"].settings == replace(ours.settings, keep_colours=True)
     assert light.masked and all(one.attacks for one in (light, *variants.values()))
+
+
+@pytest.mark.parametrize("base", ["paper", "fast", "balanced", "strong"])
+def test_the_semantic_row_is_ours_with_another_variable_and_says_what_it_is_not(base):
+    groups = method_groups(base)
+    ours, semantic = groups["main"]["ours"], groups["peers"]["semantic (DiffProtect style)"]
+    assert semantic.settings == SemanticSettings.like(ours.settings) and semantic.attacks
+    assert (semantic.loss, semantic.masked) == (ours.loss, ours.masked)
+    assert "bottleneck" in semantic.about and "not DiffProtect's" in semantic.about
+    assert list(chosen_methods(base, ["peers"]))[-1] == "semantic (DiffProtect style)"
 
 
 def test_the_unprotected_photo_and_the_reconstructions_are_always_there():

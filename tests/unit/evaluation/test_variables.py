@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from faceprotect_core import IdentityObjective, Settings
+from faceprotect_core.evaluation import variables
 from faceprotect_core.evaluation.variables import Colour, TwoScales, ciede2000, table
 from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings
+from tiny import random_image, tiny_surrogate
 
 SETTINGS = LightAndShadeSettings(grid=32, strength=10.0)
 
@@ -40,6 +43,16 @@ def test_the_coarse_scale_moves_whole_cells(photo, mask):
     change = variable.render(value).image - photo
     left, right = change[0, 0, 20:44, 16:28].mean(), change[0, 0, 20:44, 36:48].mean()
     assert right - left > 5 / 255
+
+
+@pytest.mark.parametrize("name", ["latent", "semantic"])
+def test_with_the_model_too_the_mask_alone_is_changed(name, demo, monkeypatch):
+    monkeypatch.setattr(variables, "DIFFUSED", Settings(depth=1, null_text_iterations=0, iterations=2, output="detail"))
+    photo, mask = random_image(dtype=torch.float32), torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    objective = IdentityObjective([tiny_surrogate(dtype=torch.float32)], source=photo)
+    change = variables.Variables(demo).all()[name](photo, None, mask, objective)
+    assert torch.equal(change[:, :, :16], torch.zeros(1, 3, 16, 64)) and change.abs().max() > 1e-4
 
 
 def test_the_difference_is_the_eyes(photo, mask):

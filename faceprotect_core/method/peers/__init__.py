@@ -1,0 +1,1 @@
+"""The ways of other papers, over the same loop; research, in the protocol."""
