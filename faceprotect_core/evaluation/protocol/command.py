@@ -72,7 +72,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--methods",
         type=_names,
         default=["main"],
-        help="some of main, variants, ablations, depths, depths without embeddings, noise, or single ones (main)",
+        help="some of main, makeup, variants, ablations, depths, depths without embeddings, noise, or single ones "
+        "(main)",
     )
     add(
         "--framing",
