@@ -8,6 +8,7 @@ from .demo import LoadDemoModel
 from .faces import DetectFaces
 from .inversion import DDIMInversion
 from .light_and_shade import LightAndShade
+from .makeup import MakeupReference
 from .null_text import NullTextLearner
 from .objectives import FRSurrogateLoss
 from .optimizer import AdversarialLatentOptimizer
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     NullTextLearner,
     SelfAttentionCapture,
     FRSurrogateLoss,
+    MakeupReference,
     AdversarialLatentOptimizer,
     LightAndShade,
     PixelSpaceAttack,

@@ -1,4 +1,4 @@
-"""Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK (core: faces/)."""
+"""Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK, MASK (core: faces/)."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,10 @@ from ..faceprotect_core.faces import (
     detect_faces,
     face_from_mediapipe,
     face_mask,
+    face_regions,
     load_detector,
     select_faces,
+    window_around,
 )
 from ..faceprotect_core.faces.face import Box
 from ..faceprotect_core.faces.windows import WINDOW
@@ -73,6 +75,11 @@ class DetectFaces(io.ComfyNode):
                     display_name="mask",
                     tooltip="1 on the faces, falling softly to 0 at their outline: where the photo may change.",
                 ),
+                io.Mask.Output(
+                    display_name="regions",
+                    tooltip="Four masks for each image, in this order: skin, eyes, brows, lips. Of all of its faces "
+                    "together.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -82,10 +89,11 @@ class DetectFaces(io.ComfyNode):
         photos = host.to_core_image(image, "Detect Faces")
         found = find_faces(photos, "Detect Faces", threshold=threshold, min_face=min_face)
         mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
+        regions = torch.cat([_regions(photo, faces) for photo, faces in zip(photos, found, strict=True)])
         report = "\n\n".join([*map(words.found, found), f"Note: {words.scope(min_face)}."])
         host.show_on_node(cls.hidden.unique_id, report)
         boxes = [[_box(face) for face in faces] for faces in found]
-        return io.NodeOutput(found, boxes, mask, ui=ui.PreviewText(report))
+        return io.NodeOutput(found, boxes, mask, regions, ui=ui.PreviewText(report))
 
 
 def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
@@ -99,6 +107,16 @@ def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
             "use a photo in which the face is upright and well lit; for a small face lower min_face in Detect Faces",
         )
     return found
+
+
+def _regions(photo: Tensor, faces: list[Face]) -> Tensor:
+    """Skin, eyes, brows and lips of all faces of a photo [3, H, W]: [4, H, W] in [0, 1]."""
+    masks = torch.zeros(4, *photo.shape[1:])
+    for face in faces:
+        rows, columns, here = window_around(face, photo)
+        part = masks[:, rows, columns]
+        part[:] = torch.maximum(part, torch.cat([*face_regions(here, *part.shape[1:]).values()]))
+    return masks
 
 
 @dataclass(frozen=True)

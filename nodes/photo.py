@@ -123,6 +123,12 @@ class ProtectPhoto(io.ComfyNode):
                     "blobs is a face, and nothing outside it will change.",
                 ),
                 io.Image.Input("target", optional=True, tooltip="A face to look like, for synthetic and impersonate."),
+                io.Image.Input(
+                    "makeup",
+                    optional=True,
+                    tooltip="A photo of somebody with makeup: lips, eye shadow and skin are pulled towards its "
+                    "colours, as far as the change goes. Without it no makeup.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The protected photos, in their own size."),
@@ -165,6 +171,7 @@ class ProtectPhoto(io.ComfyNode):
         bboxes=None,
         mask=None,
         target=None,
+        makeup=None,
     ) -> io.NodeOutput:
         require_untouched(cls.hidden, "image", WHERE)
         way, models = _way(way, model, vae, conditioning)
@@ -188,6 +195,7 @@ class ProtectPhoto(io.ComfyNode):
                 other=_other(other_photo),
                 goal=goal,
                 target=_target(goal, target),
+                makeup=None if makeup is None else _one_face(makeup, "makeup"),
                 schedule=ready.schedule,
                 detector=select.detector,
                 faces_per_batch=ready.faces_at_once,
@@ -266,7 +274,7 @@ def _accepted(
     return outcome
 
 
-def _target(goal: str, target):
+def _target(goal: str, target) -> torch.Tensor | None:
     """[1, 3, h, w]: whom to look like; to impersonate somebody, their photo has to be connected."""
     if goal == "dodge":
         return None
@@ -277,8 +285,13 @@ def _target(goal: str, target):
     )
     if target is None:
         return host.to_device(load_synthetic_target())
-    image = host.to_core_image(target, f"{WHERE} (target)")
-    require(len(image) == 1, f"{WHERE}: {len(image)} targets are connected", "connect one photo with one face")
+    return _one_face(target, "target")
+
+
+def _one_face(photo, name: str) -> torch.Tensor:
+    """[1, 3, h, w] of an input that takes one photo."""
+    image = host.to_core_image(photo, f"{WHERE} ({name})")
+    require(len(image) == 1, f"{WHERE}: {len(image)} photos are connected to {name}", "connect one with one face")
     return image
 
 

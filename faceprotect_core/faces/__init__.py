@@ -6,7 +6,7 @@ from .align import TEMPLATES, Template, align_face, chip_to_image
 from .crop import FaceCrop, crop_face
 from .detect import FaceDetector, detect_faces, find_face, load_detector
 from .face import Face
-from .mask import face_mask
+from .mask import eye_shadow, face_mask, face_regions
 from .paste import paste_faces
 from .regions import (
     Selection,
@@ -34,8 +34,10 @@ __all__ = [
     "crop_face",
     "crop_selection",
     "detect_faces",
+    "eye_shadow",
     "face_from_mediapipe",
     "face_mask",
+    "face_regions",
     "faces_in_boxes",
     "faces_in_mask",
     "faces_in_regions",

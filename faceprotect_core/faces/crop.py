@@ -107,7 +107,8 @@ def crop_face(
     paste_mask = _softened(limit)
     mask = _softened((paste_mask == 1).float())
     if drawn is None:
-        paste_mask = paste_mask * face_mask([inside], size, size, MASK_REACH * mask_scale, MASK_FEATHER)
+        reach = MASK_REACH * mask_scale
+        paste_mask = paste_mask * face_mask([inside], size, size, reach, MASK_FEATHER, everywhere_sure=True)
         mask = mask * face_mask([inside], size, size, mask_scale)
     require(
         bool((mask > 0.5).any()),

@@ -81,6 +81,7 @@ class IdentityObjective:
         self.crop_box, self.face = crop_box, face
         self.reduction, self.margin = reduction, margin
         self.weights, self.jitter, self.steepness = weights, jitter or AlignmentJitter(), steepness
+        self.beside: tuple[tuple[Callable[[Tensor], Tensor], float], ...] = ()
         self.target = None if target is None else self._embed_all(target, target_face)
         self.source = None if source is None else self._embed_all(source, source_face)
         if average_targets and self.target is not None:
@@ -95,7 +96,10 @@ class IdentityObjective:
         losses = torch.stack([self._loss(k, [view[k] for view in views]) for k in range(len(self.surrogates))])
         weights = None if self.weights is None else torch.tensor(self.weights).to(losses)[:, None]
         loss = (losses if weights is None else weights * losses).sum(0)
-        return loss / len(self.surrogates) if self.reduction == "mean" else loss
+        loss = loss / len(self.surrogates) if self.reduction == "mean" else loss
+        for other, weight in self.beside:
+            loss = loss + weight * other(image)
+        return loss
 
     def at(self, iteration: int) -> Callable[[Tensor], Tensor]:
         """The loss of one iteration of an optimiser."""
@@ -106,6 +110,12 @@ class IdentityObjective:
         other = copy.copy(self)
         other.surrogates = tuple(surrogates)
         return other
+
+    def plus(self, other: Callable[[Tensor], Tensor], weight: float) -> IdentityObjective:
+        """The same with weight * other(image) [B] added to its loss, as of makeup; what is reached stays the same."""
+        added = copy.copy(self)
+        added.beside = (*self.beside, (other, weight))
+        return added
 
     @torch.no_grad()
     def reached(self, image: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
+from ..makeup import WEIGHT, MakeupLoss
 from ..method.least_change import least_change
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
@@ -44,6 +45,8 @@ class Aim:
         schedule: None for Stable Diffusion's.
         target: [1, 3, h, w], whom to look like; None to dodge.
         target_face: where the face is in it.
+        makeup: [1, 3, h, w], whose lips, eye shadow and skin to take the colours of; None for no makeup.
+        makeup_face: where the face is in it.
     """
 
     goal: Goal
@@ -53,6 +56,8 @@ class Aim:
     schedule: DDIMSchedule | None
     target: Tensor | None
     target_face: Face | None
+    makeup: Tensor | None = None
+    makeup_face: Face | None = None
 
     @property
     def diffusion(self) -> Diffusion:
@@ -62,7 +67,7 @@ class Aim:
     def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
         """The loss over the crops, which are of one size, as a batch."""
         image, faces = cropped_images(crops), [crop.face for crop in crops]
-        return IdentityObjective(
+        identity = IdentityObjective(
             self.surrogates,
             target=self.target,
             source=None if self.goal == "impersonate" else image,
@@ -74,6 +79,9 @@ class Aim:
             weights=[WEIGHTS.get(one.name, 1.0) for one in self.surrogates],
             jitter=AlignmentJitter(self.settings.jitter),
         )
+        if self.makeup is None or self.makeup_face is None:
+            return identity
+        return identity.plus(MakeupLoss(image, faces, self.makeup, self.makeup_face), WEIGHT)
 
 
 def find_aim(
@@ -84,29 +92,40 @@ def find_aim(
     schedule: DDIMSchedule | None,
     target: Tensor | None,
     detector: FaceDetector,
+    makeup: Tensor | None = None,
 ) -> Aim:
-    """The aim, with the face in its target.
+    """The aim, with the faces in its target and in its reference for makeup.
 
     Args:
         target: [3, h, w] or [1, 3, h, w] with a face, for all goals but to dodge.
         detector: of `load_detector`.
+        makeup: like target; None for no makeup.
         The others: as in `Aim`.
 
     Raises:
-        ProtectionError: there is no target, or no face in it.
+        ProtectionError: there is no target, or no face in it or in the reference.
     """
     if goal == "dodge":
-        return Aim(goal, surrogates, settings, model, schedule, None, None)
-    problem = f"the goal {goal!r} needs a face to look like, and there is no target"
-    target = given(target, problem, "pass a target photo with one face, or use the goal 'dodge'")
-    target = target if target.ndim == 4 else target[None]
-    faces = detect_faces(target[0], detector)
+        target = None
+    else:
+        problem = f"the goal {goal!r} needs a face to look like, and there is no target"
+        target = given(target, problem, "pass a target photo with one face, or use the goal 'dodge'")
+    pictures = _with_face(target, "target photo", detector), _with_face(makeup, "makeup reference", detector)
+    return Aim(goal, surrogates, settings, model, schedule, *pictures[0], *pictures[1])
+
+
+def _with_face(photo: Tensor | None, what: str, detector: FaceDetector) -> tuple[Tensor | None, Face | None]:
+    """[1, 3, h, w], and the best face in it; neither where there is no photo."""
+    if photo is None:
+        return None, None
+    photo = photo if photo.ndim == 4 else photo[None]
+    faces = detect_faces(photo[0], detector)
     require(
         bool(faces),
-        f"no face found in the target photo of {target.shape[3]} x {target.shape[2]} pixels",
-        "use a target photo with one upright, well-lit face that fills much of the picture",
+        f"no face found in the {what} of {photo.shape[3]} x {photo.shape[2]} pixels",
+        f"use a {what} with one upright, well-lit face that fills much of the picture",
     )
-    return Aim(goal, surrogates, settings, model, schedule, target, faces[0])
+    return photo, faces[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,6 +68,7 @@ def protect_photo(
     other: Tensor | None = None,
     goal: Goal = "dodge",
     target: Tensor | None = None,
+    makeup: Tensor | None = None,
     faces: Sequence[Face] | None = None,
     keep: Sequence[Face] = (),
     crops: Sequence[FaceCrop] | None = None,
@@ -108,6 +109,7 @@ def protect_photo(
         other=other,
         goal=goal,
         target=target,
+        makeup=makeup,
         schedule=schedule,
         detector=detector,
         faces_per_batch=faces_per_batch,
@@ -147,6 +149,7 @@ def protect_photos(
     other: Tensor | None = None,
     goal: Goal = "dodge",
     target: Tensor | None = None,
+    makeup: Tensor | None = None,
     schedule: DDIMSchedule | None = None,
     detector: FaceDetector | None = None,
     faces_per_batch: int = 1,
@@ -169,6 +172,7 @@ def protect_photos(
         goal: "dodge": no longer the same person. "synthetic": the same, pulled towards the target, which should be
             nobody. "impersonate": to be taken for the target.
         target: [3, h, w] or [1, 3, h, w] with one face, for "synthetic" and "impersonate".
+        makeup: the same, whose lips, eye shadow and skin to take the colours of, see `MakeupLoss`; None for no makeup.
         faces_per_batch: at most this many crops of one size go through the model together, fewer where memory runs
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
             optimiser amplifies.
@@ -179,8 +183,8 @@ def protect_photos(
         For each photo its result (see `protect_photo`) or an exception of any kind.
 
     Raises:
-        ProtectionError: a goal without a target, or a target without a face; diffusion without a model; a judge that
-            is used itself.
+        ProtectionError: a goal without a target, or a target or reference without a face; diffusion without a model; a
+            judge that is used itself.
     """
     _check(goal, target, faces_per_batch, settings, model)
     require_other_network(judge, surrogates)
@@ -189,7 +193,7 @@ def protect_photos(
         cut = [photo for photo in together if isinstance(photo, CutPhoto)]
         if cut and studio is None:
             detector = detector or load_detector(cut[0].photo.device)
-            aim = find_aim(goal, surrogates, settings, model, schedule, target, detector)
+            aim = find_aim(goal, surrogates, settings, model, schedule, target, detector, makeup)
             if other is not None:
                 find_face(other, detector)  # before the work, not after it
             studio = _Studio(aim, judge, other, detector, faces_per_batch)

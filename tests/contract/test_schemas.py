@@ -19,6 +19,7 @@ IDS = {
     "FaceProtectSaveImage": "Save Protected Image",
     "FaceProtectLoadDemoModel": "Load Demo Model",
     "FaceProtectLightAndShade": "Light and Shade",
+    "FaceProtectMakeupReference": "Makeup Reference",
     "FaceProtectPixelAttack": "Pixel-Space Attack",
     "FaceProtectPerformance": "Performance Settings",
     "FaceProtectVerify": "Verify Protection",
@@ -83,6 +84,7 @@ WIDGETS = {
         "seed",
         "least_change",
     ],
+    "FaceProtectMakeupReference": ["weight", "lips", "eye_shadow", "skin"],
     "FaceProtectPixelAttack": ["method", "epsilon", "iterations", "seed"],
     "FaceProtectPerformance": [
         "precision",

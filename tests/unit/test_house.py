@@ -19,7 +19,7 @@ FLOORS = (
     ("faces",),
     ("surrogates",),
     ("method",),
-    ("attacks", "speed"),
+    ("attacks", "makeup", "speed"),
     ("diffusers_backend",),
     ("demo",),
     ("models", "verify"),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...checks import require
+from ...makeup import WEIGHT
 from ...method.peers.semantic import SemanticSettings
 from ...method.protect import PAPER, PREPARATION
 from ...photos.settings import DIFFUSION, LIGHT, PRESETS
@@ -28,6 +29,7 @@ class Method:
         set.
     loss: arguments of `IdentityObjective` beside what the goal asks for: margin, steepness; jitter counts the wrong
         alignments for each surrogate in an iteration.
+    makeup: weight of the makeup loss beside it, see `MakeupLoss`; 0 for none.
     masked: only the face may change; with output "detail", light and shade, and in pixel space.
     about: for the tables. ablation: asks what a part is good for, and is run for the first goal only.
     """
@@ -36,6 +38,7 @@ class Method:
     settings: Any = None
     attack: str = ""
     loss: dict = field(default_factory=dict)
+    makeup: float = 0.0
     masked: bool = False
     about: str = ""
     ablation: bool = False
@@ -90,6 +93,7 @@ def method_groups(base: str) -> dict[str, dict[str, Method]]:
         "reference": _without_attack(ours),
         "main": {"ours": ours, "light and shade": light_and_shade(base), "paper": base_method("paper")},
         "peers": {"semantic (DiffProtect style)": semantic(ours)},
+        "makeup": _makeup(ours, light_and_shade(base)),
         "variants": _variants(ours, light_and_shade(base)),
         "ablations": _ablations(ours),
         "depths": {f"depth {depth}": _changed(ours, f"{depth} of 20 DDIM steps", depth=depth) for depth in DEPTHS},
@@ -131,6 +135,15 @@ def _variants(ours: Method, light: Method) -> dict[str, Method]:
     if ours.settings.output == "detail":  # the decoded latent has colours of its own
         found["ours in lightness only"] = _changed(ours, "the photo keeps its colours", keep_colours=True)
     return found
+
+
+def _makeup(ours: Method, light: Method) -> dict[str, Method]:
+    """AMT-GAN's and DiffAM's loss on one photo; they train a generator with it, and here nothing is trained."""
+    about = "the makeup loss of AMT-GAN and DiffAM beside the identity loss; not their generators, which are trained"
+    return {
+        "makeup (AMT-GAN, DiffAM style)": replace(ours, makeup=WEIGHT, about=about),
+        "light and shade with makeup": replace(light, makeup=WEIGHT, about="the same loss, in lightness only"),
+    }
 
 
 def _without_attack(ours: Method) -> dict[str, Method]:

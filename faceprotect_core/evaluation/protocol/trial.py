@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +20,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...checks import require
+from ...demo import load_synthetic_target
 from ...diffusers_backend import load_vae
 from ...faces import Face, find_again, find_face, load_detector
 from ...files import digest_of_files, digest_of_tensor, sha256_of, write_atomically
+from ...makeup import MakeupLoss
 from ...method.objectives import IdentityObjective
 from ...method.views import AlignmentJitter
 from ...models import load_model
@@ -30,6 +32,7 @@ from ...pixels import to_pixels
 from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr, to_psnr
 from ...verify.robustness import processings, vae_round_trip
+from ..painted import painted
 from .change import Subject, changed_by
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods
@@ -211,7 +214,21 @@ class Lab:
         return self.setup.framing == "aligned"
 
     def objective(self, subject: Subject, experiment: Experiment, method: Method) -> IdentityObjective:
-        """Push away from the photo itself, pull towards the target, or both."""
+        """Push away from the photo itself, pull towards the target, or both; with makeup where the method has it."""
+        identity = self._identity(subject, experiment, method)
+        if not method.makeup:
+            return identity
+        makeup = MakeupLoss(subject.photo, [subject.face], *self._made_up)
+        return identity.plus(makeup, method.makeup)
+
+    @cached_property
+    def _made_up(self) -> tuple[Tensor, Face]:
+        """The reference for makeup: the face of nobody that ships, painted."""
+        nobody = load_synthetic_target().to(self.setup.device)
+        face = find_face(nobody[0], self.detector)
+        return painted(nobody[0], face)[None], face
+
+    def _identity(self, subject: Subject, experiment: Experiment, method: Method) -> IdentityObjective:
         loss = self._loss(method)
         loss["jitter"] = AlignmentJitter(loss.get("jitter", 0))
         seen = [self.recognisers[name] for name in experiment.seen]
@@ -232,8 +249,6 @@ class Lab:
         if experiment.pushed not in self._targets:
             path, box = self._target_file(experiment)
             if path is None:
-                from ...demo import load_synthetic_target
-
                 image = load_synthetic_target().to(self.setup.device)
             else:
                 box = box if self.setup.framing == "box" else None
@@ -264,6 +279,8 @@ class Lab:
         }
         if self.setup.purifier:
             found["purifier_sha256"] = digest_of_files(sorted((self.setup.purifier / "vae").glob("*.safetensors")))
+        if method.makeup:
+            found |= {"makeup": method.makeup, "makeup_sha256": digest_of_tensor(self._made_up[0])}
         if method.attacks:
             found |= {"goal": experiment.pushed, "seen": list(experiment.seen)}
             if experiment.goal != DODGING:
