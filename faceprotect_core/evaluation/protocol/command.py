@@ -72,8 +72,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--methods",
         type=_names,
         default=["main"],
-        help="groups or single ones: main, peers, makeup, variants, ablations, depths, depths without embeddings, noise "
-        "(main)",
+        help="groups or single ones: main, peers, makeup, variants, ablations, depths, depths without embeddings, "
+        "noise (main)",
     )
     add(
         "--framing",
