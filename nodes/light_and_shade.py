@@ -37,8 +37,7 @@ class LightAndShade(io.ComfyNode):
                     default=DEFAULT.iterations,
                     min=0,
                     max=10000,
-                    tooltip="Optimiser steps. More protects more and takes longer; the change does not become "
-                    "stronger, only better aimed.",
+                    tooltip="Optimiser steps. More protects more and takes longer.",
                 ),
                 io.Int.Input(
                     "grid",
@@ -49,22 +48,13 @@ class LightAndShade(io.ComfyNode):
                     "protects a little more and looks patchier; coarser looks like soft shadows.",
                 ),
                 io.Float.Input(
-                    "strength",
-                    default=DEFAULT.strength,
-                    min=0.5,
-                    max=255.0,
-                    step=0.5,
-                    tooltip="How much lighter or darker, in levels of 255: the root mean square over the mask. More "
-                    "protects more and is seen more.",
-                ),
-                io.Float.Input(
-                    "likeness_weight",
-                    default=DEFAULT.likeness_weight,
+                    "fidelity_weight",
+                    default=DEFAULT.fidelity_weight,
                     min=0.0,
-                    max=10000.0,
-                    step=1.0,
-                    tooltip="Weight of the likeness to the photo (1 - SSIM) against the identity loss. More hides the "
-                    "change where the photo has texture, and protects less. 0: no regard for it.",
+                    max=1000.0,
+                    step=0.05,
+                    tooltip="Weight of what people see of the change (colour difference, squared change, 1 - SSIM) "
+                    "against the identity loss. More is seen less and protects less. 0: no regard for looks.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -101,7 +91,7 @@ class LightAndShade(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The protected photo."),
                 io.String.Output(
                     display_name="history",
-                    tooltip="JSON: per iteration and image the identity and the likeness loss, and the surrogates' "
+                    tooltip="JSON: per iteration and image the identity and the fidelity loss, and the surrogates' "
                     "similarity at the end, with the threshold and the verdict.",
                 ),
             ],
@@ -115,15 +105,14 @@ class LightAndShade(io.ComfyNode):
         objective: ObjectiveData,
         iterations,
         grid,
-        strength,
-        likeness_weight,
+        fidelity_weight,
         learning_rate,
         early_stop,
         seed,
         least_change=False,
         mask=None,
     ) -> io.NodeOutput:
-        settings = LightAndShadeSettings(grid, strength, iterations, learning_rate, likeness_weight, seed)
+        settings = LightAndShadeSettings(grid, iterations, learning_rate, fidelity_weight, seed)
         with host.gradients(*objective.patchers):
             photo, mask = photo_and_mask(objective, image, mask, WHERE)
             result = protect_by_light(

@@ -91,8 +91,9 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     step=0.01,
                     round=False,
                     advanced=True,
-                    tooltip="Weight of the mean squared change of the image. 0 in the paper; more keeps the photo "
-                    "closer to the original and protects less.",
+                    tooltip="Weight of what people see of the change (colour difference, squared change, 1 - SSIM) "
+                    "against the identity loss. 0 in the paper, 1 in Light and Shade. More is seen less and protects "
+                    "less.",
                 ),
                 io.Boolean.Input(
                     "keep_colours",

@@ -71,12 +71,6 @@ class Colour(LightAndShade):
         super().__init__(photo, mask, settings)
         self.start = self.start.repeat(1, 3, 1, 1)
 
-    def change(self, value: Tensor) -> Tensor:
-        plane = F.interpolate(value, self.photo.shape[-2:], mode="bicubic", align_corners=False)
-        change = self.mask * plane.tanh()
-        size = (change.square().mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / self.area).sqrt()
-        return change * (self.settings.strength / 255 / size.clamp_min(1e-6))
-
 
 @dataclass(frozen=True)
 class Variables:

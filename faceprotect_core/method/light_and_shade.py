@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..checks import require, require_image
 from ..progress import OnStep
+from .fidelity import Fidelity
 from .variables import Objective, Optimised, Rendering, optimize
 
 WHERE = "Light and Shade"
-SPREAD = 0.3  # standard deviation of the start, before tanh: at 0 a photo that should be left has no gradient
+AMPLITUDE = 0.05  # of the image's range, for a value of 1: AdamW's steps are as large whatever the loss
+SPREAD = 0.3  # standard deviation of the start: at 0 a photo that should be left has no gradient
 SMALLEST, LARGEST = 4, 256  # values along each side of the plane
 
 
@@ -27,28 +29,26 @@ class LightAndShadeSettings:
 
     Args:
         grid: values along each side of the plane. Finer protects a little more and looks patchier.
-        strength: root mean square of the change over the mask, in levels of 255.
         iterations: of AdamW.
         lr: of AdamW.
-        likeness_weight: of 1 - SSIM to the photo, beside the sum of the surrogates' losses.
+        fidelity_weight: of `Fidelity`, beside the sum of the surrogates' losses. More is seen less, and protects less.
         seed: of the start.
     """
 
     grid: int = 64
-    strength: float = 10.5
     iterations: int = 90
     lr: float = 0.12
-    likeness_weight: float = 28.0
+    fidelity_weight: float = 1.0
     seed: int = 0
 
 
 class LightAndShade:
     """The variable: [B, 1, grid, grid], any real numbers -> the photo with another light.
 
-    photo + strength * t / rms(t) for t = mask * tanh(the plane, enlarged by bicubic interpolation), clamped to [0, 1].
+    photo + 0.05 * mask * the plane, enlarged by bicubic interpolation, clamped to [0, 1].
     """
 
-    losses: tuple[str, ...] = ("likeness",)
+    losses: tuple[str, ...] = ("fidelity",)
 
     def __init__(self, photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings):
         """photo: [B, 3, H, W] in [0, 1]. mask: [1 or B, 1, H, W] in [0, 1]; where it is 0, pixels stay bit-equal."""
@@ -57,26 +57,17 @@ class LightAndShade:
         generator = torch.Generator().manual_seed(settings.seed)
         start = SPREAD * torch.randn(1, 1, settings.grid, settings.grid, generator=generator)
         self.start = start.to(photo).repeat(len(photo), 1, 1, 1)
-        self.area = self.mask.flatten(1).sum(1).clamp_min(1.0)[:, None, None, None]
+        self.fidelity = Fidelity(photo, self.mask)
 
     def change(self, value: Tensor) -> Tensor:
         """[B, 1, H, W]: what is added to each channel, before clamping."""
         plane = F.interpolate(value, self.photo.shape[-2:], mode="bicubic", align_corners=False)
-        change = self.mask * plane.tanh()
-        size = (change.square().sum((1, 2, 3), keepdim=True) / self.area).sqrt()
-        return change * (self.settings.strength / 255 / size.clamp_min(1e-6))
+        return AMPLITUDE * self.mask * plane
 
     def render(self, value: Tensor) -> Rendering:
         change = self.change(value)
         image = torch.where(self.mask > 0, (self.photo + change).clamp(0.0, 1.0), self.photo)
-        return Rendering(image, {"likeness": self.settings.likeness_weight * unlikeness(self.photo, image)})
-
-
-def unlikeness(photo: Tensor, image: Tensor) -> Tensor:
-    """1 - SSIM of each pair of images [B, 3, H, W] -> [B], differentiable in the second. See verify/quality.py."""
-    from kornia.metrics import ssim
-
-    return 1.0 - ssim(photo, image, 11, padding="valid").flatten(1).mean(1)
+        return Rendering(image, {"fidelity": self.settings.fidelity_weight * self.fidelity(image)})
 
 
 def protect_by_light(
@@ -89,7 +80,7 @@ def protect_by_light(
     early_stop: bool = False,
     on_step: OnStep | None = None,
 ) -> Optimised:
-    """Change a photo's light and shade until the objective is met, as far as `strength` allows.
+    """Change a photo's light and shade until the objective is met, as far as the fidelity to the photo allows.
 
     Args:
         photo: [B, 3, H, W] in [0, 1], the untouched photo.
@@ -99,7 +90,7 @@ def protect_by_light(
         early_stop, on_step: see `optimize`.
 
     Returns:
-        `.rendering.image`: [B, 3, H, W] in [0, 1]. `.value`: [B, 1, grid, grid]. `.history`: "identity" and "likeness".
+        `.rendering.image`: [B, 3, H, W] in [0, 1]. `.value`: [B, 1, grid, grid]. `.history`: "identity" and "fidelity".
 
     Raises:
         ProtectionError: settings out of range, a mask of another size, NaN in the photo or a loss.
@@ -126,9 +117,9 @@ def _check(photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings) 
         f"use a number of values from {SMALLEST} to {LARGEST}; 64 is what was measured",
     )
     require(
-        0 < settings.strength <= 255 and settings.likeness_weight >= 0,
-        f"{WHERE}: strength is {settings.strength} and likeness_weight {settings.likeness_weight}",
-        "use a strength above 0 (about 9 of 255) and a weight that is not negative",
+        0 <= settings.fidelity_weight < float("inf"),
+        f"{WHERE}: fidelity_weight is {settings.fidelity_weight}",
+        "use 1, less to protect more, or more to be seen less",
     )
     require(
         mask is None or (mask.ndim == 4 and mask.shape[-2:] == photo.shape[-2:] and len(mask) in (1, len(photo))),

@@ -11,6 +11,7 @@ from ..checks import given, require, require_image
 from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
+from .fidelity import Fidelity
 from .inversion import Trajectory
 from .variables import Objective, Rendering, optimize
 
@@ -73,7 +74,8 @@ def optimize_latent(
             and shows the surrogates exactly that.
         image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
         mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
-        fidelity_weight: weight of the mean squared change of the returned image; 0 in the paper.
+        fidelity_weight: of `Fidelity` of the returned image, beside the identity loss (times objective_weight, too);
+            0 in the paper.
         keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo
             stays grey in any case.
         early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
@@ -88,8 +90,9 @@ def optimize_latent(
     photo = image if output == "detail" else None
     with torch.enable_grad():
         variable = NoisyLatent(
-            denoiser, codec, trajectory, embeddings, structure, photo, mask, fidelity_weight, keep_colours
-        )
+            denoiser, codec, trajectory, embeddings, structure, photo, mask, objective_weight * fidelity_weight,
+            keep_colours,
+        )  # fmt: skip
     result = optimize(
         variable,
         objective,
@@ -122,7 +125,7 @@ class NoisyLatent:
             self.decoded_unchanged = self._decode_unchanged()
             _require_same_size(photo, self.decoded_unchanged)
             self.without_colours = is_grey(photo)[:, None, None, None] | keep_colours
-        self.unchanged = self._unchanged_image() if fidelity_weight else None
+        self.fidelity = Fidelity(self._unchanged_image(), mask) if fidelity_weight else None
 
     @torch.no_grad()
     def _decode_unchanged(self) -> Tensor:
@@ -146,8 +149,8 @@ class NoisyLatent:
             change = torch.where(self.without_colours, lightness, change)
             image = (self.photo + (change if self.mask is None else change * self.mask)).clamp(0.0, 1.0)
         losses = {"structure": structure_loss}
-        if self.unchanged is not None:
-            losses["fidelity"] = self.fidelity_weight * (image - self.unchanged).square().flatten(1).mean(1)
+        if self.fidelity:
+            losses["fidelity"] = self.fidelity_weight * self.fidelity(image)
         return Rendering(image, losses, decoded_latent)
 
     def denoise(self, latent: Tensor, denoisers: Sequence[Denoiser] | None = None) -> tuple[Tensor, Tensor]:

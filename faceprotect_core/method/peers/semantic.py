@@ -131,7 +131,7 @@ def protect_by_semantics(
     photo = prepared.photo if settings.output == "detail" else None
     unchanged = NoisyLatent(
         denoiser, codec, prepared.trajectory, prepared.embeddings, prepared.held(settings), photo, mask,
-        settings.fidelity_weight, settings.keep_colours,
+        settings.objective_weight * settings.fidelity_weight, settings.keep_colours,
     )  # fmt: skip
     return optimize(
         BottleneckOffset(unchanged, settings.bound, settings.seed),

@@ -50,6 +50,20 @@ def test_the_factor_is_the_smallest_that_suffices_to_a_64th(part):
         assert objective.past(less) < 0, "a 64th less would not have sufficed"
 
 
+@pytest.mark.parametrize("part", [1.1, 1.3, 1.45])
+def test_a_change_that_falls_short_goes_on_in_its_direction(part):
+    photo, wanted = photos(1), torch.tensor([0.2 * part], dtype=torch.float64)
+    image, (factor,) = least_change(photo, photo + 0.2, Brighter(photo, wanted))
+    assert part - STEP <= factor <= part + STEP
+    torch.testing.assert_close(image, photo + factor * 0.2, rtol=0, atol=1e-12)
+
+
+def test_what_goes_on_stays_an_image():
+    photo = photos(1)
+    image, (factor,) = least_change(photo, photo + 0.25, Brighter(photo, torch.tensor([0.34])))
+    assert factor > 1 and image.amax() == 1.0
+
+
 def test_the_margin_counts():
     photo = photos(1)
     without, with_margin = (
@@ -100,7 +114,7 @@ def test_only_8_bit_values_are_asked_about_and_no_more_often_than_a_bisection_ne
         assert torch.equal(image, as_saved(image))
     unreached = Brighter(photo, torch.tensor([1.0, 1.0]))
     least_change(photo, photo + 0.2, unreached)
-    assert len(unreached.shown) == 1
+    assert len(unreached.shown) == 2
 
 
 def test_neither_input_is_changed_and_no_gradient_is_kept():
