@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -39,16 +39,7 @@ class Rates:
 
     def to_dict(self) -> dict:
         """For JSON, rounded."""
-
-        def rounded(table: dict[float, float]) -> dict[str, float]:
-            return {str(far): round(value, 4) for far, value in table.items()}
-
-        return {
-            "identities": self.identities,
-            "thresholds": rounded(self.thresholds),
-            "true_accept": rounded(self.true_accept),
-            "rank_1": round(self.rank_1, 4),
-        }
+        return json.loads(json.dumps(asdict(self)), parse_float=lambda number: round(float(number), 4))
 
 
 def verification_rates(similarity: Tensor, fars: tuple[float, ...] = FARS) -> Rates:

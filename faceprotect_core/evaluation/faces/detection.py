@@ -122,26 +122,26 @@ WRONG_LANDMARKS = 0.1  # eye distances: beyond it a recogniser is shown another 
 
 def measure(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> dict[str, float | list[float] | None]:
     """The score of the best box on the true face (None: not found at the lowest threshold), and the other boxes'."""
-    image, face = picture
-    found = detect_faces(image, detector, threshold=min(THRESHOLDS), min_face=min_face)
-    on_face = [one.score for one in found if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE]
-    others = [one.score for one in found if overlap(one.box_xyxy, face.box_xyxy) <= ON_THE_FACE]
-    return {"score": max(on_face, default=None), "others": others}
+    on_face, others = _found(picture, detector, min(THRESHOLDS), min_face)
+    return {"score": max((one.score for one in on_face), default=None), "others": [one.score for one in others]}
 
 
 def landmark_error(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> float | None:
     """Mean distance of the five landmarks from the true ones in eye distances; None where the face is not found."""
-    image, face = picture
-    found = [
-        one
-        for one in detect_faces(image, detector, threshold=min(THRESHOLDS[:2]), min_face=min_face)
-        if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE
-    ]
+    found, _ = _found(picture, detector, min(THRESHOLDS[:2]), min_face)
     if not found:
         return None
-    truth, points = torch.tensor(face.landmarks), torch.tensor(found[0].landmarks)
+    truth, points = torch.tensor(picture[1].landmarks), torch.tensor(found[0].landmarks)
     eyes = torch.dist(truth[0:2].mean(0), truth[2:4].mean(0))
     return ((points - truth).norm(dim=1).mean() / eyes).item()
+
+
+def _found(picture: Picture, detector: FaceDetector, threshold: float, min_face: float) -> tuple[list, list]:
+    """The boxes on the true face, and the others."""
+    image, face = picture
+    found = detect_faces(image, detector, threshold=threshold, min_face=min_face)
+    on_face = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE]
+    return on_face, [one for one in found if one not in on_face]
 
 
 def turned_aside(face: Face) -> float:
