@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from ....surrogates.metric import METRICS
 from ....verify.robustness import UNPROCESSED
@@ -18,19 +17,9 @@ KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unpr
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
-    parts = [
-        _made_with(results),
-        _recognisers(results),
-        _success(results),
-        _impersonation(results),
-        _identification(results),
-        _copies(results),
-        _quality(results, methods),
-        _robustness(results),
-        survival(results),
-        depths(results),
-        _failures(results),
-    ]
+    first = (_made_with, _recognisers, _success, _impersonation, _identification, _copies)
+    last = (_robustness, survival, depths, _failures)
+    parts = [*(part(results) for part in first), _quality(results, methods), *(part(results) for part in last)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -155,15 +144,16 @@ def _copies(results: Results) -> str:
     return section("Two protected photos of one person", intro, table(header, rows))
 
 
+# Field -> its heading and decimals.
 QUALITY = {
-    "psnr": 1,
-    "psnr_worst": 1,
-    "ssim": 3,
-    "lpips": 3,
-    "fid": 1,
-    "reconstruction_mse": 4,
-    "found_again": 0,
-    "seconds": 1,
+    "psnr": ("PSNR", 1),
+    "psnr_worst": ("worst", 1),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+    "fid": ("FID", 1),
+    "reconstruction_mse": ("latent MSE", 4),
+    "found_again": ("face found, %", 0),
+    "seconds": ("s", 1),
 }
 
 
@@ -175,7 +165,8 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
         values = {name: mean([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
         about = methods[first.method].about if first.method in methods else ""
         people = str(min(one.people for one in chosen))
-        rows.append([first.method, about, *named(first), people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
+        cells = [shown(values[name], places) for name, (_, places) in QUALITY.items()]
+        rows.append([first.method, about, *named(first), people, *cells])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
         "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
@@ -184,8 +175,8 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
         "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
         "Impersonation: mean over the targets."
     )
-    header = ["method", "", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
-    return section("Quality", intro, table([*header, "face found, %", "s"], rows))
+    header = ["method", "", "goal", "loss", "people", *(heading for heading, _ in QUALITY.values())]
+    return section("Quality", intro, table(header, rows))
 
 
 def _robustness(results: Results) -> str:
@@ -194,7 +185,11 @@ def _robustness(results: Results) -> str:
     for seen, goal, experiments in results.tables():
         for name in results.names:
             if _clean(results, name) <= KNOWS_TOO_FEW:
-                rows = [[*who(results, one, name), *_row(results, one, processes, name)] for one in experiments]
+                rows = []
+                for one in experiments:
+                    found = results.processed(one, name)
+                    cells = [shown(found[process].psr if process in found else None, 0) for process in processes]
+                    rows.append([*who(results, one, name), *cells])
                 title = f"{goal.capitalize()}, {box(name, seen)}; {in_the_loss(seen)}"
                 parts.append(table(["method", "people", *processes], rows, title))
     intro = (
@@ -203,11 +198,6 @@ def _robustness(results: Results) -> str:
         "rates.csv."
     )
     return section("After processing", intro, *parts)
-
-
-def _row(results: Results, experiment: Experiment, processes: Sequence[str], name: str) -> list[str]:
-    found = results.processed(experiment, name)
-    return [f"{found[process].psr:.0f}" if process in found else "-" for process in processes]
 
 
 def _clean(results: Results, name: str) -> float:
