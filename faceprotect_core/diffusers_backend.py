@@ -132,12 +132,9 @@ class DiffusersCodec:
             latent = posterior.mode()
         else:
             generator = torch.Generator(image.device).manual_seed(self.posterior_seed)
-            noise = torch.randn(
-                posterior.mean[:1].shape, generator=generator, device=image.device, dtype=self.vae.dtype
-            )
-            latent = (
-                posterior.mean + posterior.std * noise
-            )  # the same noise for every image: a batch equals single runs
+            shape = posterior.mean[:1].shape  # the same noise for every image: a batch equals single runs
+            noise = torch.randn(shape, generator=generator, device=image.device, dtype=self.vae.dtype)
+            latent = posterior.mean + posterior.std * noise
         return latent.to(image.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:

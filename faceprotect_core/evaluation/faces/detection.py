@@ -10,7 +10,6 @@ Deterministic. The pictures of scikit-image, where it is installed, are added to
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from ...faces import Face, FaceDetector, detect_faces, load_detector, overlap
 from ...pixels import as_saved, from_pixels
 from ...verify.robustness import jpeg
-from ..people import pairs_among, split_identities
+from ..people import command, pairs_among, split_identities
 from .conditions import (
     blurred,
     covered_by_half,
@@ -241,12 +240,10 @@ def _landmark_row(name: str, errors: list[float | None]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True)
+    parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every score; kept and continued")
     parser.add_argument("--count", type=int, default=100, help="how many people for the conditions")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     detector = load_detector()
     paths = [path for path, _ in pairs_among(sum(split_identities(args.images), []))]

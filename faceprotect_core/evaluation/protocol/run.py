@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ...checks import ProtectionError, require
-from ...files import write_atomically
+from ...files import sha256_of, write_atomically
 from ...jobs.job import RayOptions
 from ...jobs.run import run_jobs
 from ...photos.read import read_photo
@@ -197,6 +197,4 @@ def _seen_as(lab: Lab, name: str) -> dict[str, str]:
 
 def _identity(path: Path, box) -> str:
     """Changes with the file's content and the box."""
-    from ...files import sha256_of
-
     return f"{sha256_of(path)[:16]}{'' if box is None else box}"
