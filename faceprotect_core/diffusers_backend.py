@@ -149,12 +149,9 @@ class DiffusersCodec:
             latent = posterior.mode()
         else:
             generator = torch.Generator(image.device).manual_seed(self.posterior_seed)
-            noise = torch.randn(
-                posterior.mean[:1].shape, generator=generator, device=image.device, dtype=self.vae.dtype
-            )
-            latent = (
-                posterior.mean + posterior.std * noise
-            )  # the same noise for every image: a batch equals single runs
+            shape = posterior.mean[:1].shape  # the same noise for every image: a batch equals single runs
+            noise = torch.randn(shape, generator=generator, device=image.device, dtype=self.vae.dtype)
+            latent = posterior.mean + posterior.std * noise
         return latent.to(image.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -224,12 +221,8 @@ def _prediction_type(folder: Path) -> str:
         f"{folder.name!r} has no scheduler/scheduler_config.json",
         "name a folder with a Stable Diffusion in diffusers' format: unet, vae, text_encoder, tokenizer, scheduler",
     )
-    try:
+    with _or_download_again(f"the scheduler_config.json of {folder.name!r} is damaged"):
         config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ProtectionError(
-            f"the scheduler_config.json of {folder.name!r} is damaged", "download the model again"
-        ) from error
     other = {name: config.get(name) for name, value in SCHEDULE.items() if config.get(name) != value}
     other |= {name: config[name] for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)}
     require(
@@ -240,6 +233,14 @@ def _prediction_type(folder: Path) -> str:
     return config.get("prediction_type", "epsilon")
 
 
+@contextmanager
+def _or_download_again(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file raises what its reader likes
+        raise ProtectionError(f"{problem} ({type(error).__name__})", "download the model again") from error
+
+
 def _load_part(kind, folder: Path, part: str) -> nn.Module:
     weights = sorted((folder / part).glob("*.safetensors"))
     require(
@@ -248,14 +249,10 @@ def _load_part(kind, folder: Path, part: str) -> nn.Module:
         "download the model's safetensors; .bin and .ckpt files are not read, because they can run code",
     )
     variant = "fp16" if all(".fp16" in path.name for path in weights) else None
-    try:
+    with _or_download_again(f"the {part} of {folder.name!r} cannot be loaded"):
         network = kind.from_pretrained(
             folder / part, local_files_only=True, use_safetensors=True, variant=variant, low_cpu_mem_usage=False
         )
-    except Exception as error:  # a damaged file raises what its reader likes
-        raise ProtectionError(
-            f"the {part} of {folder.name!r} cannot be loaded ({type(error).__name__})", "download the model again"
-        ) from error
     return network.float().eval().requires_grad_(False)
 
 
@@ -264,12 +261,8 @@ def _empty_prompt(kind, folder: Path, text_encoder: nn.Module) -> Tensor:
     require(
         (folder / "tokenizer").is_dir(), f"{folder.name!r} has no tokenizer folder", "download the whole model again"
     )
-    try:
+    with _or_download_again(f"the tokenizer of {folder.name!r} cannot be loaded"):
         tokenizer = kind.from_pretrained(folder / "tokenizer", local_files_only=True)
         length = text_encoder.config.max_position_embeddings
         tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    except Exception as error:  # as above
-        raise ProtectionError(
-            f"the tokenizer of {folder.name!r} cannot be loaded ({type(error).__name__})", "download the model again"
-        ) from error
     return text_encoder(tokens.input_ids.to(text_encoder.device))[0].float()

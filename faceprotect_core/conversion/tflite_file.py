@@ -6,7 +6,6 @@ The file is a flatbuffer: tables that know by position where their fields lie, a
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +99,11 @@ def read_tflite(path: Path, fix: str) -> TFLiteNetwork:
     data = path.read_bytes()
     found = data[4:8]
     require(found == IDENTIFIER, f"{path.name} is no TensorFlow Lite file: bytes 4 to 7 are {found!r}, not TFL3", fix)
-    return _or_broken(path, fix, lambda: _network(Table(data, _number(data, 0, "<I"))))
+    try:
+        return _network(Table(data, _number(data, 0, "<I")))
+    except (struct.error, ValueError, IndexError) as error:
+        problem = f"{path.name} ({size} bytes) is no complete TensorFlow Lite file: {error}"
+        raise ProtectionError(problem, fix) from error
 
 
 def _network(model: Table) -> TFLiteNetwork:
@@ -121,17 +124,6 @@ def _network(model: Table) -> TFLiteNetwork:
         if tensor.number(TYPE, "b") == FLOAT32 and (values := buffer.array(DATA, "u1")).size:
             constants[position] = values.view("<f4").reshape(tensor.array(SHAPE, "i4"))
     return TFLiteNetwork(operators, constants)
-
-
-def _or_broken(path: Path, fix: str, read: Callable[[], TFLiteNetwork]) -> TFLiteNetwork:
-    """What `read` gives; where the bytes make no sense, an error that says so."""
-    try:
-        return read()
-    except (struct.error, ValueError, IndexError) as error:
-        size = path.stat().st_size
-        raise ProtectionError(
-            f"{path.name} ({size} bytes) is no complete TensorFlow Lite file: {error}", fix
-        ) from error
 
 
 def _number(data: bytes, at: int, kind: str) -> int:

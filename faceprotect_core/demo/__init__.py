@@ -29,12 +29,7 @@ def load_demo_weights(folder: Path = WEIGHTS) -> DemoWeights:
     from safetensors.torch import load_file
 
     def read(name: str) -> dict[str, Tensor]:
-        path = folder / f"{name}.safetensors"
-        require(
-            path.is_file(),
-            f"the demo model's file {path.name} is missing from the package",
-            "install FaceProtect again",
-        )
+        path = _packaged(folder / f"{name}.safetensors")
         return {key: tensor.float() for key, tensor in load_file(path).items()}
 
     return DemoWeights(read("unet"), read("vae"), read("null_context")["null_context"])
@@ -61,9 +56,11 @@ def load_synthetic_target(path: Path = SYNTHETIC_TARGET) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    require(
-        path.is_file(), f"the synthetic target {path.name} is missing from the package", "install FaceProtect again"
-    )
-    with Image.open(path) as file:
+    with Image.open(_packaged(path)) as file:
         pixels = np.array(file.convert("RGB"))
     return from_pixels(pixels)[None]
+
+
+def _packaged(path: Path) -> Path:
+    require(path.is_file(), f"the file {path.name} is missing from the package", "install FaceProtect again")
+    return path

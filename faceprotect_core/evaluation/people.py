@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ..demo.architecture import IMAGE_SIZE
+
+
+def command(description: str | None) -> ArgumentParser:
+    """The parser of a command over such a folder; what the command logs is what it prints."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of <identity>_<photo>.jpg, aligned")
+    return parser
 
 
 def split_identities(folder: Path) -> tuple[list[Path], list[Path]]:

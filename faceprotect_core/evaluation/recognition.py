@@ -8,12 +8,10 @@ n genuine pairs and n (n - 1) of strangers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch import Tensor
 from ..faces import find_face, load_detector
 from ..surrogates import FRSurrogate, load_surrogate
 from ..surrogates.metric import METRICS
-from .people import pairs_among, read_photos, split_identities
+from .people import command, pairs_among, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.recognition")
 FARS = (0.1, 0.01, 0.001)
@@ -39,16 +37,7 @@ class Rates:
 
     def to_dict(self) -> dict:
         """For JSON, rounded."""
-
-        def rounded(table: dict[float, float]) -> dict[str, float]:
-            return {str(far): round(value, 4) for far, value in table.items()}
-
-        return {
-            "identities": self.identities,
-            "thresholds": rounded(self.thresholds),
-            "true_accept": rounded(self.true_accept),
-            "rank_1": round(self.rank_1, 4),
-        }
+        return json.loads(json.dumps(asdict(self)), parse_float=lambda number: round(float(number), 4))
 
 
 def verification_rates(similarity: Tensor, fars: tuple[float, ...] = FARS) -> Rates:
@@ -79,12 +68,10 @@ def similarities(surrogate: FRSurrogate, photos_a: Iterable[Tensor], photos_b: I
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True)
+    parser = command(__doc__)
     parser.add_argument("--surrogate", nargs="+", required=True, help="built-in names, or weights files")
     parser.add_argument("--held-out", action="store_true", help="only people whom the demo models were not trained on")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     training, held_out = split_identities(args.images)
     pairs = pairs_among(held_out if args.held_out else [*training, *held_out])
     photos_a, photos_b = (read_photos(*photos) for photos in zip(*pairs, strict=True))

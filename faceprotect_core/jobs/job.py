@@ -18,17 +18,14 @@ class RayOptions:
 
     workers: processes at work; None: one per GPU, or one per two CPU cores.
     device: "cpu", or "cuda" for one GPU per worker.
-    threads: PyTorch's CPU threads in each worker; None: as many as here, because the number changes the last bits.
     """
 
     workers: int | None = None
     device: str = "cpu"
-    threads: int | None = None
 
     def __post_init__(self):
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"the number of {name} is {value}", "use 1 or more")
+        enough = self.workers is None or self.workers >= 1
+        require(enough, f"the number of workers is {self.workers}", "use 1 or more")
 
 
 def raised_at(error: BaseException) -> str:

@@ -136,7 +136,7 @@ def _rows(ray, jobs: list, load: Callable[[], Work], options: RayOptions, retrie
     """One row per job, as they finish."""
     workers = min(_count_workers(ray.cluster_resources(), options), len(jobs))
     starts = ray.remote(num_cpus=0)(_Starts).remote()
-    threads = options.threads or torch.get_num_threads()
+    threads = torch.get_num_threads()  # in each worker as here, because the number changes the last bits
     rows = [{"number": number, "job": ray.cloudpickle.dumps(job)} for number, job in enumerate(jobs)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Worker,

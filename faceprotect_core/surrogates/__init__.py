@@ -29,12 +29,12 @@ MEAN = "embedding_mean"  # a tensor that is no weight: what a cosine subtracts f
 # Each tells from the names and shapes of a file's tensors whether they are its network's.
 ARCHITECTURES: tuple[Callable[[Mapping[str, tuple[int, ...]]], Architecture | None], ...] = (
     ir.recognise,
-    mobile_facenet.recognise,
-    inception_resnet.recognise,
+    mobile_facenet.ARCHITECTURE.recognise,
+    inception_resnet.ARCHITECTURE.recognise,
     iresnet.recognise,
-    mobilefacenet.recognise,
-    faceres.recognise,
-    mobileface.recognise,
+    mobilefacenet.ARCHITECTURE.recognise,
+    faceres.ARCHITECTURE.recognise,
+    mobileface.ARCHITECTURE.recognise,
 )
 SUPPORTED = (
     "IR and IR-SE of 50, 100 or 152 layers (irse50.pth, ir152.pth, facexlib's recognition_arcface_ir_se50.pth), "

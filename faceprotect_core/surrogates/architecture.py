@@ -29,6 +29,7 @@ class Architecture:
         value_range: (lowest, highest) pixel value.
         source: where such weights come from.
         licence: what they may be used for.
+        tensors: names and shapes by which a file is told to be of this kind; there may be more.
     """
 
     name: str
@@ -42,3 +43,9 @@ class Architecture:
     value_range: tuple[float, float] = (-1.0, 1.0)
     source: str = ""
     licence: str = ""
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def recognise(self, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+        """Itself, if a file with tensors of these names and shapes is of this kind."""
+        fits = all(shapes.get(name) == shape for name, shape in self.tensors.items())
+        return self if self.tensors and fits else None

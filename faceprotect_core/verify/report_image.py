@@ -55,10 +55,7 @@ def draw_report(original: Tensor, protected: Tensor, verification: Verification)
     zones = "Lines: thresholds; pale red: the same person, pale green: a stranger."
     sheet.paragraph(f"Compared with {reference}. {zones} Hatched: the optimizer saw it, no evidence.", 15, FAINT)
     for face in verification.worst_first()[:MOST_FACES]:
-        sheet.y += 10
-        sheet.rule()
-        if len(verification.faces) > 1:
-            sheet.paragraph(f"Face {face.number} from the left, counted from 0", 19)
+        _face_heading(sheet, face.number, len(verification.faces))
         _panels(sheet, original, protected, face.face)
         if face.visibility:
             _visibility(sheet, face.visibility)
@@ -75,10 +72,7 @@ def draw_robustness(report: RobustnessReport) -> Tensor:
     worst = [face.number for face in report.plain.worst_first()[:MOST_FACES]]
     for index, face in sorted(enumerate(report.plain.faces), key=lambda pair: pair[1].number):
         if face.number in worst:
-            sheet.y += 10
-            sheet.rule()
-            if len(report.plain.faces) > 1:
-                sheet.paragraph(f"Face {face.number} from the left, counted from 0", 19)
+            _face_heading(sheet, face.number, len(report.plain.faces))
             _heat_table(sheet, report, index)
     sheet.y += 12
     sheet.paragraph(
@@ -97,6 +91,13 @@ def _heading(sheet: Sheet, protected: bool | None, verdict: str) -> None:
     sheet.y += 50
     sheet.paragraph(verdict, 20)
     sheet.y += 4
+
+
+def _face_heading(sheet: Sheet, number: int, faces: int) -> None:
+    sheet.y += 10
+    sheet.rule()
+    if faces > 1:
+        sheet.paragraph(f"Face {number} from the left, counted from 0", 19)
 
 
 def _panels(sheet: Sheet, original: Tensor, protected: Tensor, face: Face) -> None:
@@ -156,8 +157,7 @@ def _bars(sheet: Sheet, one: Comparison) -> None:
     _ticks(sheet, x, low, high, top + 2 * BAR + 12)
     sheet.text((left, top + 2 * BAR + 34), elided(_limits(one), 14, right - left), 14, FAINT)
     for line, text in enumerate(wrapped(one.verdict, 16, WORDS_WIDTH)[:4]):
-        fill = RED if one.matches_after else GREEN if one.counts else GREY
-        sheet.text((right + GAP, top + 6 + line * 21), text, 16, fill)
+        sheet.text((right + GAP, top + 6 + line * 21), text, 16, colour)
     sheet.y += ROW
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
@@ -54,10 +55,10 @@ def covered_by_half(subject: Subject) -> Tensor:
 
 def exposed(image: Tensor, gain: float, generator: torch.Generator) -> Tensor:
     """The photo with `gain` times the light (in linear light), photon and read noise, clipped, 8 bits."""
-    light = _to_linear(image) * gain
+    light = rgb_to_linear_rgb(image) * gain
     noise = torch.randn(light.shape, generator=generator) * (SHOT_NOISE * light.clamp(min=0)).sqrt()
     noise = noise + READ_NOISE * torch.randn(light.shape, generator=generator)
-    return as_saved(_to_srgb((light + noise).clamp(0, 1)))
+    return as_saved(linear_rgb_to_rgb((light + noise).clamp(0, 1)))
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:
@@ -94,16 +95,6 @@ def _paint(subject: Subject, polygons: list, ellipses: list, colour: tuple[float
 def _outline(ellipse: tuple[float, float, float, float], corners: int = 48) -> list[tuple[float, float]]:
     left, top, right, bottom = ellipse
     angles = np.arange(corners) * 2 * np.pi / corners
-    x, y = (
-        (left + right) / 2 + (right - left) / 2 * np.cos(angles),
-        (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angles),
-    )
+    x = (left + right) / 2 + (right - left) / 2 * np.cos(angles)
+    y = (top + bottom) / 2 + (bottom - top) / 2 * np.sin(angles)
     return list(zip(x, y, strict=True))
-
-
-def _to_linear(image: Tensor) -> Tensor:
-    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055).clamp(min=0) ** 2.4)
-
-
-def _to_srgb(light: Tensor) -> Tensor:
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=1e-9) ** (1 / 2.4) - 0.055)

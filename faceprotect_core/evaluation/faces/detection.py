@@ -10,7 +10,6 @@ Deterministic. The pictures of scikit-image, where it is installed, are added to
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from ...faces import Face, FaceDetector, detect_faces, load_detector, overlap
 from ...pixels import as_saved, from_pixels
 from ...verify.robustness import jpeg
-from ..people import pairs_among, split_identities
+from ..people import command, pairs_among, split_identities
 from .conditions import (
     blurred,
     covered_by_half,
@@ -122,26 +121,26 @@ WRONG_LANDMARKS = 0.1  # eye distances: beyond it a recogniser is shown another 
 
 def measure(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> dict[str, float | list[float] | None]:
     """The score of the best box on the true face (None: not found at the lowest threshold), and the other boxes'."""
-    image, face = picture
-    found = detect_faces(image, detector, threshold=min(THRESHOLDS), min_face=min_face)
-    on_face = [one.score for one in found if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE]
-    others = [one.score for one in found if overlap(one.box_xyxy, face.box_xyxy) <= ON_THE_FACE]
-    return {"score": max(on_face, default=None), "others": others}
+    on_face, others = _found(picture, detector, min(THRESHOLDS), min_face)
+    return {"score": max((one.score for one in on_face), default=None), "others": [one.score for one in others]}
 
 
 def landmark_error(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> float | None:
     """Mean distance of the five landmarks from the true ones in eye distances; None where the face is not found."""
-    image, face = picture
-    found = [
-        one
-        for one in detect_faces(image, detector, threshold=min(THRESHOLDS[:2]), min_face=min_face)
-        if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE
-    ]
+    found, _ = _found(picture, detector, min(THRESHOLDS[:2]), min_face)
     if not found:
         return None
-    truth, points = torch.tensor(face.landmarks), torch.tensor(found[0].landmarks)
+    truth, points = torch.tensor(picture[1].landmarks), torch.tensor(found[0].landmarks)
     eyes = torch.dist(truth[0:2].mean(0), truth[2:4].mean(0))
     return ((points - truth).norm(dim=1).mean() / eyes).item()
+
+
+def _found(picture: Picture, detector: FaceDetector, threshold: float, min_face: float) -> tuple[list, list]:
+    """The boxes on the true face, and the others."""
+    image, face = picture
+    found = detect_faces(image, detector, threshold=threshold, min_face=min_face)
+    on_face = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > ON_THE_FACE]
+    return on_face, [one for one in found if one not in on_face]
 
 
 def turned_aside(face: Face) -> float:
@@ -241,12 +240,10 @@ def _landmark_row(name: str, errors: list[float | None]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True)
+    parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every score; kept and continued")
     parser.add_argument("--count", type=int, default=100, help="how many people for the conditions")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     detector = load_detector()
     paths = [path for path, _ in pairs_among(sum(split_identities(args.images), []))]

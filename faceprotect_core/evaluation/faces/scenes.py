@@ -42,10 +42,9 @@ def load_subject(path: Path, detector: FaceDetector) -> Subject:
     photo = read_photos(path)[0]
     framed = face_from_landmarks(np.array(TEMPLATES["ffhq_256"].points))
     left, top, right, bottom = framed.box_xyxy
-    side = (
-        right - left
-    )  # the region of `faces_in_regions` is forehead to chin, a quarter larger than the detector's box
-    region = (left - side / 8, top - side / 8, right + side / 8, bottom + side / 8)
+    # The region of `faces_in_regions` is forehead to chin, a quarter larger than the detector's box.
+    reach = (right - left) / 8
+    region = (left - reach, top - reach, right + reach, bottom + reach)
     return Subject(path.stem, photo, faces_in_regions(photo, [region], detector)[0])
 
 

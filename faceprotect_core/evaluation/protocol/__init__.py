@@ -7,7 +7,7 @@ trial.py    what every recogniser says about that photo, after every processing
 run.py      all of them: resumable, deterministic, on one machine or with Ray
 rates.py    from similarities to rates at false accept rates
 copies.py   whether two protected photos of a person are still one person
-results.py  all of it in one place, as CSV and JSON
-tables.py   and as Markdown; purification.py has those of what survives, rows.py what both pick the numbers with
+results.py  all of it in one place, to pick from, as CSV and JSON
+tables.py   and as Markdown; purification.py has those of what survives, rows.py the parts of both
 plots.py    pictures of them
 """

@@ -14,6 +14,7 @@ import torch
 from ...checks import require
 from ...files import sha256_of
 from ...folders.protector import require_device
+from ...jobs.job import RayOptions
 from ...models import DEMO
 from ...photos.settings import DIFFUSION, PRESETS
 from ...surrogates import BUILT_IN_SURROGATES
@@ -142,7 +143,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     methods = chosen_methods(setup.base, arguments.methods)
     names = [target.name for target in setup.targets]
     what = plan(methods, arguments.goals, names, seen, chosen, arguments.leave_one_out, arguments.both_photos)
-    failed = {} if arguments.tables else run(lab, what, ray=_ray(arguments), on_job=_report)
+    ray = RayOptions(workers=arguments.workers, device=arguments.device) if arguments.ray else None
+    failed = {} if arguments.tables else run(lab, what, ray=ray, on_job=_report)
     trials = read_trials(lab, what)
     compared = references(lab, everybody)
     reasons = {
@@ -221,12 +223,6 @@ def _synthetic(arguments: argparse.Namespace) -> Path | None:
     published = arguments.targets / "obfs_target_images" / "0808002.png" if arguments.targets else None
     chosen = arguments.synthetic or (published if published and published.is_file() else None)
     return chosen and chosen.absolute()
-
-
-def _ray(arguments: argparse.Namespace):
-    from ...jobs.job import RayOptions
-
-    return RayOptions(workers=arguments.workers, device=arguments.device) if arguments.ray else None
 
 
 def _report(number: int, count: int, job: Job, record: dict) -> None:

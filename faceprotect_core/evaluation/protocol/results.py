@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from .copies import Copies
 from .data import read_square
 from .rates import RankOne, Rate, Row, Trials
 from .run import Plan, trial_file
-from .trial import Experiment, Job, Lab
+from .trial import DODGING, IMPERSONATION, OWN, Experiment, Job, Lab
+
+FAR = 0.01  # the paper's
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,48 @@ class Results:
     failed: dict[str, str]
     copies: Sequence[Copies] = ()
 
+    @property
+    def names(self) -> list[str]:
+        """The recognisers that have rates."""
+        return list(dict.fromkeys(rate.recogniser for rate in self.rates))
+
+    def tables(self) -> Iterator[tuple[tuple[str, ...], str, list[Experiment]]]:
+        """(recognisers in the loss, goal, rows) of each table of dodging; impersonation has a table of its own."""
+        for seen in self.losses():
+            goals = dict.fromkeys(rate.experiment.goal for rate in self.rates if rate.experiment.seen == seen)
+            yield from ((seen, goal, self.rows(seen, goal)) for goal in goals if goal != IMPERSONATION)
+
+    def losses(self) -> list[tuple[str, ...]]:
+        """The sets of recognisers that were in a loss."""
+        return list(dict.fromkeys(rate.experiment.seen for rate in self.rates if rate.experiment.seen))
+
+    def rows(self, seen: tuple[str, ...], goal: str) -> list[Experiment]:
+        """The rows of one table: those without an attack first."""
+        found, wanted = dict.fromkeys(rate.experiment for rate in self.rates), (("", ()), (goal, seen))
+        return [one for one in found if (one.goal, one.seen) in wanted and one.method not in self.settings["depths"]]
+
+    def pick(self, **wanted) -> list[Rate]:
+        """Rates by their fields: of dodging, by the change as it is, unless others are wanted."""
+        wanted = {"strength": OWN, "goal": DODGING} | wanted
+        return [rate for rate in self.rates if all(getattr(rate, name) == value for name, value in wanted.items())]
+
+    def processed(self, experiment: Experiment, name: str, strength: str = OWN) -> dict[str, Rate]:
+        """Processing -> the rate of dodging after it."""
+        rates = self.pick(experiment=experiment, recogniser=name, far=FAR, strength=strength)
+        return {rate.processing: rate for rate in rates}
+
+    def looks(self, experiment: Experiment) -> Quality:
+        """What was measured of an experiment's photos."""
+        return next(one for one in self.quality if one.experiment == experiment)
+
+    def over_targets(self) -> list[list[Experiment]]:
+        """All experiments but depths; those that differ only in whom they impersonate together."""
+        found: dict[tuple, list[Experiment]] = {}
+        for one in (row.experiment for row in self.quality):
+            if one.method not in self.settings["depths"]:
+                found.setdefault((one.method, one.goal, one.seen), []).append(one)
+        return list(found.values())
+
 
 def quality_of(
     lab: Lab, plan: Plan, trials: dict[Experiment, Trials], lpips_weights: Path | None, fid_weights: Path | None
@@ -69,18 +113,19 @@ def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_w
     return Quality(
         experiment,
         len(records),
-        _mean(decibels),
+        mean(decibels),
         min(decibels, default=None),
         torch.cat([ssim(*pair) for pair in both]).mean().item(),
         torch.cat([lpips(*pair) for pair in both]).mean().item() if lpips else None,
         frechet_distance(before, after, fid_weights) if fid_weights else None,
-        _mean([record["reconstruction_mse"] for record in records]),
-        100 * _mean([float(record["found_again"]) for record in records]),
-        _mean([record["seconds"] for record in records]),
+        mean([record["reconstruction_mse"] for record in records]),
+        100 * mean([float(record["found_again"]) for record in records]),
+        mean([record["seconds"] for record in records]),
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ...checks import ProtectionError, require
-from ...files import write_atomically
+from ...files import sha256_of, write_atomically
 from ...jobs.job import RayOptions
 from ...jobs.run import run_jobs
 from ...photos.read import read_photo
 from .data import Pair
 from .methods import Method
-from .trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Job, Lab, Setup, load_lab
+from .trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Job, Lab, Setup
 
 log = logging.getLogger("faceprotect.evaluation.protocol")
 REFERENCES = "references"  # folder of the embeddings of the photos that are compared with
@@ -104,7 +104,7 @@ def run(
     jobs = plan.jobs
     left = [job for job in jobs if not is_done(lab, job)]
     log.info("%d trials, %d of them done already", len(jobs), len(jobs) - len(left))
-    load = partial(load_lab, lab.setup) if ray else (lambda: lab)
+    load = partial(Lab, lab.setup) if ray else (lambda: lab)
     failed: dict[Job, str] = {}
     for count, (index, outcome) in enumerate(run_jobs(left, load, ray=ray), start=len(jobs) - len(left) + 1):
         job = left[index]
@@ -168,27 +168,15 @@ def references(lab: Lab, pairs: Sequence[Pair]) -> dict[str, dict]:
             log.warning("%s is left out: %s", photos[key][0].name, error)
         if number % 50 == 0:
             log.info("photos to compare with: %d of %d", number, len(new))
+    compared: dict[str, dict] = {name: {"other": {}, "target": {}} for name in known}
     for name, found in known.items():
-        _write_references(lab, name, found)
-    return {
-        name: {
-            kind: {
-                person: found[names[key]]
-                for key in photos
-                if names[key] in found
-                for one, person in [key]
-                if one == kind
-            }
-            for kind in ("other", "target")
-        }
-        for name, found in known.items()
-    }
-
-
-def _write_references(lab: Lab, name: str, found: dict) -> None:
-    path = _references_file(lab, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(found, _seen_as(lab, name)))
+        path = _references_file(lab, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(found, _seen_as(lab, name)))
+        for (kind, person), key in names.items():
+            if key in found:
+                compared[name][kind][person] = found[key]
+    return compared
 
 
 def _read_references(lab: Lab, name: str) -> dict:
@@ -209,6 +197,4 @@ def _seen_as(lab: Lab, name: str) -> dict[str, str]:
 
 def _identity(path: Path, box) -> str:
     """Changes with the file's content and the box."""
-    from ...files import sha256_of
-
     return f"{sha256_of(path)[:16]}{'' if box is None else box}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -140,7 +139,8 @@ class Lab:
         experiment, method = job.experiment, self._method(job.experiment)
         subject = self._subject_of(job.pair)
         start = time.perf_counter()
-        changed, reconstruction = self._changed(subject, experiment, method)
+        objective = self.objective(subject, experiment, method) if method.attacks else None
+        changed, reconstruction = changed_by(method, subject, objective, self.model)
         seconds = time.perf_counter() - start
         again = find_again(changed[0], subject.face, self.detector)
         places = [subject.face] if again is None else [subject.face, again]
@@ -199,11 +199,6 @@ class Lab:
             photo = read_square(pair.photo, self.model.size).to(self.setup.device)
             self._subject = Subject(pair, photo, find_face(photo[0], self.detector))
         return self._subject
-
-    def _changed(self, subject: Subject, experiment: Experiment, method: Method) -> tuple[Tensor, float | None]:
-        """The photo as the method leaves it, with 8 bits, and how well the latent was reconstructed."""
-        objective = self.objective(subject, experiment, method) if method.attacks else None
-        return changed_by(method, subject, objective, self.model)
 
     def _loss(self, method: Method) -> dict:
         """The method's own part of the loss; where nothing is aligned, no alignment can be slightly wrong."""
@@ -310,11 +305,6 @@ def _with_thresholds(recogniser: FRSurrogate, setup: Setup) -> FRSurrogate:
     if not own:
         return recogniser
     return replace(recogniser, thresholds={**recogniser.thresholds, **own}, thresholds_source="the user's own")
-
-
-def load_lab(setup: Setup) -> Callable[[Job], dict]:
-    """For workers: what `run_jobs` loads once in each."""
-    return Lab(setup)
 
 
 def _save_png(image: Tensor, path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ...demo.architecture import CONTEXT_DIM, CONTEXT_TOKENS, IMAGE_SIZE, LATENT_SCALE, UNET_CONFIG, VAE_CONFIG
-from ..people import read_images, split_identities
+from ..people import command, read_images, split_identities
 
 log = logging.getLogger("faceprotect.demo.train")
 
@@ -258,15 +258,13 @@ def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of <identity>_<photo>.jpg, 256x256, aligned")
+    parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--denoiser-steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
 
     train_paths, held_out_paths = split_identities(args.images)

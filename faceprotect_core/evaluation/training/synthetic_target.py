@@ -9,7 +9,6 @@ saved that the built-in recogniser takes for none of the photos in FACES. Determ
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from ...faces import Face, FaceDetector, chip_to_image, detect_faces, load_detec
 from ...faces.align import warp
 from ...pixels import as_saved, to_pixels
 from ...surrogates import FRSurrogate, load_surrogate
-from ..people import read_photos, split_identities
+from ..people import command, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.demo.synthetic_target")
 
@@ -150,12 +149,10 @@ def save(image: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True)
+    parser = command(__doc__)
     parser.add_argument("--out", type=Path, default=SYNTHETIC_TARGET)
     parser.add_argument("--seeds", type=int, default=81, help="people around whom blends are tried")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     detector, recogniser = load_detector(), load_surrogate("dlib_resnet")
     with torch.no_grad():

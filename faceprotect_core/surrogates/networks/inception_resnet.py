@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,26 +112,22 @@ class InceptionResnetV1(nn.Module):
         return F.normalize(self.last_bn(self.last_linear(x.mean((2, 3)))))
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """InceptionResnetV1, if these are its tensors, with or without the layer that classified the training data."""
-    expected = {
+ARCHITECTURE = Architecture(
+    name="InceptionResnetV1",
+    build=InceptionResnetV1,
+    input_size=160,
+    # Trained and tested on upright MTCNN boxes with a wide margin: about 3 distances between the eyes wide and 3.5
+    # high. The ArcFace template is 3.2 wide and high; our detector's tight box, 2.2, would cut too much off.
+    template="arcface_112",
+    thresholds={0.1: 0.256587, 0.01: 0.409131, 0.001: 0.591191},
+    thresholds_source="AMT-GAN release, for its own facenet.pth; other weights of this kind need their own",
+    ignored=("logits.",),
+    source="FaceNet of facenet-pytorch",
+    licence="facenet-pytorch's code is MIT; its weights were trained on VGGFace2 or CASIA-WebFace, data for "
+    "non-commercial research: check the licence of your file",
+    tensors={
         "conv2d_1a.conv.weight": (32, 3, 3, 3),
         "repeat_3.0.conv2d.weight": (1792, 384, 1, 1),
         "last_linear.weight": (EMBEDDING_DIM, 1792),
-    }
-    if any(shapes.get(name) != shape for name, shape in expected.items()):
-        return None
-    return Architecture(
-        name="InceptionResnetV1",
-        build=InceptionResnetV1,
-        input_size=160,
-        # Trained and tested on upright MTCNN boxes with a wide margin: about 3 distances between the eyes wide and 3.5
-        # high. The ArcFace template is 3.2 wide and high; our detector's tight box, 2.2, would cut too much off.
-        template="arcface_112",
-        thresholds={0.1: 0.256587, 0.01: 0.409131, 0.001: 0.591191},
-        thresholds_source="AMT-GAN release, for its own facenet.pth; other weights of this kind need their own",
-        ignored=("logits.",),
-        source="FaceNet of facenet-pytorch",
-        licence="facenet-pytorch's code is MIT; its weights were trained on VGGFace2 or CASIA-WebFace, data for "
-        "non-commercial research: check the licence of your file",
-    )
+    },
+)

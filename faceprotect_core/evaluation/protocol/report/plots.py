@@ -9,9 +9,9 @@ from pathlib import Path
 from ....checks import ProtectionError
 from ....verify.robustness import UNPROCESSED
 from ..rates import Rate
-from ..results import Results
-from ..trial import ANOTHER_VAE, DODGING, OBFUSCATION, OWN, Experiment
-from .rows import FAR, box, looks_of
+from ..results import FAR, Results
+from ..trial import ANOTHER_VAE, DODGING, OBFUSCATION, Experiment
+from .rows import box
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 GREY = "#bbbbbb"
@@ -32,26 +32,18 @@ def write_plots(out: Path, results: Results) -> list[Path]:
             "the plots need matplotlib, which is not installed", "pip install matplotlib, or use --no-plots"
         ) from error
     matplotlib.use("Agg")
-    figures = {"psr": _psr, "processing": _processing, "purification": _purification, "depth": _depth}
-    written = []
-    for name, draw in figures.items():
-        figure = draw(results)
-        if figure is not None:
-            path = out / f"{name}.png"
-            figure.savefig(path, dpi=110, bbox_inches="tight")
-            written.append(path)
-    return written
-
-
-def _rows(results: Results, **wanted) -> list[Rate]:
-    wanted = {"far": FAR, "strength": OWN, "goal": DODGING} | wanted
-    return [rate for rate in results.rates if all(getattr(rate, name) == value for name, value in wanted.items())]
+    first = next(iter(_attacks(results)), None)
+    figures = {"psr": _psr, "processing": _processing, "purification": _purification} if first else {}
+    drawn = {name: draw(results, first) for name, draw in figures.items()} | {"depth": _depth(results)}
+    paths = {out / f"{name}.png": figure for name, figure in drawn.items() if figure is not None}
+    for path, figure in paths.items():
+        figure.savefig(path, dpi=110, bbox_inches="tight")
+    return list(paths)
 
 
 def _attacks(results: Results, **wanted) -> list[Rate]:
     """Rates of dodging after a method that tried to dodge; depths are drawn by themselves."""
-    rates = _rows(results, **wanted)
-    depths = results.settings["depths"]
+    rates, depths = results.pick(far=FAR, **wanted), results.settings["depths"]
     return [r for r in rates if r.experiment.goal in (DODGING, OBFUSCATION) and r.experiment.method not in depths]
 
 
@@ -61,14 +53,24 @@ def _styles() -> Iterator[dict]:
         yield from ({"color": colour, "linestyle": line, "marker": "o"} for colour in COLOURS)
 
 
-def _first(results: Results) -> Rate | None:
-    """Of the first loss, goal and recogniser."""
-    return next(iter(_attacks(results)), None)
-
-
 def _alike(rates: list[Rate], one: Experiment) -> list[Rate]:
     """Those with the same goal and loss."""
     return [rate for rate in rates if (rate.experiment.goal, rate.experiment.seen) == (one.goal, one.seen)]
+
+
+def _panels(width: float, height: float, rows: int = 1, columns: int = 1):
+    """A figure and its axes, one after the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(axes) -> None:
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def _bars(axes, groups: list[str], series: dict[str, list[float]], colours: Iterator[str]) -> None:
@@ -78,23 +80,17 @@ def _bars(axes, groups: list[str], series: dict[str, list[float]], colours: Iter
         axes.bar(places, values, width * 0.92, label=name, color=colour)
     crowded = {"rotation": 25, "ha": "right"} if len(groups) > 6 else {}
     axes.set_xticks(range(len(groups)), groups, **crowded)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _psr(results: Results):
+def _psr(results: Results, first: Rate):
     """PSR of every method, a bar for each recogniser; grey is the unprotected photo."""
-    from matplotlib.figure import Figure
-
-    first = _first(results)
-    if first is None:
-        return None
     seen = first.experiment.seen
     rates = [rate for rate in _attacks(results, processing=UNPROCESSED) if rate.experiment.seen == seen]
     goals = list(dict.fromkeys(rate.experiment.goal for rate in rates))
     names = list(dict.fromkeys(rate.recogniser for rate in rates))
     width = 2 + 1.1 * len({rate.experiment.method for rate in rates})
-    figure = Figure(figsize=(width, 3.0 * len(goals)), layout="constrained")
-    for axes, goal in zip(figure.subplots(len(goals), 1, squeeze=False)[:, 0], goals, strict=True):
+    figure, panels = _panels(width, 3.0 * len(goals), len(goals))
+    for axes, goal in zip(panels, goals, strict=True):
         found = [rate for rate in rates if rate.experiment.goal == goal]
         methods = _methods(found)
         series = {"clean": [_value(found, methods[0], names[0], "clean")] * len(methods)} if len(names) == 1 else {}
@@ -105,7 +101,7 @@ def _psr(results: Results):
             axes.axhline(_value(found, methods[0], name, "clean"), color=colour, linewidth=1, linestyle=":")
         title = f"{goal} against {first.experiment.loss}; dotted: the unprotected photo"
         axes.set(ylim=(0, 105), ylabel="PSR at FAR 0.01, %", title=title)
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        _legend(axes)
     return figure
 
 
@@ -117,17 +113,11 @@ def _value(rates: list[Rate], method: str, name: str, what: str = "psr") -> floa
     return next((getattr(r, what) for r in rates if (r.experiment.method, r.recogniser) == (method, name)), 0.0)
 
 
-def _processing(results: Results):
+def _processing(results: Results, first: Rate):
     """How far past the threshold after each processing, a line for each method; the first recogniser in the loss."""
-    from matplotlib.figure import Figure
-
-    first = _first(results)
-    if first is None:
-        return None
     rates = _alike(_attacks(results, recogniser=first.recogniser), first.experiment)
     processes = results.settings["processings"]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _panels(9, 4)
     for method, style in zip(_methods(rates), _styles(), strict=False):
         found = {rate.processing: rate.away for rate in rates if rate.experiment.method == method}
         axes.plot(processes, [found[p] for p in processes], label=method, markersize=4, **style)
@@ -136,20 +126,17 @@ def _processing(results: Results):
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{_headed(first)}: above 0 is protected")
     axes.tick_params(axis="x", rotation=45)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _legend(axes)
     return figure
 
 
-def _purification(results: Results):
+def _purification(results: Results, first: Rate):
     """At equal PSNR: unprocessed, after the autoencoder, after DDIM."""
-    from matplotlib.figure import Figure
-
-    first, strengths = _first(results), results.settings["strengths"]
-    if first is None or not strengths:
+    strengths = results.settings["strengths"]
+    if not strengths:
         return None
-    figure = Figure(figsize=(9, 3.2 * len(strengths)), layout="constrained")
-    for axes, strength in zip(figure.subplots(len(strengths), 1, squeeze=False)[:, 0], strengths, strict=True):
+    figure, panels = _panels(9, 3.2 * len(strengths), len(strengths))
+    for axes, strength in zip(panels, strengths, strict=True):
         rates = _alike(_attacks(results, recogniser=first.recogniser, strength=strength), first.experiment)
         rates = [rate for rate in rates if rate.experiment.method in results.settings["comparable"]]
         methods = _methods(rates)
@@ -162,7 +149,7 @@ def _purification(results: Results):
         _bars(axes, methods, series, cycle(COLOURS))
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(ylabel=f"past the threshold at FAR {FAR:g}", title=f"{_headed(first)}, all at {strength}")
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        _legend(axes)
     return figure
 
 
@@ -172,29 +159,22 @@ def _headed(first: Rate) -> str:
 
 def _depth(results: Results):
     """Protection, quality and reconstruction over the depth, with and without learned embeddings."""
-    from matplotlib.figure import Figure
-
     depths, settings = results.settings["depths"], results.settings["methods"]
-    rates = [r for r in _rows(results, processing=UNPROCESSED) if r.experiment.method in depths and r.seen]
+    rates = [r for r in results.pick(far=FAR, processing=UNPROCESSED) if r.experiment.method in depths and r.seen]
     if not rates:
         return None
     rates = [rate for rate in _alike(rates, rates[0].experiment) if rate.recogniser == rates[0].recogniser]
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure, panels = _panels(10, 3.2, columns=3)
     for learned, label, colour in ((True, "learned embeddings", COLOURS[0]), (False, "without embeddings", COLOURS[2])):
         chosen = [r for r in rates if (settings[r.experiment.method]["null_text_iterations"] > 0) == learned]
         if not chosen:
             continue
-        looks = [looks_of(results, rate.experiment) for rate in chosen]
-        for axes, values in zip(
-            panels,
-            ([r.away for r in chosen], [one.psnr for one in looks], [one.reconstruction_mse for one in looks]),
-            strict=True,
-        ):
+        looks = [results.looks(rate.experiment) for rate in chosen]
+        series = ([r.away for r in chosen], [one.psnr for one in looks], [one.reconstruction_mse for one in looks])
+        for axes, values in zip(panels, series, strict=True):
             axes.plot([settings[r.experiment.method]["depth"] for r in chosen], values, "o-", color=colour, label=label)
     titles = ("past the threshold", "PSNR, dB", "latent MSE of the reconstruction")
     for axes, title in zip(panels, titles, strict=True):
         axes.set(xlabel="depth (of 20 DDIM steps)", title=title)
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(fontsize=8, frameon=False)
     return figure

@@ -8,7 +8,7 @@ from ....verify.robustness import UNPROCESSED
 from ..rates import Rate
 from ..results import Results
 from ..trial import ANOTHER_VAE, OWN, Experiment
-from .rows import box, dodges, in_the_loss, looks_of, losses, processed, rows_of, table, who
+from .rows import box, in_the_loss, section, table, who
 
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
 SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim", ANOTHER_VAE)
@@ -18,17 +18,15 @@ PURIFICATION = ("vae", "ddim", ANOTHER_VAE)
 def survival(results: Results) -> str:
     """At equal PSNR: how far past the threshold, and what is left of it after processing."""
     parts = []
+    header = ["method", "people", *_measured(results, SURVIVAL), *_kept_after(results)]
     for strength in results.settings["strengths"]:
-        for seen in losses(results):
-            for goal in dodges(results, seen):
-                for name in seen:
-                    chosen = [one for one in rows_of(results, seen, goal) if one.goal]
-                    chosen = [one for one in chosen if one.method in results.settings["comparable"]]
-                    rows = [row for one in chosen if (row := _survival_row(results, one, name, strength))]
-                    title = f"### {strength}, {goal}, {box(name, seen)}; {in_the_loss(seen)}"
-                    header = ["method", "people", *_measured(results, SURVIVAL), *_kept_after(results)]
-                    parts.append(f"{title}\n\n" + table(header, rows))
-    return "\n\n".join(["## Does the change survive purification?", SURVIVAL_INTRO, *parts]) if parts else ""
+        for seen, goal, experiments in results.tables():
+            chosen = [one for one in experiments if one.goal and one.method in results.settings["comparable"]]
+            for name in seen:
+                rows = [row for one in chosen if (row := _survival_row(results, one, name, strength))]
+                title = f"{strength}, {goal}, {box(name, seen)}; {in_the_loss(seen)}"
+                parts.append(table(header, rows, title))
+    return section("Does the change survive purification?", SURVIVAL_INTRO, *parts)
 
 
 SURVIVAL_INTRO = """\
@@ -50,7 +48,7 @@ def _kept_after(results: Results) -> list[str]:
 
 
 def _survival_row(results: Results, experiment: Experiment, name: str, strength: str) -> list[str]:
-    found = processed(results, experiment, name, strength)
+    found = results.processed(experiment, name, strength)
     if not found:
         return []
     cells = [f"{found[one].away:+.3f}" for one in _measured(results, SURVIVAL)]
@@ -76,19 +74,17 @@ def depths(results: Results) -> str:
     rows = []
     for experiment in experiments:
         for name in experiment.seen:
-            own = processed(results, experiment, name)
+            own = results.processed(experiment, name)
             if not own:
                 continue
-            kept = _kept(results, processed(results, experiment, name, strength))
-            one = looks_of(results, experiment)
+            kept = _kept(results, results.processed(experiment, name, strength))
+            one = results.looks(experiment)
             looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
             cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in shown]
             rows.append([experiment.method, str(one.people), *cells, *kept, *looks])
-    if not rows:
-        return ""
     intro = (
         "Mean distance past the threshold at FAR 0.01 and PSR, white box, as the method leaves the photo and after the "
         f"autoencoder and DDIM; *kept* as above, at {strength}. The people are the first ones of those above."
     )
     header = ["method", "people", *shown, *_kept_after(results), "PSNR", "SSIM", "latent MSE", "s"]
-    return "\n\n".join(["## Depth, with and without learned embeddings", intro, table(header, rows)])
+    return section("Depth, with and without learned embeddings", intro, *([table(header, rows)] if rows else []))

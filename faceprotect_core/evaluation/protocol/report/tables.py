@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from ....surrogates.metric import METRICS
 from ....verify.robustness import UNPROCESSED
 from ..methods import Method
 from ..rates import FARS
-from ..results import Results
+from ..results import FAR, Results, mean
 from ..trial import DODGING, IMPERSONATION, Experiment
 from .purification import depths, survival
-from .rows import (
-    FAR,
-    average,
-    box,
-    dodges,
-    in_the_loss,
-    looks_of,
-    losses,
-    named,
-    names_of,
-    over_targets,
-    pick,
-    processed,
-    psr,
-    rows_of,
-    shown,
-    table,
-    who,
-)
+from .rows import box, in_the_loss, named, psr, section, shown, table, who
 
 KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unprotected photos
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
-    parts = [
-        _made_with(results),
-        _recognisers(results),
-        _success(results),
-        _impersonation(results),
-        _identification(results),
-        _copies(results),
-    ]
-    parts += [
-        _quality(results, methods),
-        _robustness(results),
-        survival(results),
-        depths(results),
-        _failures(results),
-    ]
+    first = (_made_with, _recognisers, _success, _impersonation, _identification, _copies)
+    last = (_robustness, survival, depths, _failures)
+    parts = [*(part(results) for part in first), _quality(results, methods), *(part(results) for part in last)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -81,41 +50,33 @@ def _recognisers(results: Results) -> str:
 
 def _success(results: Results) -> str:
     """Protection against being recognised."""
-    parts = []
-    for seen in losses(results):
-        for goal in dodges(results, seen):
-            names = names_of(results)
-            rows = []
-            for one in rows_of(results, seen, goal):
-                rates = {name: pick(results, one, recogniser=name) for name in names}
-                people = next((rate.people for found in rates.values() for rate in found), 0)
-                rows.append([one.method, str(people), *(psr(rates[name]) for name in names), *_looks(results, one)])
-            header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM"]
-            parts.append(f"### {goal.capitalize()}, {in_the_loss(seen)}\n\n" + table(header, rows))
-    if not parts:
-        return ""
+    parts, names = [], results.names
+    for seen, goal, experiments in results.tables():
+        rows = []
+        for one in experiments:
+            rates = [results.pick(experiment=one, recogniser=name, processing=UNPROCESSED) for name in names]
+            people = next((rate.people for found in rates for rate in found), 0)
+            looks = results.looks(one)
+            rows.append([one.method, str(people), *map(psr, rates), shown(looks.psnr, 1), shown(looks.ssim, 3)])
+        header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM"]
+        parts.append(table(header, rows, f"{goal.capitalize()}, {in_the_loss(seen)}"))
     intro = (
         "PSR in percent at FAR 0.1 / 0.01 / 0.001: of the people, those whom the recogniser no longer takes for the "
         "same person as on another photo, which the optimiser never sees. *clean* is the unprotected photo: what a "
         "recogniser misses anyway: where that is most people already, a black box says nothing. White box: the "
         "recogniser was in the loss, and says nothing about others."
     )
-    return "\n\n".join(["## Protected from recognition", intro, *parts])
-
-
-def _looks(results: Results, experiment: Experiment) -> list[str]:
-    one = looks_of(results, experiment)
-    return ["-" if one.psnr is None else f"{one.psnr:.1f}", f"{one.ssim:.3f}"]
+    return section("Protected from recognition", intro, *parts)
 
 
 def _impersonation(results: Results) -> str:
-    parts = []
-    for seen in losses(results):
-        experiments = rows_of(results, seen, IMPERSONATION)
+    parts, names = [], results.names
+    for seen in results.losses():
+        experiments = results.rows(seen, IMPERSONATION)
         goals = list(dict.fromkeys(one.pushed for one in experiments if one.goal))
         if not goals:
             continue
-        names, rows = names_of(results), []
+        rows = []
         for method in dict.fromkeys(one.method for one in experiments):
             of_method = [one for one in experiments if one.method == method]
             cells = [_mean_psr(results, of_method, name, goals) for name in names]
@@ -123,39 +84,38 @@ def _impersonation(results: Results) -> str:
             people = min((rate.people for rate in results.rates if rate.experiment in of_method), default=0)
             rows.append([method, str(people), *cells, *dodged])
         header = ["method", "people", *(box(name, seen) for name in names), *(f"{name}: not matched" for name in names)]
-        parts.append(f"### {len(goals)} targets, {in_the_loss(seen)}\n\n" + table(header, rows))
-    if not parts:
-        return ""
+        parts.append(table(header, rows, f"{len(goals)} targets, {in_the_loss(seen)}"))
     intro = (
         "PSR in percent at FAR 0.1 / 0.01 / 0.001, mean over the targets: taken for the target, compared with another "
         "photo of the target. Beside it, how many of the same photos are no longer taken for the person: to look like "
         "somebody else is not to be no longer recognised."
     )
-    return "\n\n".join(["## Impersonation", intro, *parts])
+    return section("Impersonation", intro, *parts)
 
 
 def _mean_psr(results: Results, experiments: list[Experiment], name: str, goals: list[str]) -> str:
-    rates = [rate for one in experiments for goal in goals for rate in pick(results, one, recogniser=name, goal=goal)]
-    means = [average([rate.psr for rate in rates if rate.far == far]) for far in FARS]
-    return " / ".join(shown(mean, 0) for mean in means if mean is not None) or "-"
+    wanted = {"recogniser": name, "processing": UNPROCESSED}
+    picked = [results.pick(experiment=one, goal=goal, **wanted) for one in experiments for goal in goals]
+    means = [mean([rate.psr for rates in picked for rate in rates if rate.far == far]) for far in FARS]
+    return " / ".join(shown(one, 0) for one in means if one is not None) or "-"
 
 
 def _identification(results: Results) -> str:
     if not results.rank_one:
         return ""
-    names, rows = names_of(results), []
+    names, rows = results.names, []
     gallery = results.rank_one[0].gallery
-    for experiments in over_targets(results):
+    for experiments in results.over_targets():
         first, cells = experiments[0], []
         for name in names:
             chosen = [one for one in results.rank_one if one.recogniser == name and one.experiment in experiments]
-            cells.append(shown(average([one.found for one in chosen]), 0) + (" *" if name in first.seen else ""))
+            cells.append(shown(mean([one.found for one in chosen]), 0) + (" *" if name in first.seen else ""))
         rows.append([first.method, *named(first), *cells])
     intro = (
         f"Percent of the people whose other photo is the nearest of {gallery} people's to the photo (rank 1): the "
         "lower, the better hidden. Impersonation: mean over the targets. * in the loss."
     )
-    return "\n\n".join(["## Found in a gallery", intro, table(["method", "goal", "loss", *names], rows)])
+    return section("Found in a gallery", intro, table(["method", "goal", "loss", *names], rows))
 
 
 def _copies(results: Results) -> str:
@@ -180,32 +140,33 @@ def _copies(results: Results) -> str:
         "mean similarity in the recogniser's metric (a distance falls where likeness rises); percent of the people "
         f"whose two photos it takes for one person at FAR {FAR:g}. The other rates: copies.csv. * in the loss."
     )
-    return "\n\n".join(
-        ["## Two protected photos of one person", intro, table(["method", "goal", "loss", "people", *names], rows)]
-    )
+    header = ["method", "goal", "loss", "people", *names]
+    return section("Two protected photos of one person", intro, table(header, rows))
 
 
+# Field -> its heading and decimals.
 QUALITY = {
-    "psnr": 1,
-    "psnr_worst": 1,
-    "ssim": 3,
-    "lpips": 3,
-    "fid": 1,
-    "reconstruction_mse": 4,
-    "found_again": 0,
-    "seconds": 1,
+    "psnr": ("PSNR", 1),
+    "psnr_worst": ("worst", 1),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+    "fid": ("FID", 1),
+    "reconstruction_mse": ("latent MSE", 4),
+    "found_again": ("face found, %", 0),
+    "seconds": ("s", 1),
 }
 
 
 def _quality(results: Results, methods: dict[str, Method]) -> str:
     rows = []
-    for experiments in over_targets(results):
-        first, chosen = experiments[0], [looks_of(results, one) for one in experiments]
+    for experiments in results.over_targets():
+        first, chosen = experiments[0], [results.looks(one) for one in experiments]
         worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
-        values = {name: average([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
+        values = {name: mean([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
         about = methods[first.method].about if first.method in methods else ""
         people = str(min(one.people for one in chosen))
-        rows.append([first.method, about, *named(first), people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
+        cells = [shown(values[name], places) for name, (_, places) in QUALITY.items()]
+        rows.append([first.method, about, *named(first), people, *cells])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
         "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
@@ -214,41 +175,35 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
         "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
         "Impersonation: mean over the targets."
     )
-    header = ["method", "", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
-    return "\n\n".join(["## Quality", intro, table([*header, "face found, %", "s"], rows)])
+    header = ["method", "", "goal", "loss", "people", *(heading for heading, _ in QUALITY.values())]
+    return section("Quality", intro, table(header, rows))
 
 
 def _robustness(results: Results) -> str:
     """PSR at FAR 0.01 after every processing, one table for each recogniser."""
-    parts = []
-    for seen in losses(results):
-        for goal in dodges(results, seen):
-            for name in names_of(results):
-                experiments, processes = rows_of(results, seen, goal), results.settings["processings"]
-                if _clean(results, name) > KNOWS_TOO_FEW:
-                    continue
-                rows = [[*who(results, one, name), *_row(results, one, processes, name)] for one in experiments]
-                title = f"### {goal.capitalize()}, {box(name, seen)}; {in_the_loss(seen)}"
-                parts.append(f"{title}\n\n" + table(["method", "people", *processes], rows))
-    if not parts:
-        return ""
+    parts, processes = [], results.settings["processings"]
+    for seen, goal, experiments in results.tables():
+        for name in results.names:
+            if _clean(results, name) <= KNOWS_TOO_FEW:
+                rows = []
+                for one in experiments:
+                    found = results.processed(one, name)
+                    cells = [shown(found[process].psr if process in found else None, 0) for process in processes]
+                    rows.append([*who(results, one, name), *cells])
+                title = f"{goal.capitalize()}, {box(name, seen)}; {in_the_loss(seen)}"
+                parts.append(table(["method", "people", *processes], rows, title))
     intro = (
         f"PSR in percent at FAR {FAR:g} after processing. *clean* shows what the processing alone does. Recognisers "
         f"that miss more than {KNOWS_TOO_FEW} % of the people on the unprotected photos are left out here, not in "
         "rates.csv."
     )
-    return "\n\n".join(["## After processing", intro, *parts])
-
-
-def _row(results: Results, experiment: Experiment, processes: Sequence[str], name: str) -> list[str]:
-    found = processed(results, experiment, name)
-    return [f"{found[process].psr:.0f}" if process in found else "-" for process in processes]
+    return section("After processing", intro, *parts)
 
 
 def _clean(results: Results, name: str) -> float:
     """Percent of the people whom a recogniser misses anyway."""
-    rates = [rate for rate in results.rates if (rate.recogniser, rate.far, rate.goal) == (name, FAR, DODGING)]
-    return next((rate.clean for rate in rates if rate.processing == UNPROCESSED), 100.0)
+    rates = results.pick(recogniser=name, far=FAR, processing=UNPROCESSED)
+    return next((rate.clean for rate in rates), 100.0)
 
 
 def _failures(results: Results) -> str:
