@@ -15,11 +15,14 @@ from ..checks import ProtectionError, require
 from ..pixels import from_pixels
 from .file import (
     BITS_PER_SAMPLE,
+    MARK,
     ORIENTATION,
     PHOTOMETRIC,
     PLANAR,
+    PNG_SOFTWARE,
     READABLE,
     SAMPLE_FORMAT,
+    SOFTWARE,
     WAY_OUT,
     PhotoFile,
 )
@@ -59,6 +62,18 @@ def is_picture(path: Path) -> bool:
         with Image.open(path, formats=_known(Image)):
             return True
     except Exception:  # of any kind: it is not known what the file is
+        return False
+
+
+def is_marked(path: Path) -> bool:
+    """Whether the file says that it was protected already. One that cannot be read says nothing."""
+    from PIL import Image
+
+    try:
+        with _pixel_limit(Image), Image.open(path, formats=_known(Image)) as image:
+            # Of a PNG PIL would decode every pixel to look for EXIF behind them.
+            return MARK == (image.info.get(PNG_SOFTWARE) if image.format == "PNG" else image.getexif().get(SOFTWARE))
+    except Exception:  # of any kind, as above
         return False
 
 
