@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 from ...checks import require, require_finite
-from ..weights_file import DOWNLOAD_AGAIN
+from ..weights_file import DOWNLOAD_AGAIN, require_short_names
 
 # Operator -> its attributes with their defaults; a node with another attribute is refused.
 OPERATORS: dict[str, dict[str, Any]] = {
@@ -213,6 +213,7 @@ class Graph:
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             training = self.constant(node, 2).proto
             self.require(not any(training.raw_data) and not any(training.int32_data), "has a Dropout in training mode")
+        self.require(any(node.input[:1]), f"has a {node.op_type} that reads nothing")
         source, output = node.input[0], node.output[0]
         if source in self.constants:
             self.constants[output] = self.constants[source]
@@ -223,6 +224,10 @@ class Graph:
 def _require_known(model: ModelProto, where: str) -> None:
     """Known operators only, and all weights in the file itself."""
     graph = model.graph
+    require_short_names((value.name for value in (*graph.input, *graph.initializer)), where)
+    for node in graph.node:
+        attributes = (attribute.name for attribute in node.attribute)
+        require_short_names((node.op_type, node.domain, *node.input, *node.output, *attributes), where)
     require(len(graph.node) > 0, f"{where} is no ONNX model: it has no nodes", DOWNLOAD_AGAIN)
     # protobuf gives text that is no UTF-8 as bytes.
     domains = {str(node.domain) for node in graph.node} - {"", "ai.onnx"}
