@@ -92,7 +92,8 @@ class Constant:
             "use the file in float32 or float16, not a quantised one",
         )
         dtype = types[proto.data_type]
-        found = len(proto.raw_data) / dtype.itemsize or len(getattr(proto, TYPED_FIELDS[proto.data_type]))
+        typed = getattr(proto, TYPED_FIELDS[proto.data_type])
+        found = len(proto.raw_data) / dtype.itemsize if proto.HasField("raw_data") else len(typed)
         require(
             min(proto.dims, default=1) >= 0 and found == math.prod(proto.dims),
             f"{what} has shape {list(proto.dims)} and {found:g} values",
