@@ -83,7 +83,8 @@ def _readable(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _pixel_limit(Image), Image.open(path, formats=_known(Image)) as image:
+        # As an open file: PIL maps a path's pixels into memory, and garbles TIFFs that are to be turned.
+        with _pixel_limit(Image), open(path, "rb") as file, Image.open(file, formats=_known(Image)) as image:
             yield image
     except ProtectionError:
         raise
