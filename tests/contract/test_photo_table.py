@@ -111,6 +111,8 @@ def test_no_odd_value_writes_a_file_or_ends_without_words(here, node, name, valu
     prompt[node]["inputs"][name] = value
     outcome = here.run(prompt)
     assert (outcome.refused or outcome.error) and not outcome.saved
+    assert node != "saved" or outcome.refused or "How to fix: " in outcome.error
+    assert node != "saved" or str(here.folder) not in outcome.error
     assert not list(here.folder.parent.glob("x*")) and not list(here.folder.glob("x*"))
 
 
