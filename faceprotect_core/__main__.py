@@ -70,7 +70,8 @@ def _add_protect(commands) -> None:
         "protect",
         help="protect all photos of a folder",
         description="Protects the faces in all photos of a folder and its subfolders. Originals are never changed. "
-        "Run it again to go on after a stop, or after adding photos.",
+        "Run it again to go on after a stop, or after adding photos. Protected photos are known again by a mark in the "
+        "file and refused: start from the originals.",
     )
     command.set_defaults(run=_protect)
     add = command.add_argument
@@ -96,6 +97,8 @@ def _add_protect(commands) -> None:
     add("--format", choices=("keep", "png", "jpeg", "webp"), default="keep", help="of the written photos (keep)")
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
     add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
+    no_mark = 'leave out "Software: FaceProtect", by which protected photos are known again, and not protected twice'
+    add("--no-mark", dest="mark", action="store_false", help=no_mark)
     add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
     add("--batch", type=_count, default=1, metavar="N", help="faces at once, also across photos; slower on a CPU (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
@@ -133,7 +136,7 @@ def _protect(arguments: argparse.Namespace) -> int:
     from .folders.record import Record
     from .folders.run import Options, plan, protect_folder
 
-    names = ("format", "quality", "keep_metadata", "overwrite")
+    names = ("format", "quality", "keep_metadata", "overwrite", "mark")
     options = Options(**{name: getattr(arguments, name) for name in names})
     source, out = arguments.source, arguments.out
     plan(source, out, options, Record.read(folder_of(out, source)))  # before the model is loaded

@@ -179,7 +179,17 @@ def boxes_per_image(bboxes: list | dict | None, count: int, where: str) -> list[
     """Core's BOUNDING_BOX (one box, boxes of one image, or of each image) as left, top, right, bottom per image."""
     if bboxes is None:
         return None
-    per_image = [bboxes] if isinstance(bboxes, dict) else list(bboxes)
+    try:
+        per_image = [bboxes] if isinstance(bboxes, dict) else list(bboxes)
+        return _boxes_per_image(per_image, count, where)
+    except (TypeError, KeyError) as error:
+        raise ProtectionError(
+            f"{where}: what is connected to bboxes is no BOUNDING_BOX ({str(error)[:80]})",
+            "connect boxes with x, y, width and height, as core's nodes give them",
+        ) from error
+
+
+def _boxes_per_image(per_image: list, count: int, where: str) -> list[list[Box]]:
     if not per_image or isinstance(per_image[0], dict):
         per_image = [per_image] * count  # one list means every image, as in core's own nodes
     require(
@@ -196,6 +206,7 @@ def boxes_per_image(bboxes: list | dict | None, count: int, where: str) -> list[
 def _masks_per_image(mask: Tensor | None, count: int, where: str) -> Tensor | None:
     if mask is None:
         return None
+    require(isinstance(mask, Tensor), f"{where}: the mask is no MASK but a {type(mask).__name__}", "connect a mask")
     masks = rearrange(mask, "... h w -> (...) h w").float().cpu()
     require(
         len(masks) in (1, count),

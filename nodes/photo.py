@@ -174,6 +174,7 @@ class ProtectPhoto(io.ComfyNode):
         makeup=None,
     ) -> io.NodeOutput:
         require_untouched(cls.hidden, "image", WHERE)
+        require_untouched(cls.hidden, "other_photo", f"{WHERE} (other photo)")
         way, models = _way(way, model, vae, conditioning)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which

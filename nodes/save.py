@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 from einops import rearrange
 
+from ..faceprotect_core.checks import ProtectionError
 from ..faceprotect_core.photos.file import PhotoFile
 from ..faceprotect_core.photos.write import write_photo
 from . import host
@@ -62,7 +63,14 @@ class SaveProtectedImage(io.ComfyNode):
             if source.shape[-1] == 4:
                 colours = rearrange(source, "h w c -> c h w").cpu().float()
                 photo = PhotoFile.of(colours[:3], colours[3:])
-            saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
+            try:
+                saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
+            except (OSError, UnicodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no name of a file"
+                raise ProtectionError(
+                    f"{WHERE}: nothing can be saved under {filename_prefix[:80]!r} ({reason})",
+                    "use a short and plain name; look at the rights and the space of ComfyUI's output folder",
+                ) from error
         return io.NodeOutput(ui={"images": saved})
 
 

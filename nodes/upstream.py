@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.photos.read import is_marked
+from . import host
 
 PROTECTING = {
     "FaceProtectProtectPhoto": "Protect Photo",
@@ -10,30 +14,43 @@ PROTECTING = {
     "FaceProtectLightAndShade": "Light and Shade",
     "FaceProtectPixelAttack": "Pixel-Space Attack",
 }
+# Core's own whose text names a folder; others may name a file.
+OF_A_FOLDER = ("LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder")
 
 
-def protecting_before(hidden, name: str) -> list[str]:
-    """The display names of protecting blocks that an input's image comes through.
+def _before(hidden, name: str) -> Iterator[dict]:
+    """The nodes that an input's image comes through.
 
     hidden: a node's, with `unique_id` and `dynprompt`, in which bypassed nodes are not. name: of the input.
     """
     seen, waiting = set(), [_source(hidden.dynprompt.get_node(hidden.unique_id)["inputs"].get(name))]
-    found = []
     while waiting:
         node = waiting.pop()
         if node is None or node in seen or not hidden.dynprompt.has_node(node):
             continue
         seen.add(node)
         data = hidden.dynprompt.get_node(node)
-        found += [PROTECTING[data["class_type"]]] if data["class_type"] in PROTECTING else []
+        yield data
         waiting += map(_source, data["inputs"].values())
-    return found
 
 
 def _source(value) -> str | None:
     """The node that an input is linked to."""
     is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
     return value[0] if is_link else None
+
+
+def protecting_before(hidden, name: str) -> list[str]:
+    """The display names of protecting blocks that an input's image comes through."""
+    return [PROTECTING[data["class_type"]] for data in _before(hidden, name) if data["class_type"] in PROTECTING]
+
+
+def protected_files_before(hidden, name: str) -> Iterator[str]:
+    """The names of protected photos among the files that are loaded for an input, whatever node loads them."""
+    for data in _before(hidden, name):
+        for text in filter(lambda value: isinstance(value, str), data["inputs"].values()):
+            files = host.files_in(text) if data["class_type"] in OF_A_FOLDER else host.file_of(text)
+            yield from (path.name for path in files if is_marked(path))
 
 
 def require_protected(hidden, name: str, where: str) -> None:
@@ -48,9 +65,16 @@ def require_protected(hidden, name: str, where: str) -> None:
 def require_untouched(hidden, name: str, where: str) -> None:
     """Fails where the photo was protected before: a second run would flee from the first, back towards the person."""
     before = protecting_before(hidden, name)
+    stronger = "and choose a stronger preset if it should be changed more"
     require(
         not before,
-        f"{where}: the photo comes out of {' and '.join(before)}, so it is protected already; to protect it again can "
-        "undo that, because the person is no longer known from it",
-        "connect the original photo, and choose a stronger preset if it should be changed more",
+        f"{where}: the photo comes out of {' and '.join(before)}, so it is protected already: the person is no longer "
+        "known from it, and to protect it again can undo that",
+        f"connect the original photo, {stronger}",
+    )
+    file = next(protected_files_before(hidden, name), None)
+    require(
+        file is None,
+        f"{where}: {file!r} is protected already: it is what an earlier run wrote",
+        f"load the original photo (from a folder that is loaded take protected ones out), {stronger}",
     )

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from ..checks import ProtectionError, require
 from ..files import sha256_of
 from ..photos.file import WRITABLE
-from ..photos.read import is_picture
+from ..photos.read import is_marked, is_picture
 from .record import RECORD, Record
 
 Format = Literal["keep", "png", "jpeg", "webp"]
@@ -35,12 +35,14 @@ OTHER_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Options:
-    """How files are written. format: "keep" keeps each photo's own where it can be written, and writes PNG else."""
+    """How files are written. format: "keep" keeps each photo's own where it can be written, and writes PNG else. mark:
+    the files say that they are protected, see `write_photo`."""
 
     format: Format = "keep"
     quality: int = 95
     keep_metadata: bool = False
     overwrite: bool = False
+    mark: bool = True
 
     def __post_init__(self):
         known = get_args(Format)
@@ -49,7 +51,7 @@ class Options:
 
     @property
     def settings(self) -> dict:
-        return {"format": self.format, "quality": self.quality, "keep_metadata": self.keep_metadata}
+        return {"format": self.format, "quality": self.quality, "keep_metadata": self.keep_metadata, "mark": self.mark}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Task:
     def require_original(self, digest: str) -> None:
         """To protect a protected photo can undo it: the second run flees from the first, and is judged against it."""
         require(
-            digest not in self.made,
+            digest not in self.made and not is_marked(self.source),
             f"{self.name!r} is protected already: it is what an earlier run wrote",
             "protect the original photo; for more protection with --preset strong",
         )

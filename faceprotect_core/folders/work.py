@@ -139,7 +139,7 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
         _require_protected(judged, f"the written {suffix} file, read back,", png + stronger)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"keep_metadata": options.keep_metadata, "quality": options.quality}
+    kept = {"keep_metadata": options.keep_metadata, "quality": options.quality, "mark": options.mark}
     notes = [*photo.notes, *write_photo(path, result.image, photo, check=check, **kept)]
     return {
         "source_sha256": source.sha256,

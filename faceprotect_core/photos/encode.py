@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from ..pixels import to_pixels
-from .file import BITS_PER_SAMPLE, ORIENTATION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, PhotoFile, under_alpha
+from .file import (
+    BITS_PER_SAMPLE,
+    MARK,
+    ORIENTATION,
+    PHOTOMETRIC,
+    PLANAR,
+    PNG_SOFTWARE,
+    SAMPLE_FORMAT,
+    SOFTWARE,
+    PhotoFile,
+    under_alpha,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,8 +43,12 @@ DROPPED_EXIF = (MAKER_NOTE, 0xA005, 0x9214, 0xA214)
 LONGEST_VALUE = 1024  # bytes: a longer EXIF value is no setting of the camera
 
 
-def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.Exif | None, quality: int) -> bytes:
+def encode_photo(
+    file_format: str, image: Tensor, like: PhotoFile, exif: Image.Exif | None, quality: int, mark: bool
+) -> bytes:
     """The bytes of a file with that EXIF; see `write_photo`."""
+    if mark and file_format != "PNG":
+        exif = _marked(exif)
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")
     planes = image.detach().cpu()
     if like.alpha is not None and like.colours is not None and file_format != "JPEG":
@@ -45,12 +60,21 @@ def encode_photo(file_format: str, image: Tensor, like: PhotoFile, exif: Image.E
     if file_format == "TIFF":
         return _tiff(pixels, like.icc_profile, exif)
     if deep:
-        return _png_of_16_bits(pixels, like.icc_profile, exif)
-    return _by_pil(file_format, pixels, like.icc_profile, exif, quality)
+        return _png_of_16_bits(pixels, like.icc_profile, exif, mark)
+    return _by_pil(file_format, pixels, like.icc_profile, exif, quality, mark)
 
 
-def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int) -> bytes:
+def _marked(exif: Image.Exif | None) -> Image.Exif:
+    """The name of the camera's software gives way."""
     from PIL import Image
+
+    exif = exif or Image.Exif()
+    exif[SOFTWARE] = MARK
+    return exif
+
+
+def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, quality: int, mark: bool) -> bytes:
+    from PIL import Image, PngImagePlugin
 
     options: dict[str, Any] = {
         "PNG": {},
@@ -61,6 +85,9 @@ def _by_pil(file_format: str, pixels: np.ndarray, profile: bytes | None, exif, q
         options["icc_profile"] = profile
     if exif is not None:
         options["exif"] = exif.tobytes()
+    if mark and file_format == "PNG":  # as text, which ComfyUI's mask editor keeps
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text(PNG_SOFTWARE, MARK)
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, file_format, **options)
     return buffer.getvalue()
@@ -92,7 +119,7 @@ def _is_short(value) -> bool:
     return not isinstance(value, dict) and (not isinstance(value, tuple) or len(value) <= LONGEST_VALUE // 8)
 
 
-def _png_of_16_bits(pixels: np.ndarray, profile: bytes | None, exif) -> bytes:
+def _png_of_16_bits(pixels: np.ndarray, profile: bytes | None, exif, mark: bool) -> bytes:
     """PNG of 16 bits (ISO/IEC 15948), which PIL does not write in colour; rows as differences to the one above."""
     height, width, channels = pixels.shape
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -105,6 +132,8 @@ def _png_of_16_bits(pixels: np.ndarray, profile: bytes | None, exif) -> bytes:
         parts.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
     if exif is not None:
         parts.append((b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    if mark:
+        parts.append((b"tEXt", f"{PNG_SOFTWARE}\0{MARK}".encode()))
     parts.append((b"IDAT", zlib.compress(np.hstack([up_filter, differences]).tobytes(), 4)))
     return PNG_SIGNATURE + b"".join(_png_chunk(*part) for part in [*parts, (b"IEND", b"")])
 

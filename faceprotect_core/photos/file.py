@@ -13,6 +13,8 @@ WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".t
 WAY_OUT = "export the photo as JPEG or PNG"
 # TIFF tags, which EXIF's are too.
 ORIENTATION, BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANAR, PHOTOMETRIC = 274, 258, 339, 284, 262
+SOFTWARE, PNG_SOFTWARE = 305, "Software"  # EXIF's and TIFF's tag; the keyword of PNG's text
+MARK = "FaceProtect"  # what it says in every photo that was protected: the same in all, nothing about anybody
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,14 @@ from ..checks import ProtectionError, require
 from ..pixels import from_pixels
 from .file import (
     BITS_PER_SAMPLE,
+    MARK,
     ORIENTATION,
     PHOTOMETRIC,
     PLANAR,
+    PNG_SOFTWARE,
     READABLE,
     SAMPLE_FORMAT,
+    SOFTWARE,
     WAY_OUT,
     PhotoFile,
 )
@@ -62,13 +65,26 @@ def is_picture(path: Path) -> bool:
         return False
 
 
+def is_marked(path: Path) -> bool:
+    """Whether the file says that it was protected already. One that cannot be read says nothing."""
+    from PIL import Image
+
+    try:
+        with _pixel_limit(Image), Image.open(path, formats=_known(Image)) as image:
+            # Of a PNG PIL would decode every pixel to look for EXIF behind them.
+            return MARK == (image.info.get(PNG_SOFTWARE) if image.format == "PNG" else image.getexif().get(SOFTWARE))
+    except Exception:  # of any kind, as above
+        return False
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[Image.Image]:
     """PIL's image of the file; whatever a damaged file makes PIL raise becomes an error that names a way out."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _pixel_limit(Image), Image.open(path, formats=_known(Image)) as image:
+        # As an open file: PIL maps a path's pixels into memory, and garbles TIFFs that are to be turned.
+        with _pixel_limit(Image), open(path, "rb") as file, Image.open(file, formats=_known(Image)) as image:
             yield image
     except ProtectionError:
         raise

@@ -31,19 +31,22 @@ def write_photo(
     *,
     keep_metadata: bool = False,
     quality: int = 95,
+    mark: bool = True,
     check: Callable[[PhotoFile], None] | None = None,
 ) -> tuple[str, ...]:
     """Writes a photo in the format of the path's suffix, under a temporary name first: all of it, or nothing.
 
     Kept from the photo it was made of: bits per channel (PNG, TIFF), colour profile, grey (not in WebP), alpha (not in
     JPEG, where what was transparent is white). What an alpha of 0 hides is white in every format. WebP is lossless at
-    quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails.
+    quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails. The file is marked as protected
+    ("Software: FaceProtect"), so that nobody takes it for an original.
 
     Args:
         image: [3, H, W] in [0, 1]; values outside are clamped.
         like: the photo that the image was made of; None writes 8 bits without profile and alpha.
         keep_metadata: keeps EXIF, GPS included, without MakerNote and thumbnail, which may show the unprotected face.
         quality: 1 to 100, of JPEG (always 4:4:4) and WebP.
+        mark: False leaves the mark out; `is_marked` does not know such a file again.
         check: called with the photo as read back from the temporary file; when it raises, nothing is written.
 
     Returns:
@@ -55,7 +58,7 @@ def write_photo(
     path, like = Path(path), like or PhotoFile(image)
     _require_writable(path, image, like, quality)
     exif, notes = _kept_exif(like.exif, image) if keep_metadata and like.exif else (None, ())
-    data = encode_photo(WRITABLE[path.suffix.lower()], image, like, exif, quality)
+    data = encode_photo(WRITABLE[path.suffix.lower()], image, like, exif, quality, mark)
     with replacing(path) as temporary:
         write_and_flush(temporary, data)
         if check:

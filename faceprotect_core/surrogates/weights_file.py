@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ SCRIPT_RECORD = re.compile(r"[^/]+/(constants\.pkl|code/.*)")
 # In torch's refusal: what the pickle names that is no tensor's part.
 CALLED = re.compile(r"(?:GLOBAL|function|class|type) <?(?:class )?'?([A-Za-z_][\w.]+)")
 REASON_LENGTH = 150
+LONGEST_NAME = 300  # letters: names stand in messages
 CONVERTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DOWNLOAD_AGAIN = "download the file again, and compare its size with the one on the page that offers it"
 PLAIN_STATE_DICT = (
@@ -189,6 +190,7 @@ def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:
         f"{path.name} holds {_described(found)}, not a dictionary of tensors",
         PLAIN_STATE_DICT,
     )
+    require_short_names(filter(lambda name: isinstance(name, str), tensors), path.name)
     for name, value in tensors.items():
         require(
             isinstance(name, str) and isinstance(value, Tensor),
@@ -196,6 +198,12 @@ def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:
             PLAIN_STATE_DICT,
         )
     return dict(tensors)
+
+
+def require_short_names(names: Iterable[str], where: str) -> None:
+    """Fails on a name that no network has. where: the file's name."""
+    longest = max(map(len, names), default=0)
+    require(longest <= LONGEST_NAME, f"{where} has a name of {longest} letters in it", DOWNLOAD_AGAIN)
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

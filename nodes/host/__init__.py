@@ -7,6 +7,8 @@ from .files import (
     FACE_RECOGNITION,
     FACEXLIB_FOLDERS,
     NO_RECOGNISERS,
+    file_of,
+    files_in,
     register_model_folder,
     save_path,
     surrogate_file,

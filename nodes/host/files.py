@@ -1,4 +1,5 @@
-"""Model files that the user may choose, and where images are saved; never outside their folders."""
+"""Model files that the user may choose, the photos that nodes load, and where images are saved; never outside their
+folders."""
 
 from __future__ import annotations
 
@@ -77,6 +78,30 @@ def _model_folders(name: str) -> list[Path]:
     """A folder in models/, and where another pack or extra_model_paths.yaml has it."""
     known = folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
     return [Path(folder) for folder in dict.fromkeys([*known, os.path.join(folder_paths.models_dir, name)])]
+
+
+def file_of(text: str) -> list[Path]:
+    """The file in ComfyUI's input, output or temp folder that a text names as Load Image takes it, or none."""
+    path = _in_its_folder(text)
+    return [path] if path and os.path.isfile(path) else []
+
+
+def files_in(text: str) -> list[Path]:
+    """The files of the folder in ComfyUI's input folder that a text names, and of its subfolders."""
+    folder = _in_its_folder(text)
+    found = sorted(folder.rglob("*")) if folder and os.path.isdir(folder) else []
+    return [path for path in found if path.is_file() and path.resolve().is_relative_to(folder)]
+
+
+def _in_its_folder(text: str) -> Path | None:
+    """As "a.png", "sub/a.png" or "a.png [output]"; None for what leads out, through a link too."""
+    name, folder = folder_paths.annotated_filepath(text)
+    root = Path(folder or folder_paths.get_input_directory()).resolve()
+    try:
+        path = (root / name).resolve()
+    except ValueError:  # no name of a file: a zero byte, half a character
+        return None
+    return path if path.is_relative_to(root) else None
 
 
 def save_path(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:

@@ -18,9 +18,11 @@ from ...faceprotect_core.photos.file import over_white, under_alpha
 
 def to_core_image(image: Tensor, where: str) -> Tensor:
     """IMAGE [B, H, W, C] -> a new [B, 3, H, W] float32 on the compute device; over white, grey repeated."""
+    is_image = isinstance(image, Tensor)
     require(
-        image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
-        f"{where} expects an IMAGE [batch, height, width, channels], got {list(image.shape)}",
+        is_image and image.ndim == 4 and image.shape[-1] in (1, 3, 4) and image.numel() > 0,
+        f"{where} expects an IMAGE [batch, height, width, channels], got "
+        f"{list(image.shape) if is_image else type(image).__name__}",
         "connect an image with at least one pixel and 1, 3 or 4 channels",
     )
     planes = rearrange(image, "b h w c -> b c h w").to(

@@ -140,7 +140,7 @@ be protected far enough, the node stops with an error: it never hands you an unp
 - **model**, **vae**, **conditioning**: connect *Load Demo Model* or Stable Diffusion, and it is the paper's method.
 - **mask**: no face found? Draw over it (right click on the photo, Open in Mask Editor), and connect MASK.
 
-**Save Protected Image** writes neither this workflow nor any other metadata into the file. ComfyUI's own Save Image \
+**Save Protected Image** writes neither this workflow nor anything about you into the file. ComfyUI's own Save Image \
 does.
 
 {LIMITS_NOTE}"""

@@ -41,6 +41,21 @@ def test_boxes_of_another_batch_are_refused(pack, node):
         node.boxes_per_image([[BOX], [BOX]], 3, "Crop Face")
 
 
+@pytest.mark.parametrize("odd", [3, "a", True, [1.5], [[1, 2, 3, 4]], [{"x": 1}], {"left": 1}, [{**BOX, "x": "a"}]])
+def test_what_is_no_box_is_refused(pack, node, odd):
+    with pytest.raises(pack.core.ProtectionError, match="no BOUNDING_BOX.*How to fix"):
+        node.boxes_per_image(odd, 1, "Crop Face")
+
+
+@pytest.mark.parametrize("odd", [3, "a", None, [], np.zeros((1, 4, 4, 3))])
+def test_what_is_no_image_and_no_mask_is_refused(pack, node, photos, odd):
+    with pytest.raises(pack.core.ProtectionError, match="expects an IMAGE.*How to fix"):
+        pack.host.to_core_image(odd, "Crop Face")
+    if odd is not None:
+        with pytest.raises(pack.core.ProtectionError, match="is no MASK.*How to fix"):
+            node.FaceSelector(photos, node.Found(mask=odd), "all", "Crop Face")
+
+
 def selected(node, photos, which="all", **found):
     return node.FaceSelector(photos, node.Found(**found), which, "Crop Face")(0)
 

@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 from ...checks import require, require_finite
-from ..weights_file import DOWNLOAD_AGAIN
+from ..weights_file import DOWNLOAD_AGAIN, require_short_names
 
 # Operator -> its attributes with their defaults; a node with another attribute is refused.
 OPERATORS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,8 @@ class Constant:
             "use the file in float32 or float16, not a quantised one",
         )
         dtype = types[proto.data_type]
-        found = len(proto.raw_data) / dtype.itemsize or len(getattr(proto, TYPED_FIELDS[proto.data_type]))
+        typed = getattr(proto, TYPED_FIELDS[proto.data_type])
+        found = len(proto.raw_data) / dtype.itemsize if proto.HasField("raw_data") else len(typed)
         require(
             min(proto.dims, default=1) >= 0 and found == math.prod(proto.dims),
             f"{what} has shape {list(proto.dims)} and {found:g} values",
@@ -213,6 +214,7 @@ class Graph:
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             training = self.constant(node, 2).proto
             self.require(not any(training.raw_data) and not any(training.int32_data), "has a Dropout in training mode")
+        self.require(any(node.input[:1]), f"has a {node.op_type} that reads nothing")
         source, output = node.input[0], node.output[0]
         if source in self.constants:
             self.constants[output] = self.constants[source]
@@ -223,6 +225,10 @@ class Graph:
 def _require_known(model: ModelProto, where: str) -> None:
     """Known operators only, and all weights in the file itself."""
     graph = model.graph
+    require_short_names((value.name for value in (*graph.input, *graph.initializer)), where)
+    for node in graph.node:
+        attributes = (attribute.name for attribute in node.attribute)
+        require_short_names((node.op_type, node.domain, *node.input, *node.output, *attributes), where)
     require(len(graph.node) > 0, f"{where} is no ONNX model: it has no nodes", DOWNLOAD_AGAIN)
     # protobuf gives text that is no UTF-8 as bytes.
     domains = {str(node.domain) for node in graph.node} - {"", "ai.onnx"}

@@ -46,7 +46,7 @@ def test_the_record_says_what_was_done_without_an_absolute_path(folders, tmp_pat
     ]  # fmt: skip
     assert (face["protected"], face["evidence"], face["judge_asked"]) == (True, True, 1)
     assert entry["settings"] == {
-        "preset": "balanced", "version": 1, "format": "keep", "quality": 95, "keep_metadata": False,
+        "preset": "balanced", "version": 1, "format": "keep", "quality": 95, "keep_metadata": False, "mark": True,
     }  # fmt: skip
     assert str(tmp_path) not in (target / RECORD).read_text()
 

@@ -42,6 +42,33 @@ def test_a_protected_photo_is_not_protected_again(folders, tmp_path, where):
     assert not any((tmp_path / "second" / name).exists() for name in outputs)
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("taken", ["the folder", "the one photo"])
+def test_a_protected_photo_is_known_wherever_it_was_copied_to(folders, tmp_path, fake, capsys, kind, taken):
+    source, out = folders
+    fake.tolerance = 1.0
+    assert run(source, out, "--format", kind) == 0
+    (protected,) = out.glob("a.*")
+    copy = tmp_path / "elsewhere" / "holiday.dat"  # not even its suffix tells
+    copy.parent.mkdir()
+    copy.write_bytes(protected.read_bytes())
+    calls, second = fake.calls, tmp_path / "second"
+    capsys.readouterr()
+    assert run(copy if taken == "the one photo" else copy.parent, second) == 1
+    said = capsys.readouterr().out
+    assert "'holiday.dat' is protected already" in said and "How to fix: protect the original photo" in said
+    assert fake.calls == calls and set(files(second)) == {"faceprotect.json"}
+
+
+def test_without_the_mark_a_copy_is_not_known(folders, tmp_path, fake, capsys):
+    source, out = folders
+    assert run(source, out, "--no-mark") == 0 and record(out)["a.png"]["settings"]["mark"] is False
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes((out / "a.png").read_bytes())
+    assert run(tmp_path / "elsewhere", tmp_path / "second") == 0
+    assert run(out, tmp_path / "third") == 1 and "is protected already" in capsys.readouterr().out  # the record knows
+
+
 def test_a_photo_beside_protected_ones_is_an_original_all_the_same(folders, tmp_path):
     source, out = folders
     protect_folder(source, out, FakeProtector())

@@ -138,6 +138,10 @@ def test_damaged_tensors_are_refused(network, model, read):
     refused(lambda tensor: tensor.__setattr__("raw_data", tensor.raw_data[:-4]), r"shape \[4, 3, 3, 3\] and 107 values")
     refused(lambda tensor: tensor.__setattr__("raw_data", tensor.raw_data[:-1]), r"and 107.75 values")
     refused(lambda tensor: tensor.ClearField("raw_data"), "and 0 values")
+    emptied = iresnet_model(network, typed=True)
+    emptied.graph.initializer[0].raw_data = b""  # it counts, not the numbers beside it
+    with pytest.raises(ProtectionError, match="and 0 values"):
+        read(emptied)
     refused(lambda tensor: tensor.__setattr__("raw_data", b"\xff" * len(tensor.raw_data)), "NaN")
     refused(lambda tensor: typed(tensor, TensorProto.INT8), "ONNX type 3, expected float32 or float16")
     refused(lambda tensor: typed(tensor, TensorProto.BFLOAT16), "ONNX type 16")

@@ -157,6 +157,14 @@ def an_initialiser_twice(model):
     model.graph.initializer.append(model.graph.initializer[0])
 
 
+def an_identity_of_nothing(model):
+    model.graph.node.add(op_type="Identity", output=["more"])
+
+
+def a_cast_of_no_name(model):
+    model.graph.node.add(op_type="Cast", input=[""], output=["more"])
+
+
 WIRINGS = {
     stride_of_a_convolution: r"strides \(2, 2\), expected \(1, 2\)",
     stride_of_a_shortcut: "shortcut .* does not halve",
@@ -191,6 +199,8 @@ WIRINGS = {
     a_circle: "nothing before it computes",
     a_name_twice: "computes",
     an_initialiser_twice: "same name",
+    an_identity_of_nothing: "has a Identity that reads nothing",
+    a_cast_of_no_name: "has a Cast that reads nothing",
 }
 
 
@@ -198,6 +208,23 @@ WIRINGS = {
 def test_a_graph_of_other_wiring_is_refused(model, read, change):
     change(model)
     with pytest.raises(ProtectionError, match=f"{WIRINGS[change]}.*How to fix: use the recognition file"):
+        read(model)
+
+
+LONG = "n" * 10_000
+LONG_NAMES = {
+    "operator": lambda graph: setattr(graph.node[0], "op_type", LONG),
+    "attribute": lambda graph: setattr(graph.node[0].attribute[0], "name", LONG),
+    "value": lambda graph: graph.node[3].input.append(LONG),
+    "tensor": lambda graph: setattr(graph.initializer[0], "name", LONG),
+    "image": lambda graph: setattr(graph.input[0], "name", LONG),
+}
+
+
+@pytest.mark.parametrize("what", LONG_NAMES)
+def test_a_name_that_no_message_could_hold_is_refused(model, read, what):
+    LONG_NAMES[what](model.graph)
+    with pytest.raises(ProtectionError, match="has a name of 10000 letters"):
         read(model)
 
 

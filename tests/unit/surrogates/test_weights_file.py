@@ -204,6 +204,7 @@ BAD = [
     Bad("one_tensor.pth", lambda path: save(torch.zeros(2), path), ("holds a Tensor",)),
     Bad("no_tensor.pth", lambda path: save({"state_dict": {}}, path), ("0 entries",)),
     Bad("numbers.pth", lambda path: save(weights() | {"epoch": 3}, path), ("'epoch' is a int",)),
+    Bad("long.pth", lambda path: save({"n" * 10_000: torch.zeros(2)}, path), ("a name of 10000 letters",)),
     Bad("nan.pth", lambda path: save(changed("conv1.prelu.weight", torch.full((64,), torch.nan)), path), ("64 of 64",)),
     Bad("overflow.pth", lambda path: save(changed("bn.bias", torch.zeros(512).double() + 1e300), path), ("infinite",)),
     Bad("variance.pth", lambda path: save(changed("bn.running_var", -torch.ones(512)), path), ("negative",)),
