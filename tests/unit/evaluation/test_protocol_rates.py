@@ -14,6 +14,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
+from faceprotect_core.makeup import WEIGHT
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
@@ -185,6 +186,18 @@ def test_each_variant_differs_in_what_it_is_named_after(base):
     else:
         assert variants["ours in lightness only"].settings == replace(ours.settings, keep_colours=True)
     assert light.masked and all(one.attacks for one in (light, *variants.values()))
+
+
+@pytest.mark.parametrize("base", ["paper", "balanced"])
+def test_the_rows_of_makeup_are_the_main_ones_with_another_loss_beside_it(base):
+    groups = method_groups(base)
+    assert list(groups["makeup"]) == ["makeup (AMT-GAN, DiffAM style)", "light and shade with makeup"]
+    for made_up, name in zip(groups["makeup"].values(), ("ours", "light and shade"), strict=True):
+        assert (
+            made_up.makeup == WEIGHT
+            and replace(made_up, makeup=0.0, about=groups["main"][name].about) == (groups["main"][name])
+        )
+    assert not any(one.makeup for name, group in groups.items() if name != "makeup" for one in group.values())
 
 
 def test_the_unprotected_photo_and_the_reconstructions_are_always_there():
