@@ -26,7 +26,7 @@ sys.path.append(str(PACK))  # for faceprotect_core, after the tests' own modules
 
 OUTPUT = PACK / "demo_output"
 WORKFLOW = PACK / "workflows/api/demo.json"
-PORTRAIT = "faceprotect_portrait.png"
+PORTRAIT, MAKEUP = "faceprotect_portrait.png", "faceprotect_makeup.png"
 HEAD = (slice(11, 191), slice(132, 312))  # rows, columns: framed as the demo model's training photos are
 WAYS = {"diffusion": "FaceProtectLatentOptimizer", "light and shade": "FaceProtectLightAndShade"}
 JUDGE = "dlib_resnet"  # in no loss of the workflow
@@ -69,6 +69,7 @@ def serve(device: str):
     OUTPUT.mkdir(exist_ok=True)
     with ComfyUIServer(device=device, flags=["--output-directory", str(OUTPUT)]) as server:
         server.upload_image(portrait(), PORTRAIT)
+        server.upload_image(made_up(), MAKEUP)
         for workflow in (PACK / "workflows").glob("*.json"):
             shutil.copy(workflow, server.base_dir / "user/default/workflows")
         print(f"Open {server.url} and choose a workflow (press W). Ctrl+C stops the server.", flush=True)
@@ -76,15 +77,22 @@ def serve(device: str):
 
 
 def upload_portrait(server: ComfyUIServer, prompt: dict):
-    """Puts the portrait where the workflow's LoadImage node looks for it."""
+    """Puts the portrait, and the reference for makeup, where the workflow's LoadImage nodes look for them."""
+    server.upload_image(made_up(), MAKEUP)
     name = server.upload_image(portrait(), PORTRAIT)
     for node in nodes_of(prompt, "LoadImage").values():
-        node["inputs"]["image"] = name
+        if node["inputs"]["image"] != MAKEUP:
+            node["inputs"]["image"] = name
 
 
 def portrait() -> np.ndarray:
     """NASA's portrait of Eileen Collins, in the public domain: the head, uint8 [180, 180, 3]."""
     return whole_photo()[HEAD]
+
+
+def made_up() -> np.ndarray:
+    """The same with makeup, as it ships; see faceprotect_core/evaluation/painted.py."""
+    return np.asarray(Image.open(PACK / "workflows" / MAKEUP))
 
 
 def whole_photo() -> np.ndarray:

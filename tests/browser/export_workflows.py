@@ -23,10 +23,10 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from comfyui import PACK, PACK_NAME, ComfyUIServer
-from demo import portrait, whole_photo
+from demo import made_up, portrait, whole_photo
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
 from workflow_canvas import Block, Node, Workflow
-from workflow_graphs import PHOTO, PHOTO_FOLDER, PORTRAIT, SD2_BASE, TARGET, WORKFLOWS
+from workflow_graphs import MAKEUP, PHOTO, PHOTO_FOLDER, PORTRAIT, SD2_BASE, TARGET, WORKFLOWS
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44
@@ -125,6 +125,7 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
 def put_files_in_place(server: ComfyUIServer):
     """What the workflows name must exist, or the frontend reports it as missing: pictures, a folder, a model file."""
     server.upload_image(portrait(), PORTRAIT)
+    server.upload_image(made_up(), MAKEUP)
     server.upload_image(whole_photo(), PHOTO)
     server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
     server.upload_image(np.full((512, 512, 3), 128, np.uint8), TARGET)

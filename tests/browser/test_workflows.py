@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from comfyui import PACK
-from demo import portrait, whole_photo
+from demo import made_up, portrait, whole_photo
 from frontend import Frontend
 
 FOLDER = PACK / "workflows"
@@ -49,6 +49,7 @@ def files_that_the_workflows_name(comfyui):
     checkpoint = comfyui.models_dir / "checkpoints/512-base-ema.safetensors"
     checkpoint.touch()
     comfyui.upload_image(portrait(), "faceprotect_portrait.png")
+    comfyui.upload_image(made_up(), "faceprotect_makeup.png")
     comfyui.upload_image(np.full((512, 512, 3), 128, np.uint8), "faceprotect_target.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png", subfolder="faceprotect_photos")
@@ -179,7 +180,7 @@ def _images(run: dict) -> list[dict]:
 def test_the_info_panel_shows_the_help_page_of_every_node(page):
     shown = {}
     # These hold every node of the pack but Performance Settings, which is put beside the last.
-    for name in ("whole_photo", "protect_photo", "verify", "light_and_shade", "noise_baseline"):
+    for name in ("whole_photo", "protect_photo", "verify", "light_and_shade", "makeup", "noise_baseline"):
         page.load(FOLDER / f"{name}.json")
         if name == "noise_baseline":
             page.page.evaluate("() => { app.graph.add(LiteGraph.createNode('FaceProtectPerformance')) }")

@@ -21,13 +21,14 @@ from workflow_notes import (
     IMPERSONATION_NOTE,
     LIGHT_MARGIN,
     LIGHT_NOTE,
+    MAKEUP_NOTE,
     OBFUSCATION_NOTE,
     PHOTO_NOTE,
     VERIFY_NOTE,
     WHOLE_NOTE,
 )
 
-PORTRAIT, TARGET = "faceprotect_portrait.png", "faceprotect_target.png"
+PORTRAIT, TARGET, MAKEUP = "faceprotect_portrait.png", "faceprotect_target.png", "faceprotect_makeup.png"
 PHOTO, PHOTO_FOLDER = (
     "faceprotect_photo.png",
     "faceprotect_photos",
@@ -103,10 +104,19 @@ def light_and_shade() -> Workflow:
     return flow
 
 
+def makeup() -> Workflow:
+    """The demo, and what it changes pulled towards the makeup of a reference photo."""
+    flow, canvas, *_ = _demo("makeup", MAKEUP_NOTE, reference=MAKEUP)
+    flow.canvas = canvas
+    return flow
+
+
 def _demo(
-    name: str, text: str, margin: float = DEMO_MARGIN, **more
+    name: str, text: str, margin: float = DEMO_MARGIN, reference: str = "", **more
 ) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
-    """The demo setting against the three built-in recognisers other than the judge. more: knobs of the optimizer.
+    """The demo setting against the three built-in recognisers other than the judge.
+
+    reference: a photo with makeup, if the loss should have that, too. more: knobs of the optimizer.
 
     Returns the workflow, where its blocks stand, and of its nodes the loss, the faces, the square photo, the optimizer.
     """
@@ -124,17 +134,17 @@ def _demo(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
         framing="aligned", **BLACK_BOX, margin=margin, **sockets,
     )  # fmt: skip
+    worn = _reference(flow, reference, loss, square, faces) if reference else []
     protected = _optimizer(
-        flow, model["model"], model["vae"], kept, loss, settings, image=square["IMAGE"], mask=faces["mask"]
-    )
+        flow, model["model"], model["vae"], kept, worn[-1] if worn else loss, settings,
+        image=square["IMAGE"], mask=faces["mask"],
+    )  # fmt: skip
     results = _results(flow, square, protected)
+    aims = Block("3  Who must not recognise it", PURPLE, [surrogates, [faces, loss], *([worn] if worn else [])])
     canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and model", BLUE, [[photo, square, model, latent]])],
-        [
-            Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]),
-            Block("3  Who must not recognise it", PURPLE, [surrogates, [faces, loss]]),
-        ],
+        [Block("2  Weaken the purification", GREEN, [[trajectory], [null_text, structure]]), aims],
         [Block("4  Protect", RED, [[protected], results])],
     ]
     return flow, canvas, loss, faces, square, protected
@@ -318,6 +328,16 @@ def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
     return photo, square
 
 
+def _reference(flow: Workflow, file: str, loss: Node, square: Node, faces: Node) -> list[Node]:
+    """A photo with makeup, and the node that adds it to a loss."""
+    photo = flow.node("LoadImage", "Somebody with makeup", size=(285, 340), image=file)
+    added = flow.node(
+        "FaceProtectMakeupReference", size=(290, 0), objective=loss["objective"], photo=square["IMAGE"],
+        reference=photo["IMAGE"], faces=faces["faces"],
+    )  # fmt: skip
+    return [photo, added]
+
+
 def _built_in_surrogates(flow: Workflow) -> tuple[list[Node], dict[str, Output]]:
     """A loader for each recogniser but the judge, and the sockets that they go into."""
     loaders = [
@@ -405,6 +425,7 @@ BUILDERS = (
     batch_folder,
     demo,
     black_box_ensemble,
+    makeup,
     paper_impersonation,
     paper_obfuscation,
 )

@@ -117,6 +117,38 @@ another photo of you: connect it to **other** of Verify Protection.
 - No promise for photos of you that are already out. Hair, clothes, place and company stay what they are.
 """
 
+MAKEUP_NOTE = """# Makeup from a reference photo
+
+The paper's method on the built-in model, and part of the change is made to look like makeup: lips, eye shadow and \
+skin are pulled towards the colours of a reference photo. Press **Run**.
+
+**What to pick**
+- *Your photo*: one face, upright and well lit, that fills about half of the picture.
+- *Somebody with makeup*: a face that looks at the camera. Only its colours are used, never who it is. The one of the \
+picture is **workflows/faceprotect_makeup.png** of this pack: NASA's portrait of Eileen Collins, in the public domain, \
+with lipstick, eye shadow and blush painted by a script (`python -m faceprotect_core.evaluation.painted`). Put it into \
+ComfyUI's input folder, or drop it on the node.
+
+**What happens**: as in the workflow **demo**; *Makeup Reference* adds the makeup loss of AMT-GAN and DiffAM to the \
+loss of *FR Surrogate Loss*, without their training. Each region of your photo gets the reference's histogram, once, \
+and that is where it is pulled.
+
+**What to change** (Makeup Reference)
+- **weight**: more comes closer to the reference, and leaves less of the change to protection.
+- **skin** 0: your complexion stays yours.
+- *Light and Shade* takes the same objective: it changes lightness only, so lips and lids become darker or lighter.
+- *Protect Photo* does all of it with its input **makeup**.
+
+**How long**: about a minute on two idle CPU cores.
+
+**Limits, please read**
+- It goes part of the way: the change is as small as without makeup. It is no makeup filter.
+- The optimizer's verdict is about the recognisers that it has seen: no evidence about others. The workflow \
+**black_box_ensemble** asks one.
+- No promise against a system that is trained on protected photos, and none for photos of you that are already out.
+- ComfyUI writes the workflow into saved images. Remove it before you publish the photo.
+"""
+
 PHOTO_NOTE = f"""# Protect a photo
 
 Changes light and shade on the faces in your photo so that face recognisers no longer say "the same person", while \

@@ -4,7 +4,7 @@ import argparse
 import csv
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from PIL import Image
 import needs
 from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, prepare, protect
 from faceprotect_core.__main__ import main
+from faceprotect_core.demo import load_synthetic_target
+from faceprotect_core.evaluation.painted import painted
 from faceprotect_core.evaluation.protocol import methods, results, trial
 from faceprotect_core.evaluation.protocol.command import add_arguments
 from faceprotect_core.evaluation.protocol.data import read_pairs, read_square
@@ -21,6 +23,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods
 from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
 from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
 from faceprotect_core.faces import face_mask, find_face
+from faceprotect_core.makeup import WEIGHT, MakeupLoss
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.method.peers.semantic import SemanticSettings, protect_by_semantics
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
@@ -148,6 +151,21 @@ def test_a_trial_of_the_semantic_row_is_its_own_call_on_what_was_prepared_for_ou
     saved = read_square(trial_file(lab.setup, job, ".png"), 256)
     assert torch.equal(saved, as_saved(expected)) and not torch.equal(saved, photo)
     assert record["settings"]["method"]["bound"] == settings.bound and record["settings"]["goal"] == DODGING
+
+
+def test_a_trial_with_makeup_is_light_and_shade_towards_nobodys_painted_face(lab, people):
+    job = Job(Experiment("light and shade with makeup", DODGING, ("dlib_resnet",)), read_pairs(people)[0])
+    settings = lab(job)["settings"]
+    photo, nobody = read_square(job.pair.photo, 256), load_synthetic_target()
+    face, worn = find_face(photo[0]), find_face(nobody[0])
+    makeup = MakeupLoss(photo, [face], painted(nobody[0], worn)[None], worn)
+    plain = replace(job, experiment=replace(job.experiment, method="light and shade"))
+    identity = lab.objective(lab._subject_of(plain.pair), plain.experiment, lab._method(plain.experiment))
+    mask = face_mask([face], 256, 256)[None]
+    expected = protect_by_light(photo, identity.plus(makeup, WEIGHT), QUICK_LIGHT.light, mask=mask).rendering.image
+    assert torch.equal(read_square(trial_file(lab.setup, job, ".png"), 256), as_saved(expected))
+    assert settings["makeup"] == WEIGHT and len(settings["makeup_sha256"]) == 64
+    assert "makeup" not in lab.settings(plain)
 
 
 @pytest.mark.parametrize("name", ["ours with jitter", "ours in lightness only", "light and shade at 32"])

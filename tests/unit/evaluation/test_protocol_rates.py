@@ -14,6 +14,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
+from faceprotect_core.makeup import WEIGHT
 from faceprotect_core.method.peers.semantic import SemanticSettings
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS
@@ -196,6 +197,18 @@ def test_the_semantic_row_is_ours_with_another_variable_and_says_what_it_is_not(
     assert (semantic.loss, semantic.masked) == (ours.loss, ours.masked)
     assert "bottleneck" in semantic.about and "not DiffProtect's" in semantic.about
     assert list(chosen_methods(base, ["peers"]))[-1] == "semantic (DiffProtect style)"
+
+
+@pytest.mark.parametrize("base", ["paper", "balanced"])
+def test_the_rows_of_makeup_are_the_main_ones_with_another_loss_beside_it(base):
+    groups = method_groups(base)
+    assert list(groups["makeup"]) == ["makeup (AMT-GAN, DiffAM style)", "light and shade with makeup"]
+    for made_up, name in zip(groups["makeup"].values(), ("ours", "light and shade"), strict=True):
+        assert (
+            made_up.makeup == WEIGHT
+            and replace(made_up, makeup=0.0, about=groups["main"][name].about) == (groups["main"][name])
+        )
+    assert not any(one.makeup for name, group in groups.items() if name != "makeup" for one in group.values())
 
 
 def test_the_unprotected_photo_and_the_reconstructions_are_always_there():

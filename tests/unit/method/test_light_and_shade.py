@@ -225,7 +225,7 @@ REFUSALS = {
     "a plane that is too coarse": (lambda: protect(settings=with_settings(grid=3)), "grid is 3"),
     "a plane that is too fine": (lambda: protect(settings=with_settings(grid=257)), "grid is 257"),
     "a negative weight": (lambda: protect(settings=with_settings(fidelity_weight=-1.0)), "fidelity_weight is -1"),
-    "a weight of NaN": (lambda: protect(settings=with_settings(fidelity_weight=float("nan"))), "fidelity_weight is nan"),
+    "a weight of NaN": (lambda: protect(settings=with_settings(fidelity_weight=float("nan"))), "weight is nan"),
     "a negative number of iterations": (lambda: protect(settings=with_settings(iterations=-1)), "got -1, "),
     "no learning rate": (lambda: protect(settings=with_settings(lr=0.0)), "got 4, 0.0"),
     "a loss of NaN": (

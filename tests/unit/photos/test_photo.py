@@ -7,7 +7,9 @@ import torch
 
 from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError, load_surrogate, protect
 from faceprotect_core.demo import load_synthetic_target
+from faceprotect_core.evaluation.painted import painted
 from faceprotect_core.faces import crop_face, detect_faces, find_face, paste_faces
+from faceprotect_core.makeup import MakeupLoss
 from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.photos.photo import protect_photo
@@ -221,6 +223,16 @@ def test_a_surrogate_that_is_fooled_early_leaves_more_of_the_photo(hard, easy, a
     assert part.square().mean() < 0.7 * whole.square().mean()
 
 
+def test_with_a_reference_it_comes_closer_to_its_makeup_and_no_other_pixel_changes(hard, astronaut, face):
+    reference = painted(astronaut, face)
+    makeup = MakeupLoss(astronaut[None], [face], reference[None], face)
+    settings = QUICK.tuned(iterations=6)
+    plain, made_up = (protect_photo(astronaut, [hard], settings, makeup=one) for one in (None, reference))
+    assert makeup(made_up.image[None]).item() < 0.9 * makeup(plain.image[None]).item()
+    outside = (made_up.mask == 0).expand_as(astronaut)
+    assert torch.equal(made_up.mask, plain.mask) and torch.equal(made_up.image[outside], astronaut[outside])
+
+
 def test_faces_to_keep_stay_bit_equal_and_the_others_do_not(mobileface, two, detector):
     left, right = sorted(detect_faces(two, detector), key=lambda face: face.box_xyxy)
     result = protect_photo(two, [mobileface], QUICK, faces=[right], keep=[left])
@@ -261,6 +273,7 @@ def test_no_face_is_an_error(mobileface):
         ({"goal": "impersonate"}, "'impersonate' needs a face to look like"),
         ({"goal": "hide"}, "the goal is 'hide'"),
         ({"goal": "synthetic", "target": torch.rand(3, 99, 98)}, "no face found in the target photo of 98 x 99"),
+        ({"makeup": torch.rand(3, 99, 98)}, "no face found in the makeup reference of 98 x 99"),
         ({"photo": torch.zeros(1, 3, 64, 64)}, "takes one photo"),
         ({"photo": torch.full((3, 64, 64), torch.nan)}, "NaN"),
         ({"settings": DIFFUSED}, "those of diffusion, and there is no diffusion model"),
