@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +21,12 @@ DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=40, lr=0.02, fidelity_weight=0.3, output="detail",
     keep_colours=True,
 )  # fmt: skip
+
+
+def loss_weights(names: Sequence[str]) -> list[float]:
+    """Of the loss of each recogniser: `WEIGHTS`, scaled to one sum, since all of them are weighed against fidelity."""
+    weights = [WEIGHTS.get(name, 1.0) for name in names]
+    return [one * sum(WEIGHTS.values()) / sum(weights) for one in weights]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,15 @@ from dataclasses import asdict
 
 import pytest
 
-from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
+from faceprotect_core.photos.settings import (
+    BUILT_IN_SURROGATES,
+    DIFFUSION,
+    LIGHT,
+    PRESETS,
+    WEIGHTS,
+    PhotoSettings,
+    loss_weights,
+)
 
 SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 2}
 LIT = {"grid": 64, "strength": 10.5, "iterations": 90, "lr": 0.12, "likeness_weight": 28.0, "seed": 0}
@@ -49,3 +57,13 @@ def test_every_value_of_a_preset_is_the_one_that_was_measured(way, name):
 
 def test_there_are_no_other_presets():
     assert [(way, name) for way, presets in PRESETS.items() for name in presets] == list(EXPECTED)
+
+
+def test_the_recognisers_weigh_as_much_together_whatever_is_connected():
+    """Fidelity is weighed against their sum."""
+    assert loss_weights(BUILT_IN_SURROGATES) == pytest.approx(list(WEIGHTS.values()))
+    for names in (["dlib_resnet"], ["mobileface", "another"], ["another"] * 5):
+        weights = loss_weights(names)
+        assert sum(weights) == pytest.approx(sum(WEIGHTS.values()))
+    first, second = loss_weights(["mobileface", "another"])
+    assert first == pytest.approx(WEIGHTS["mobileface"] * second)
