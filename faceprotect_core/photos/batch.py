@@ -15,6 +15,7 @@ from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..makeup import WEIGHT, MakeupLoss
+from ..method.insistent import Insistent
 from ..method.least_change import least_change
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
@@ -218,14 +219,15 @@ class CropProtector:
         """The blocks' own calls; then what went further than it had to is taken back."""
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
         settings = self.aim.settings
+        insistent = Insistent(objective, patience=settings.method.iterations // 3)
         if settings.way == DIFFUSION:
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = settings.diffusion, self.aim.schedule
             prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
-            result = prepared.optimize(denoiser, codec, objective, knobs, mask=mask, start=start, on_step=on_step)
+            result = prepared.optimize(denoiser, codec, insistent, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
-            lit = protect_by_light(image, objective, settings.light, mask=mask, start=start, on_step=on_step)
+            lit = protect_by_light(image, insistent, settings.light, mask=mask, start=start, on_step=on_step)
             changed, values = lit.rendering.image, lit.value
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
