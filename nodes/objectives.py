@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError
 from ..faceprotect_core.checks import require
-from ..faceprotect_core.method.least_change import least_change
+from ..faceprotect_core.method.restraint.least_change import least_change
 from . import host
 from .faces import find_faces
 from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import require, require_image
 from ..progress import OnStep
-from .fidelity import Fidelity
+from .restraint.fidelity import Fidelity
 from .variables import Objective, Optimised, Rendering, optimize
 
 WHERE = "Light and Shade"

@@ -11,8 +11,8 @@ from ..checks import given, require, require_image
 from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
-from .fidelity import Fidelity
 from .inversion import Trajectory
+from .restraint.fidelity import Fidelity
 from .variables import Objective, Rendering, optimize
 
 Output = Literal["published", "detail"]

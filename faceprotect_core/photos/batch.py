@@ -15,11 +15,11 @@ from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..makeup import WEIGHT, MakeupLoss
-from ..method.insistent import Insistent
-from ..method.least_change import least_change
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
 from ..method.protect import prepare
+from ..method.restraint.insistent import Insistent
+from ..method.restraint.least_change import least_change
 from ..method.schedule import DDIMSchedule
 from ..method.views import AlignmentJitter
 from ..progress import OnStep

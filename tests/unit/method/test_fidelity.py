@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faceprotect_core.ciede2000 import ciede2000_map
-from faceprotect_core.method.fidelity import DIFFERENCE, ENERGY, HARDLY_SEEN, UNLIKENESS, Fidelity, unlikeness
+from faceprotect_core.method.restraint.fidelity import DIFFERENCE, ENERGY, HARDLY_SEEN, UNLIKENESS, Fidelity, unlikeness
 from faceprotect_core.verify.quality import ssim
 from tiny import random_image
 

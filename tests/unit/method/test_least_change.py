@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from faceprotect_core import IdentityObjective
-from faceprotect_core.method.least_change import STEPS, least_change
+from faceprotect_core.method.restraint.least_change import STEPS, least_change
 from faceprotect_core.pixels import as_saved
 from tiny import random_image, tiny_surrogate
 

@@ -14,7 +14,6 @@ from faceprotect_core import (
     optimize_latent,
 )
 from faceprotect_core.faces import face_mask, find_face
-from faceprotect_core.method.fidelity import Fidelity
 from faceprotect_core.method.light_and_shade import (
     AMPLITUDE,
     LightAndShade,
@@ -22,6 +21,7 @@ from faceprotect_core.method.light_and_shade import (
     protect_by_light,
 )
 from faceprotect_core.method.optimizer import NoisyLatent
+from faceprotect_core.method.restraint.fidelity import Fidelity
 from faceprotect_core.method.variables import Rendering, optimize
 from golden import load_golden
 from tiny import random_image, tiny_surrogate

@@ -11,8 +11,8 @@ from faceprotect_core import AlignmentJitter, FRSurrogate, IdentityObjective, Pr
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, find_face, paste_faces
 from faceprotect_core.folders.protector import Choice, load_protector
-from faceprotect_core.method.least_change import least_change
 from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.method.restraint.least_change import least_change
 from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score, judge_photo, require_other_network

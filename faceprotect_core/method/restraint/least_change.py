@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..checks import given
-from ..pixels import as_saved
+from ...checks import given
+from ...pixels import as_saved
 
 LARGEST = 1.5  # factor on a change that falls short: its direction is right before its size is
 STEPS = 6  # of the bisection: the factor is found to 1/64

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .objectives import IdentityObjective
+from ..objectives import IdentityObjective
 
 EVERY = 6  # iterations between two looks at the images themselves
 MORE = 1.35  # times as much, whenever an image is still behind
