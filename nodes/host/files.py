@@ -89,8 +89,9 @@ def file_of(text: str) -> list[Path]:
 def files_in(text: str) -> list[Path]:
     """The files of the folder in ComfyUI's input folder that a text names, and of its subfolders."""
     folder = _in_its_folder(text)
-    found = sorted(folder.rglob("*")) if folder and os.path.isdir(folder) else []
-    return [path for path in found if path.is_file() and path.resolve().is_relative_to(folder)]
+    if folder is None or not os.path.isdir(folder):
+        return []
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.resolve().is_relative_to(folder)]
 
 
 def _in_its_folder(text: str) -> Path | None:
