@@ -18,7 +18,7 @@ from .method.optimizer import is_grey
 
 WHERE = "Makeup Reference"
 WEIGHTS = {"lips": 1.0, "eye shadow": 1.0, "skin": 0.1}  # BeautyGAN's, for lips, eyes and face
-WEIGHT = 60.0  # beside the identity loss of three surrogates; measured in docs/RESULTS.md
+WEIGHT = 20.0  # beside the identity loss of three surrogates; measured in docs/RESULTS.md
 FEWEST = 12  # pixels of a region, below which it has no histogram
 
 

@@ -333,7 +333,7 @@ def _reference(flow: Workflow, file: str, loss: Node, square: Node, faces: Node)
     photo = flow.node("LoadImage", "Somebody with makeup", size=(285, 340), image=file)
     added = flow.node(
         "FaceProtectMakeupReference", size=(290, 0), objective=loss["objective"], photo=square["IMAGE"],
-        reference=photo["IMAGE"], faces=faces["faces"],
+        reference=photo["IMAGE"], faces=faces["faces"], weight=60,
     )  # fmt: skip
     return [photo, added]
 

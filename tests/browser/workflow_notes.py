@@ -134,7 +134,8 @@ loss of *FR Surrogate Loss*, without their training. Each region of your photo g
 and that is where it is pulled.
 
 **What to change** (Makeup Reference)
-- **weight**: more comes closer to the reference, and leaves less of the change to protection.
+- **weight**: more comes closer to the reference, and leaves less of the change to protection. 60 here, to show it; 20 \
+costs less.
 - **skin** 0: your complexion stays yours.
 - *Light and Shade* takes the same objective: it changes lightness only, so lips and lids become darker or lighter.
 - *Protect Photo* does all of it with its input **makeup**.
