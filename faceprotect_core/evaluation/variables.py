@@ -84,10 +84,10 @@ class Variables:
             f"lightness {side}": self._light(LightAndShade, replace(light, grid=side)) for side in (32, 48, 64, 96)
         }
         return grids | {
-            "lightness, two scales": self._light(TwoScales, light),
+            "lightness at two scales": self._light(TwoScales, light),
             "colour 64": self._light(Colour, light),
             "latent": self._latent(keep_colours=False),
-            "latent, lightness only": self._latent(keep_colours=True),
+            "latent in lightness": self._latent(keep_colours=True),
             "semantic": self._semantic(),
         }
 

@@ -17,7 +17,7 @@ from ..faces.crop import cropped_images, cropped_masks
 from ..makeup import WEIGHT, MakeupLoss
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
-from ..method.protect import prepare
+from ..method.protect import Settings, prepare
 from ..method.restraint.insistent import Insistent
 from ..method.restraint.least_change import least_change
 from ..method.schedule import DDIMSchedule
@@ -64,6 +64,12 @@ class Aim:
     def diffusion(self) -> Diffusion:
         """The model, for the way through one."""
         return given(self.model, "there is no diffusion model", "pass one, or use the presets of light and shade")
+
+    @property
+    def knobs(self) -> Settings:
+        """Of diffusion; makeup is colours."""
+        diffusion = self.settings.diffusion
+        return diffusion if self.makeup is None else replace(diffusion, keep_colours=False)
 
     def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
         """The loss over the crops, which are of one size, as a batch."""
@@ -222,7 +228,7 @@ class CropProtector:
         insistent = Insistent(objective, patience=settings.method.iterations // 3)
         if settings.way == DIFFUSION:
             denoiser, codec, context = self.aim.diffusion
-            knobs, schedule = settings.diffusion, self.aim.schedule
+            knobs, schedule = self.aim.knobs, self.aim.schedule
             prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
             result = prepared.optimize(denoiser, codec, insistent, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent

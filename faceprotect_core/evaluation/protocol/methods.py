@@ -132,16 +132,17 @@ def _variants(ours: Method, light: Method) -> dict[str, Method]:
         f"light and shade at {COARSE}": _changed(light, about, grid=COARSE),
         "ours with jitter": replace(ours, loss={"jitter": 1}, about="slightly wrong alignments", ablation=True),
     }
-    if ours.settings.output == "detail":  # the decoded latent has colours of its own
-        found["ours in lightness only"] = _changed(ours, "the photo keeps its colours", keep_colours=True)
+    if ours.settings.keep_colours:
+        found["ours in colour"] = _changed(ours, "the photo's colours may change, too", keep_colours=False)
     return found
 
 
 def _makeup(ours: Method, light: Method) -> dict[str, Method]:
     """AMT-GAN's and DiffAM's loss on one photo; they train a generator with it, and here nothing is trained."""
     about = "the makeup loss of AMT-GAN and DiffAM beside the identity loss; not their generators, which are trained"
+    coloured = replace(ours.settings, keep_colours=False)
     return {
-        "makeup (AMT-GAN, DiffAM style)": replace(ours, makeup=WEIGHT, about=about),
+        "makeup (AMT-GAN, DiffAM style)": replace(ours, settings=coloured, makeup=WEIGHT, about=about),
         "light and shade with makeup": replace(light, makeup=WEIGHT, about="the same loss, in lightness only"),
     }
 

@@ -183,9 +183,10 @@ def test_each_variant_differs_in_what_it_is_named_after(base):
     assert variants["ours with jitter"].settings == ours.settings
     assert (ours.loss, variants["ours with jitter"].loss) == ({}, {"jitter": 1})
     if base == "paper":  # the decoded latent has colours of its own
-        assert "ours in lightness only" not in variants
+        assert "ours in colour" not in variants
     else:
-        assert variants["ours in lightness only"].settings == replace(ours.settings, keep_colours=True)
+        assert ours.settings.keep_colours
+        assert variants["ours in colour"].settings == replace(ours.settings, keep_colours=False)
     assert light.masked and all(one.attacks for one in (light, *variants.values()))
 
 
@@ -204,10 +205,12 @@ def test_the_rows_of_makeup_are_the_main_ones_with_another_loss_beside_it(base):
     groups = method_groups(base)
     assert list(groups["makeup"]) == ["makeup (AMT-GAN, DiffAM style)", "light and shade with makeup"]
     for made_up, name in zip(groups["makeup"].values(), ("ours", "light and shade"), strict=True):
-        assert (
-            made_up.makeup == WEIGHT
-            and replace(made_up, makeup=0.0, about=groups["main"][name].about) == (groups["main"][name])
-        )
+        plain = groups["main"][name]
+        assert made_up.makeup == WEIGHT
+        if name == "ours":  # makeup is colours
+            assert not made_up.settings.keep_colours
+            made_up = replace(made_up, settings=replace(made_up.settings, keep_colours=plain.settings.keep_colours))
+        assert replace(made_up, makeup=0.0, about=plain.about) == plain
     assert not any(one.makeup for name, group in groups.items() if name != "makeup" for one in group.values())
 
 
