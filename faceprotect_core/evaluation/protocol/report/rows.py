@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....verify.robustness import UNPROCESSED
+from ..methods import Method
 from ..rates import FARS, Rate
-from ..results import Quality, Results
+from ..results import VISIBLE, Quality, Results
 from ..trial import DODGING, IMPERSONATION, OWN, Experiment
 
 FAR = 0.01  # the paper's
+VISIBLE_HEADS = ("MS-SSIM", "CIEDE2000", "95 %")
+VISIBLE_PLACES = {"ms_ssim": 3, "ciede2000": 1, "ciede2000_95": 1}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,6 +58,17 @@ def pick(results: Results, experiment: Experiment, **wanted) -> list[Rate]:
 
 def looks_of(results: Results, experiment: Experiment) -> Quality:
     return next(one for one in results.quality if one.experiment == experiment)
+
+
+def visible(results: Results, experiments: Sequence[Experiment], strength: str = OWN) -> list[str]:
+    """MS-SSIM, CIEDE2000 and its 95th percentile, means over the experiments."""
+    chosen = [one for one in results.visible if one.experiment in experiments and one.strength == strength]
+    return [shown(average([getattr(one, name) for one in chosen]), VISIBLE_PLACES[name]) for name in VISIBLE]
+
+
+def what_they_are(methods: dict[str, Method], names: Sequence[str]) -> str:
+    """A line for each method: what it is, and what it is not."""
+    return "\n".join(f"- **{name}**: {methods[name].about}." for name in names if name in methods)
 
 
 def psr(rates: list[Rate]) -> str:

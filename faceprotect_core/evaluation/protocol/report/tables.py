@@ -11,9 +11,11 @@ from ..methods import Method
 from ..rates import FARS
 from ..results import Results
 from ..trial import DODGING, IMPERSONATION, Experiment
+from .main_table import main_table
 from .purification import depths, survival
 from .rows import (
     FAR,
+    VISIBLE_HEADS,
     average,
     box,
     dodges,
@@ -29,6 +31,8 @@ from .rows import (
     rows_of,
     shown,
     table,
+    visible,
+    what_they_are,
     who,
 )
 
@@ -38,6 +42,7 @@ KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unpr
 def markdown(results: Results, methods: dict[str, Method]) -> str:
     parts = [
         _made_with(results),
+        main_table(results, methods),
         _recognisers(results),
         _success(results),
         _impersonation(results),
@@ -90,7 +95,7 @@ def _success(results: Results) -> str:
                 rates = {name: pick(results, one, recogniser=name) for name in names}
                 people = next((rate.people for found in rates.values() for rate in found), 0)
                 rows.append([one.method, str(people), *(psr(rates[name]) for name in names), *_looks(results, one)])
-            header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM"]
+            header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM", *VISIBLE_HEADS]
             parts.append(f"### {goal.capitalize()}, {in_the_loss(seen)}\n\n" + table(header, rows))
     if not parts:
         return ""
@@ -105,7 +110,7 @@ def _success(results: Results) -> str:
 
 def _looks(results: Results, experiment: Experiment) -> list[str]:
     one = looks_of(results, experiment)
-    return ["-" if one.psnr is None else f"{one.psnr:.1f}", f"{one.ssim:.3f}"]
+    return [shown(one.psnr, 1), f"{one.ssim:.3f}", *visible(results, [experiment])]
 
 
 def _impersonation(results: Results) -> str:
@@ -203,19 +208,23 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
         first, chosen = experiments[0], [looks_of(results, one) for one in experiments]
         worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
         values = {name: average([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
-        about = methods[first.method].about if first.method in methods else ""
         people = str(min(one.people for one in chosen))
-        rows.append([first.method, about, *named(first), people, *(shown(values[n], QUALITY[n]) for n in QUALITY)])
+        cells = [*(shown(values[n], QUALITY[n]) for n in QUALITY), *visible(results, experiments)]
+        rows.append([first.method, *named(first), people, *cells])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
-        "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
+        "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. MS-SSIM of "
+        "the photo; CIEDE2000 over the face, mean and 95th percentile (- where a trial was run by a version that did "
+        "not measure them: run it in another --out). LPIPS and "
         "FID need weights that the user brings (--lpips, --fid); FID of so few photos is far above that of thousands. "
         "Latent MSE: of the unchanged latent after inversion and back. Face found: percent of the protected photos in "
         "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
         "Impersonation: mean over the targets."
     )
-    header = ["method", "", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
-    return "\n\n".join(["## Quality", intro, table([*header, "face found, %", "s"], rows)])
+    header = ["method", "goal", "loss", "people", "PSNR", "worst", "SSIM", "LPIPS", "FID", "latent MSE"]
+    header += ["face found, %", "s", *VISIBLE_HEADS]
+    others = [name for name, method in methods.items() if not method.in_the_main_table]
+    return "\n\n".join(["## Quality", intro, table(header, rows), what_they_are(methods, others)])
 
 
 def _robustness(results: Results) -> str:
