@@ -56,7 +56,7 @@ class Method:
 
     @property
     def in_the_main_table(self) -> bool:
-        """Every way of protection that is no ablation, and the photo itself, which misses show what a rate is worth."""
+        """Every way of protection that is no ablation, and the photo itself, whose misses show what a rate is worth."""
         return self.kind == "unchanged" or (self.attacks and not self.ablation)
 
     @property

@@ -7,7 +7,7 @@ from faceprotect_core.evaluation.protocol.methods import Method, chosen_methods
 from faceprotect_core.evaluation.protocol.rates import Rate
 from faceprotect_core.evaluation.protocol.report.main_table import main_table
 from faceprotect_core.evaluation.protocol.results import Quality, Results, Visible
-from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OWN, Experiment
+from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, OWN, Experiment
 
 THREE = ("a", "b", "c")
 LOSSES = [("b", "c"), ("a", "c"), ("a", "b")]  # each left out in turn
@@ -53,8 +53,11 @@ def row(table: str, method: str) -> str:
     return found
 
 
-def test_each_is_asked_about_what_it_did_not_see():
-    found = results(CLEAN | left_out("ours", 90.0, 80.0, 70.0) | left_out("pgd", 60.0, 40.0, 20.0))
+@pytest.mark.parametrize("goal", [DODGING, OBFUSCATION])
+def test_each_is_asked_about_what_it_did_not_see(goal):
+    """An obfuscation, too, is to be no longer recognised."""
+    ours, pgd = left_out("ours", 90.0, 80.0, 70.0, goal=goal), left_out("pgd", 60.0, 40.0, 20.0, goal=goal)
+    found = results(CLEAN | ours | pgd)
     table = main_table(found, METHODS)
     assert "| method | people | a | b | c | average | PSNR | MS-SSIM | CIEDE2000 | 95 % |" in table
     assert row(table, "clean") == "| clean | 5 | 10 | 20 | 30 | 20 | 34.5 | 0.987 | 2.0 | 6.0 |"

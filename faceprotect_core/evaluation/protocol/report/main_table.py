@@ -18,6 +18,9 @@ above that. Each method first with the strength that it has by itself; then, whe
 scaled to one PSNR, without those that return the decoded latent, whose change is mostly the autoencoder's blur. PSNR in
 dB and MS-SSIM of the whole photo; CIEDE2000 over the face, mean and 95th percentile: about 1 can just be told apart.
 A - where a trial is from a version that did not measure it."""
+NO_BLACK_BOX = """\
+Every recogniser was in the loss, and says nothing about others: with --leave-one-out, or some for --black-box, here is
+what each method does against recognisers that it did not see."""
 
 
 def main_table(results: Results, methods: dict[str, Method]) -> str:
@@ -31,13 +34,8 @@ def main_table(results: Results, methods: dict[str, Method]) -> str:
         if (part := _at(results, names, goal, strength))
     ]
     if not parts:
-        return f"## The main table\n\n{NOBODY}"
+        return f"## The main table\n\n{NO_BLACK_BOX}"
     return "\n\n".join(["## The main table", INTRO, *parts, what_they_are(methods, names)])
-
-
-NOBODY = """\
-Every recogniser was in the loss, and says nothing about others: with --leave-one-out, or some for --black-box, here is
-what each method does against recognisers that it did not see."""
 
 
 def _at(results: Results, names: Sequence[str], goal: str, strength: str) -> str:
