@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ..demo import load_demo_model
-from ..faces import Face, detect_faces, find_face, load_detector
+from ..faces import Face, detect_faces, face_mask, find_face, load_detector
 from ..photos.photo import protect_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ..pixels import as_saved
 from ..surrogates import FRSurrogate, load_surrogate
-from ..verify.quality import psnr, ssim
+from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import Processing, processings
+from ..verify.visibility import FACE
 from .people import pairs_among, read_photos, split_identities
 from .recognition import FARS
 
@@ -54,12 +55,16 @@ class Evaluation:
         again = find_face(other, self.detector)
         references = {one.name: self._embed(one, other, again) for one in (self.judge, *self.used)}
         face = result.crops[0].photo_face
+        mean, worst = ciede2000(photo[None], finished[None], face_mask([face], *photo.shape[1:])[None] > FACE)
         return {
             "seconds": seconds,
             "protected": result.protected,
             "asked": max(one.asked for one in result.faces),
             "psnr": psnr(photo[None], finished[None]).item(),
             "ssim": ssim(photo[None], finished[None]).item(),
+            "ms_ssim": ms_ssim(photo[None], finished[None]).item(),
+            "ciede2000": mean.item(),
+            "ciede2000_95": worst.item(),
             "before": self._margins(photo, face, references),
             "after": self._margins(finished, self._again(finished, face), references),
             "judge_after": {
@@ -95,6 +100,7 @@ def row(name: str, people: list[dict]) -> str:
     quality = [
         f"{_mean(people, 'psnr'):.1f} ({min(one['psnr'] for one in people):.1f})",
         f"{_mean(people, 'ssim'):.3f}",
+        *(_known(people, *measure) for measure in (("ms_ssim", 3), ("ciede2000", 1), ("ciede2000_95", 1))),
     ]
     claimed = f"{sum(one['protected'] for one in people)} of {len(people)}"
     asked, seconds = str(sum(one["asked"] > 1 for one in people)), f"{_mean(people, 'seconds'):.1f}"
@@ -104,12 +110,17 @@ def row(name: str, people: list[dict]) -> str:
 HEADER = (
     "| preset | called protected | asked twice | judge matches at FAR 0.1 | at 0.01 | "
     + " | ".join(f"after {name}" for name in AFTER)
-    + " | PSNR (worst) | SSIM | s a face |"
+    + " | PSNR (worst) | SSIM | MS-SSIM | CIEDE2000 over the face | 95 % | s a face |"
 )
 
 
 def _mean(people: list[dict], key: str) -> float:
     return sum(one[key] for one in people) / len(people)
+
+
+def _known(people: list[dict], key: str, places: int) -> str:
+    """- where an earlier version wrote a person without that number."""
+    return f"{_mean(people, key):.{places}f}" if all(key in one for one in people) else "-"
 
 
 def _matched(margins: list[dict], far: float) -> float:
@@ -122,7 +133,7 @@ def table(results: dict[str, dict]) -> str:
     before = [one["before"][BUILT_IN_JUDGE] for one in everybody.values()]
     clean = [f"{_matched(before, far):.0%}" for far in FARS[:2]]
     lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
-    lines.append(f"| unprotected | | | {' | '.join(clean)} |" + " |" * (len(AFTER) + 3))
+    lines.append(f"| unprotected | | | {' | '.join(clean)} |" + " |" * (len(AFTER) + 6))
     return "\n".join([*lines, *(row(name, list(people.values())) for name, people in results.items())])
 
 

@@ -6,7 +6,6 @@
 FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Every change is computed against the three
 built-in surrogates and scaled until the judge, which is in no loss, is equally far past its threshold; then the
 variables are compared by what is seen, and by what is left after processings. Resumable; prints Markdown tables.
-Needs scikit-image (CIEDE2000).
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ..demo import load_demo_model
@@ -36,8 +33,9 @@ from ..method.views import AlignmentJitter
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, WEIGHTS
 from ..pixels import as_saved, to_pixels
 from ..surrogates import load_surrogate
-from ..verify.quality import psnr, ssim
+from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import processings
+from ..verify.visibility import FACE
 from .people import pairs_among, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.variables")
@@ -170,9 +168,9 @@ class Comparison:
 
     @torch.no_grad()
     def _numbers(self, photo, face, mask, image, second) -> dict:
-        mean, worst = ciede2000(photo, image, mask)
+        mean, worst = ciede2000(photo, image, mask > FACE)
         found = {"psnr": psnr(photo, image).item(), "ssim": ssim(photo, image).item()}
-        found |= {"ciede2000": mean, "ciede2000 95 %": worst}
+        found |= {"ms-ssim": ms_ssim(photo, image).item(), "ciede2000": mean.item(), "ciede2000 95 %": worst.item()}
         margin = self.judge.margin(self.judge.embed(image, face), second, 0.01).item()
         found["on the other photo"] = margin
         for name, process in self.processings.items():
@@ -182,27 +180,25 @@ class Comparison:
         return found
 
 
-def ciede2000(photo: Tensor, image: Tensor, mask: Tensor) -> tuple[float, float]:
-    """Mean and 95th percentile over the mask; 1 is about what an eye can just see side by side."""
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
-    first, second = (rgb2lab(rearrange(one[0], "c h w -> h w c").numpy()) for one in (photo, image))
-    difference = deltaE_ciede2000(first, second)[mask[0, 0].numpy() > 0.5]
-    return float(difference.mean()), float(np.percentile(difference, 95))
-
-
 def table(people: dict[str, dict]) -> str:
-    columns = ("psnr", "ssim", "ciede2000", "ciede2000 95 %", "seconds")
+    columns = ("psnr", "ssim", "ms-ssim", "ciede2000", "ciede2000 95 %", "seconds")
     lines = [f"| variable | people | {' | '.join(columns)} | {' | '.join(('other photo', *AFTER))} |"]
     lines.append("|" + " --- |" * (lines[0].count("|") - 1))
     for name in dict.fromkeys(name for one in people.values() for name in one):
         rows = [one[name] for one in people.values() if name in one]
         reached = [row for row in rows if row["factor"] is not None]
-        cells = [f"{sum(row[key] for row in reached) / max(1, len(reached)):.3f}" for key in columns]
+        cells = [_mean(reached, key) for key in columns]
         for key in ("on the other photo", *(f"after {name}" for name in AFTER)):
             cells.append(f"{sum(row[key] < 0 for row in reached)}")
         lines.append(f"| {name} | {len(reached)} of {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _mean(rows: list[dict], key: str) -> str:
+    """- where an earlier version wrote a row without that number, or there is none."""
+    if not rows or any(key not in row for row in rows):
+        return "-"
+    return f"{sum(row[key] for row in rows) / len(rows):.3f}"
 
 
 def main() -> None:

@@ -67,13 +67,24 @@ class Visibility:
 
 
 def visibility_of(original: Tensor, protected: Tensor, face: Face) -> Visibility | None:
-    """How visible the change of a face is, [3, H, W] in [0, 1] twice; None for a face that has no pixel of its own."""
-    a, b = original[None], protected[None]
-    mask = (face_mask([face], *a.shape[2:])[None] > FACE).to(a.device)
+    """How visible the change of a face is, [3, H, W] in [0, 1] twice; None for a face that has no pixel of its own.
+
+    On the CPU: the measures are in float64, which Apple's GPUs lack.
+    """
+    a, b = original[None].cpu(), protected[None].cpu()
+    mask = face_mask([face], *a.shape[2:])[None] > FACE
     if not mask.any():
         return None
-    mean, worst = ciede2000(a, b, mask)
-    return Visibility(mean.item(), worst.item(), psnr(a, b, mask).item(), _ms_ssim_of_box(a, b, face))
+    rows, columns = (_span(mask[0, 0].any(axis)) for axis in (1, 0))
+    parts = [image[..., rows, columns] for image in (a, b, mask)]
+    mean, worst = ciede2000(*parts)
+    return Visibility(mean.item(), worst.item(), psnr(*parts).item(), _ms_ssim_of_box(a, b, face))
+
+
+def _span(some: Tensor) -> slice:
+    """From the first that is true to the last."""
+    places = some.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def _ms_ssim_of_box(a: Tensor, b: Tensor, face: Face) -> float | None:

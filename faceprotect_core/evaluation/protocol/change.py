@@ -13,7 +13,9 @@ from ...method.peers.semantic import SemanticSettings, protect_by_semantics
 from ...method.protect import PREPARATION, Prepared, Settings, prepare
 from ...models import LoadedModel
 from ...pixels import as_saved
+from ...verify.quality import MS_SSIM_SMALLEST, ciede2000, ms_ssim
 from ...verify.robustness import vae_round_trip
+from ...verify.visibility import FACE
 from .data import Pair
 from .methods import Method
 
@@ -49,6 +51,16 @@ def changed_by(
     if method.kind == "light":
         return as_saved(protect_by_light(photo, objective, method.settings, mask=mask).rendering.image), None
     return _diffused(subject, method.settings, objective or _no_attack, mask, model)
+
+
+def visible_change(subject: Subject, changed: Tensor) -> dict[str, float | None]:
+    """What an eye sees of a change: MS-SSIM of the photo, None for one that is too small for it, and CIEDE2000 over the
+    face, mean and 95th percentile."""
+    photo = as_saved(subject.photo)
+    mask = face_mask([subject.face], *photo.shape[2:])[None].to(photo) > FACE
+    mean, worst = ciede2000(photo, changed, mask)
+    structure = ms_ssim(photo, changed).item() if min(photo.shape[2:]) >= MS_SSIM_SMALLEST else None
+    return {"ms_ssim": structure, "ciede2000": mean.item(), "ciede2000_95": worst.item()}
 
 
 def _diffused(subject: Subject, settings: Settings, objective: Objective, mask, model) -> tuple[Tensor, float]:

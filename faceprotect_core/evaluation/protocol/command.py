@@ -20,11 +20,12 @@ from ...photos.settings import DIFFUSION, PRESETS
 from ...surrogates import BUILT_IN_SURROGATES
 from .copies import all_copies
 from .data import Pair, Target, read_pairs, read_targets
-from .methods import DEPTH_GROUPS, chosen_methods, method_groups
+from .methods import DEPTH_GROUPS, MAIN_TABLE, chosen_methods, method_groups
 from .rates import FARS, all_rates, rank_one, read_trials
+from .report.main_table import main_table
 from .report.plots import write_plots
 from .report.tables import markdown
-from .results import Results, quality_of, write_results
+from .results import Results, quality_of, visible_of, write_results
 from .run import Plan, plan, references, run
 from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
 
@@ -40,8 +41,9 @@ noise-based baselines and the unprotected photo beside every rate.
            --framing box --model stable-diffusion-2-base --device cuda --out results
 
 FACES holds <name>_a.jpg and <name>_b.jpg, two photos of each person; other layouts: evaluation/protocol/data.py.
-Run it again to go on after a stop: trials that are done are kept. Writes results.md, results.json, rates.csv,
-rank_1.csv, quality.csv, copies.csv, plots, and every protected photo under OUT/trials."""
+Run it again to go on after a stop: trials that are done are kept. Prints the main table, and writes results.md,
+results.json, rates.csv, rank_1.csv, quality.csv, visible.csv, copies.csv, plots, and every protected photo under
+OUT/trials."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -72,9 +74,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add(
         "--methods",
         type=_names,
-        default=["main"],
-        help="groups or single ones: main, peers, makeup, variants, ablations, depths, depths without embeddings, "
-        "noise (main)",
+        default=[MAIN_TABLE],
+        help="groups or single ones: table (every method that is no ablation), main, peers, makeup, noise, variants, "
+        "ablations, depths, depths without embeddings (table)",
     )
     add(
         "--framing",
@@ -158,9 +160,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
         quality_of(lab, what, trials, arguments.lpips, arguments.fid),
         reasons | _not_run(what, trials, failed) | _no_face(compared, chosen),
         all_copies(lab, what, trials, compared),
+        visible_of(trials),
     )
     write_results(arguments.out, results, markdown(results, methods))
     plots = [] if arguments.no_plots else write_plots(arguments.out, results)
+    log.info("\n%s", main_table(results, methods))
     log.info(
         "%s", "\n".join(["", *(str(arguments.out / name) for name in ("results.md", "rates.csv")), *map(str, plots)])
     )

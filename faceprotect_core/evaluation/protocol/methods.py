@@ -15,8 +15,18 @@ from ...photos.settings import DIFFUSION, LIGHT, PRESETS
 Kind = Literal["unchanged", "vae", "diffusion", "semantic", "light", "pixels"]
 DEPTHS = range(1, 8)  # the paper's figure of depths
 DEPTH_GROUPS = ("depths", "depths without embeddings")
+MAIN_TABLE = "table"  # the group of all rows of it
 MARGIN = 0.25  # of light and shade: beyond it pushing eases off, and less change does
 COARSE = 32  # values along each side of the plane, instead of the preset's
+
+
+PAPER_IS = "the paper's settings, output and all; not its Stable Diffusion 2 unless that is the --model"
+NOISE = {
+    "pgd": "Madry et al. 2018",
+    "mi_fgsm": "Dong et al. 2018",
+    "ti_dim": "Dong et al. 2019 over Xie et al. 2019",
+    "tip_im": "Yang et al. 2021",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class Method:
         alignments for each surrogate in an iteration.
     makeup: weight of the makeup loss beside it, see `MakeupLoss`; 0 for none.
     masked: only the face may change; with output "detail", light and shade, and in pixel space.
-    about: for the tables. ablation: asks what a part is good for, and is run for the first goal only.
+    about: what it is, and what it is not, in a sentence that stands below the tables.
+    ablation: asks what a part is good for, and is run for the first goal only.
     """
 
     kind: Kind
@@ -51,6 +62,11 @@ class Method:
         )
 
     @property
+    def in_the_main_table(self) -> bool:
+        """Every way of protection that is no ablation, and the photo itself, whose misses show what a rate is worth."""
+        return self.kind == "unchanged" or (self.attacks and not self.ablation)
+
+    @property
     def knobs(self) -> dict:
         """The settings by name, for JSON."""
         return ({"method": self.attack} if self.attack else {}) | (asdict(self.settings) if self.settings else {})
@@ -62,17 +78,19 @@ def base_method(name: str) -> Method:
     Without it, because a margin stops pushing at the recognisers in the loop: nothing could be said about others.
     """
     if name == "paper":
-        return Method("diffusion", PAPER, about="the paper's settings")
+        return Method("diffusion", PAPER, about=PAPER_IS)
     presets = PRESETS[DIFFUSION]
     require(name in presets, f"there is no setting {name!r}", f"use paper or one of {', '.join(presets)}")
-    return Method("diffusion", presets[name].diffusion, masked=True, about=f"preset {name} without its margin")
+    about = f"the paper's method with the settings of preset {name}; not the product, which stops at a margin"
+    return Method("diffusion", presets[name].diffusion, masked=True, about=about)
 
 
 def light_and_shade(name: str) -> Method:
     """Light and shade as the preset of that name has it ("paper": as "balanced"), with the margin of this protocol."""
     preset = PRESETS[LIGHT]["balanced" if name == "paper" else name]
     loss = {"margin": MARGIN, "steepness": preset.steepness, "jitter": preset.jitter}
-    about = f"no diffusion model, a plane of {preset.light.grid} x {preset.light.grid}"
+    plane = f"a plane of {preset.light.grid} x {preset.light.grid} values"
+    about = f"{plane} lightens and darkens the face, and eases off at a margin; not the paper's, no diffusion model"
     return Method("light", preset.light, loss=loss, masked=True, about=about)
 
 
@@ -108,9 +126,10 @@ def method_groups(base: str) -> dict[str, dict[str, Method]]:
 
 
 def chosen_methods(base: str, names: list[str]) -> dict[str, Method]:
-    """The methods of some names or groups; those without an attack always among them."""
+    """The methods of some names or groups, those without an attack always among them; "table": the main table's."""
     groups = method_groups(base)
     known = {name: method for group in groups.values() for name, method in group.items()}
+    groups[MAIN_TABLE] = {name: method for name, method in known.items() if method.in_the_main_table}
     wanted = {*groups["reference"]}
     for name in names:
         require(
@@ -139,11 +158,14 @@ def _variants(ours: Method, light: Method) -> dict[str, Method]:
 
 def _makeup(ours: Method, light: Method) -> dict[str, Method]:
     """AMT-GAN's and DiffAM's loss on one photo; they train a generator with it, and here nothing is trained."""
-    about = "the makeup loss of AMT-GAN and DiffAM beside the identity loss; not their generators, which are trained"
+    made_up = "with the makeup loss of AMT-GAN and DiffAM beside the identity loss"
     coloured = replace(ours.settings, keep_colours=False)
+    not_trained = f"ours {made_up}; not their generators, which are trained"
+    in_grey = f"light and shade {made_up}; not makeup in colour"
     return {
-        "makeup (AMT-GAN, DiffAM style)": replace(ours, settings=coloured, makeup=WEIGHT, about=about),
-        "light and shade with makeup": replace(light, makeup=WEIGHT, about="the same loss, in lightness only"),
+        "makeup (AMT-GAN, DiffAM style)": replace(ours, settings=coloured, makeup=WEIGHT, about=not_trained),
+        "light and shade with makeup": replace(light, makeup=WEIGHT, about=in_grey),
+    }
     }
 
 
@@ -152,7 +174,7 @@ def _without_attack(ours: Method) -> dict[str, Method]:
     way = {name: getattr(ours.settings, name) for name in PREPARATION}
     plain = Method("diffusion", replace(PAPER, **way, iterations=0, structure=False))
     return {
-        "clean": Method("unchanged", about="the photo itself"),
+        "clean": Method("unchanged", about="the photo itself, in which a recogniser misses some people anyway"),
         "vae": Method("vae", about="encoded and decoded"),
         "ddim": _changed(plain, "inverted and denoised, nothing learned", null_text_iterations=0),
         "ddim with embeddings": _changed(plain, "inverted and denoised with learned embeddings"),
@@ -175,7 +197,13 @@ def _noise(masked: bool) -> dict[str, Method]:
     """Noise where ours may change the photo, so that equal PSNR compares methods and not masks."""
     from ...attacks.pixel_attacks import PUBLISHED
 
+    where = "on the face" if masked else "on the whole photo"
     return {
-        name: Method("pixels", settings, name, masked=masked, about="noise in pixel space")
+        name: Method("pixels", settings, name, masked=masked, about=_noise_is(name, settings.epsilon, where))
         for name, settings in PUBLISHED.items()
     }
+
+
+def _noise_is(name: str, epsilon: float, where: str) -> str:
+    whose = f" ({NOISE[name]})" if name in NOISE else ""
+    return f"noise {where} within {255 * epsilon:g}/255{whose}, as published; nothing keeps it natural"

@@ -20,6 +20,7 @@ from .run import Plan, trial_file
 from .trial import DODGING, IMPERSONATION, OWN, Experiment, Job, Lab
 
 FAR = 0.01  # the paper's
+VISIBLE = ("ms_ssim", "ciede2000", "ciede2000_95")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ class Quality(Row):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Visible(Row):
+    """What an eye sees of a change of some strength, means over people: MS-SSIM of the photo, CIEDE2000 over the face
+    and its 95th percentile. None where it was not measured: by earlier versions, or on a photo too small."""
+
+    strength: str
+    people: int
+    ms_ssim: float | None
+    ciede2000: float | None
+    ciede2000_95: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """All that a folder of results says. settings: what it was made with, for JSON. failed: trial -> why. copies:
@@ -50,6 +63,7 @@ class Results:
     quality: list[Quality]
     failed: dict[str, str]
     copies: Sequence[Copies] = ()
+    visible: Sequence[Visible] = ()
 
     @property
     def names(self) -> list[str]:
@@ -84,6 +98,11 @@ class Results:
     def looks(self, experiment: Experiment) -> Quality:
         """What was measured of an experiment's photos."""
         return next(one for one in self.quality if one.experiment == experiment)
+
+    def seen(self, experiments: Sequence[Experiment], strength: str = OWN) -> dict[str, float | None]:
+        """What an eye sees of the experiments' changes: the measures of `Visible`, means over the experiments."""
+        chosen = [one for one in self.visible if one.experiment in experiments and one.strength == strength]
+        return {name: mean([getattr(one, name) for one in chosen]) for name in VISIBLE}
 
     def over_targets(self) -> list[list[Experiment]]:
         """All experiments but depths; those that differ only in whom they impersonate together."""
@@ -124,6 +143,21 @@ def _quality_of(lab: Lab, plan: Plan, trials: Trials, lpips: Lpips | None, fid_w
     )
 
 
+def visible_of(trials: dict[Experiment, Trials]) -> list[Visible]:
+    """Of every experiment at every strength, from the records."""
+    return [
+        Visible(experiment, strength, len(one.records), *(_mean_visible(one, strength, name) for name in VISIBLE))
+        for experiment, one in trials.items()
+        for strength in one.settings["strengths"]
+    ]
+
+
+def _mean_visible(trials: Trials, strength: str, name: str) -> float | None:
+    """None where one record lacks it: a mean over the others would not be of the people of the row."""
+    values = [record.get("visible", {}).get(strength, {}).get(name) for record in trials.records.values()]
+    return None if None in values else mean(values)
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """Of those that are known."""
     known = [value for value in values if value is not None]
@@ -134,8 +168,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def write_results(out: Path, results: Results, text: str) -> None:
-    """results.json, rates.csv, rank_1.csv, quality.csv, copies.csv if there are any, and the text as results.md."""
-    tables = {"rates": results.rates, "rank_1": results.rank_one, "quality": results.quality, "copies": results.copies}
+    """results.json, rates.csv, rank_1.csv, quality.csv, visible.csv, copies.csv if there are any, and the text as
+    results.md."""
+    tables = {"rates": results.rates, "rank_1": results.rank_one, "quality": results.quality}
+    tables |= {"visible": results.visible, "copies": results.copies}
     tables = {name: [row.to_dict() for row in rows] for name, rows in tables.items()}
     for name, rows in tables.items():
         if rows or name != "copies":

@@ -32,7 +32,7 @@ from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr, to_psnr
 from ...verify.robustness import processings, vae_round_trip
 from ..painted import painted
-from .change import Subject, changed_by
+from .change import Subject, changed_by, visible_change
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods
 
@@ -153,6 +153,7 @@ class Lab:
             "seconds": round(seconds, 2),
             "reconstruction_mse": reconstruction,
             "psnr": psnr(subject.photo, changed).item() if method.kind != "unchanged" else None,
+            "visible": {name: visible_change(subject, image) for name, image in scaled.items()},
         }
         self._write(job, changed, self._embeddings(scaled, places), record)
         return record

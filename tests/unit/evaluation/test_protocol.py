@@ -31,9 +31,9 @@ from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.robustness import processings
 
 QUICK = PhotoSettings(DIFFUSION).tuned(null_text_iterations=1, iterations=2, lr=0.02)
-QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, strength=9.0)
+QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, fidelity_weight=0.2)
 PROCESSED = ("none", "jpeg 50", "vae", "ddim")
-FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
+FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv", "visible.csv")
 
 
 @pytest.fixture
@@ -88,6 +88,16 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
     assert len(settings["recognisers"]["dlib_resnet"]["sha256"]) == len(settings["model_sha256"]) == 64
     report = written["results.md"].decode()
     assert "dlib_resnet (white box)" in report and "| clean | 1 | 0 / 0 / 0 |" in report
+    with open(out / "visible.csv", newline="") as file:
+        visible = {
+            (row["method"], row["strength"]): row
+            for row in csv.DictReader(file)
+            if row["pushed"] != "impersonation eve"
+        }
+    assert float(visible["clean", "own"]["ciede2000"]) == 0
+    assert float(visible["clean", "own"]["ms_ssim"]) == pytest.approx(1)
+    assert 0 < float(visible["pgd", "31 dB"]["ciede2000"]) < float(visible["pgd", "31 dB"]["ciede2000_95"]) < 30
+    assert 0.5 < float(visible["pgd", "31 dB"]["ms_ssim"]) < 0.99999
 
 
 @pytest.fixture
@@ -214,7 +224,8 @@ def test_the_four_built_in_recognisers_are_asked_unless_others_are_named_and_eac
     assert seen == [tuple(name for name in four if name != out) for out in four]
 
 
-def test_one_of_several_recognisers_is_left_out_of_each_loss(quick, people, tmp_path):
+def test_one_of_several_recognisers_is_left_out_of_each_loss(quick, people, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     out = tmp_path / "results"
     arguments = ("--surrogates", "mobilefacenet,mobileface,dlib_resnet", "--leave-one-out", "--no-plots")
     assert evaluate(people, out, *arguments, "--methods", "light and shade", "--identities", "1") == 0
@@ -223,6 +234,14 @@ def test_one_of_several_recognisers_is_left_out_of_each_loss(quick, people, tmp_
     for rate in rates:
         assert (rate["seen"] == "True") == (rate["recogniser"] in rate["loss"].split("+"))
         assert float(rate["threshold"]) == load_surrogate(rate["recogniser"]).thresholds[float(rate["far"])]
+    assert "| method | people | mobilefacenet | mobileface | dlib_resnet | average | PSNR | MS-SSIM |" in caplog.text
+    psr = [
+        f"{float(rate['psr']):.0f}"
+        for name in ("mobilefacenet", "mobileface", "dlib_resnet")
+        for rate in rates
+        if (rate["recogniser"], rate["seen"], rate["processing"], rate["far"]) == (name, "False", "none", "0.01")
+    ]
+    assert f"| light and shade | 1 | {' | '.join(psr)} |" in caplog.text
     unseen = {(rate["recogniser"], rate["loss"]) for rate in rates if rate["seen"] == "False"}
     assert unseen == {
         ("mobilefacenet", "mobileface+dlib_resnet"),
@@ -255,9 +274,17 @@ def test_what_is_damaged_or_missing_is_run_again_and_another_photo_of_that_name_
 
 
 def test_tables_of_what_is_there_say_what_is_missing(quick, people, tmp_path):
+    """Also of trials that were run before it was measured how visible a change is."""
     out = tmp_path / "results"
     arguments = ("--methods", "pgd", "--no-plots")
     assert evaluate(people, out, *arguments, "--identities", "1") == 0
+    (path,) = out.glob("trials/*pgd*/1.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "visible"}))
+    assert evaluate(people, out, *arguments, "--identities", "1") == 0
+    with open(out / "visible.csv", newline="") as file:
+        visible = {row["method"]: row["ciede2000"] for row in csv.DictReader(file)}
+    assert visible["pgd"] == "" and float(visible["vae"]) > 0
+    assert "- where a trial was run by a version that did not measure them" in (out / "results.md").read_text()
     assert evaluate(people, out, *arguments, "--tables") == 0
     failed = json.loads((out / "results.json").read_text())["failed"]
     assert failed["pgd, dodging, loss dlib_resnet"] == "not run for 1 of 2 people"

@@ -1,15 +1,15 @@
-"""The variables that are compared: each changes what it says and nothing else, and the difference is the eye's."""
+"""The variables that are compared: each changes what it says and nothing else."""
 
 import pytest
 import torch
 
 from faceprotect_core import IdentityObjective, Settings
 from faceprotect_core.evaluation import variables
-from faceprotect_core.evaluation.variables import Colour, TwoScales, ciede2000, table
+from faceprotect_core.evaluation.variables import Colour, TwoScales, table
 from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings
 from tiny import random_image, tiny_surrogate
 
-SETTINGS = LightAndShadeSettings(grid=32, strength=10.0)
+SETTINGS = LightAndShadeSettings(grid=32)
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def mask():
 
 
 @pytest.mark.parametrize("kind", [LightAndShade, TwoScales, Colour])
-def test_every_variable_changes_the_mask_alone_and_as_much_as_it_is_told_to(kind, photo, mask):
+def test_every_variable_changes_the_mask_alone_in_proportion_to_its_value(kind, photo, mask):
     variable = kind(photo, mask, SETTINGS)
     value = variable.start + torch.randn(variable.start.shape, generator=torch.Generator().manual_seed(1))
     change = variable.render(value).image - photo
     assert torch.equal(change[:, :, :16], torch.zeros(1, 3, 16, 64))
-    size = change[:, :, 16:48, 16:48].square().mean().sqrt().item() * 255
-    assert size == pytest.approx(10.0, rel=0.02)
+    assert change[:, :, 16:48, 16:48].square().mean().sqrt() > 0.02
+    torch.testing.assert_close(variable.render(value / 2).image - photo, change / 2)
     same = torch.equal(change[:, 0], change[:, 1])
     assert same == (kind is not Colour)
 
@@ -55,16 +55,10 @@ def test_with_the_model_too_the_mask_alone_is_changed(name, demo, monkeypatch):
     assert torch.equal(change[:, :, :16], torch.zeros(1, 3, 16, 64)) and change.abs().max() > 1e-4
 
 
-def test_the_difference_is_the_eyes(photo, mask):
-    assert ciede2000(photo, photo, mask) == (0.0, 0.0)
-    lighter = torch.where(mask > 0, photo + 0.04, photo)
-    mean, worst = ciede2000(photo, lighter, mask)
-    assert 3 < mean < 5 and worst == pytest.approx(mean, rel=1e-3)  # CIE 1976 lightness 53.4 against 57.4
-
-
 def test_who_cannot_be_brought_to_the_margin_is_counted_and_not_averaged():
     numbers = dict.fromkeys(("psnr", "ssim", "ciede2000", "ciede2000 95 %", "seconds"), 1.0)
     numbers |= dict.fromkeys(["on the other photo", *(f"after {n}" for n in ("jpeg 50", "half size"))], 0.1)
     numbers |= dict.fromkeys([f"after {n}" for n in ("vae", "ddim", "mirrored")], -0.1)
     people = {"1": {"light": numbers | {"factor": 1.0}}, "2": {"light": numbers | {"factor": None, "psnr": 99.0}}}
-    assert "| light | 1 of 2 | 1.000 |" in table(people)
+    # The numbers are from before MS-SSIM was measured.
+    assert "| light | 1 of 2 | 1.000 | 1.000 | - | 1.000 | 1.000 | 1.000 |" in table(people)

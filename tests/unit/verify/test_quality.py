@@ -151,6 +151,15 @@ def test_ciede2000_is_that_of_skimage_over_the_image_and_over_a_mask(monkeypatch
         assert worst.tolist() == pytest.approx(np.percentile(part, 95, axis=(1, 2)), abs=1e-4)
 
 
+def test_ciede2000_of_greys_is_their_difference_of_lightness():
+    """Sharma, Wu, Dalal (2005), equation 15: at a lightness near 50 nothing weighs it."""
+    grey = torch.full((1, 3, 8, 8), 0.45)
+    lightness = 116 * (((torch.tensor([0.45, 0.49]) + 0.055) / 1.055) ** 2.4) ** (1 / 3) - 16
+    mean, worst = ciede2000(grey, grey + 0.04)
+    assert mean.item() == pytest.approx((lightness[1] - lightness[0]).item(), rel=0.01)
+    assert worst.item() == pytest.approx(mean.item(), rel=1e-6)
+
+
 def test_ciede2000_of_equal_images_is_0_and_in_an_empty_mask_nothing():
     assert [one.tolist() for one in ciede2000(PHOTO, PHOTO)] == [[0, 0, 0], [0, 0, 0]]
     assert all(one.isnan().all() for one in ciede2000(PHOTO, noisy(PHOTO), torch.zeros(1, 1, 64, 64)))

@@ -7,12 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from faceprotect_core.faces import Face, face_mask
+from faceprotect_core.faces import Face, face_mask, find_face
 from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.quality import ciede2000, ms_ssim, psnr
 from faceprotect_core.verify.visibility import Visibility, visibility_of
 
 NONE = Visibility(0.0, 0.0, math.inf, 1.0)
+
+
+@pytest.fixture(scope="module")
+def photo(astronaut):
+    return as_saved(torch.nn.functional.interpolate(astronaut[None, :, :300, 80:400], scale_factor=2)[0])
+
+
+@pytest.fixture(scope="module")
+def face(photo, detector):
+    return find_face(photo, detector)
 
 
 @pytest.mark.parametrize(
@@ -66,15 +76,3 @@ def test_a_face_outside_the_photo_is_not_measured(photo):
 def test_json_holds_no_infinity(photo, face):
     text = json.dumps(visibility_of(photo, photo, face).to_dict(), allow_nan=False)
     assert json.loads(text)["psnr"] is None and json.loads(text)["visible"] == "not changed"
-
-
-@pytest.fixture(scope="module")
-def photo(astronaut):
-    return as_saved(torch.nn.functional.interpolate(astronaut[None, :, :300, 80:400], scale_factor=2)[0])
-
-
-@pytest.fixture(scope="module")
-def face(photo, detector):
-    from faceprotect_core.faces import find_face
-
-    return find_face(photo, detector)

@@ -8,7 +8,7 @@ from ....verify.robustness import UNPROCESSED
 from ..rates import Rate
 from ..results import Results
 from ..trial import ANOTHER_VAE, OWN, Experiment
-from .rows import box, in_the_loss, section, table, who
+from .rows import VISIBLE_HEADS, box, in_the_loss, section, table, visible, who
 
 # At equal PSNR, what shows whether a change survives: nothing, compression, filters, purification.
 SURVIVAL = (UNPROCESSED, "jpeg 75", "mean 5x5", "vae", "ddim", ANOTHER_VAE)
@@ -79,12 +79,13 @@ def depths(results: Results) -> str:
                 continue
             kept = _kept(results, results.processed(experiment, name, strength))
             one = results.looks(experiment)
-            looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
+            looks = [f"{one.psnr:.1f}", f"{one.ssim:.3f}", *visible(results, [experiment])]
+            looks += [f"{one.reconstruction_mse:.4f}", f"{one.seconds:.0f}"]
             cells = [f"{own[process].away:+.3f} ({own[process].psr:.0f} %)" for process in shown]
             rows.append([experiment.method, str(one.people), *cells, *kept, *looks])
     intro = (
         "Mean distance past the threshold at FAR 0.01 and PSR, white box, as the method leaves the photo and after the "
         f"autoencoder and DDIM; *kept* as above, at {strength}. The people are the first ones of those above."
     )
-    header = ["method", "people", *shown, *_kept_after(results), "PSNR", "SSIM", "latent MSE", "s"]
+    header = ["method", "people", *shown, *_kept_after(results), "PSNR", "SSIM", *VISIBLE_HEADS, "latent MSE", "s"]
     return section("Depth, with and without learned embeddings", intro, *([table(header, rows)] if rows else []))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..methods import Method
 from ..rates import FARS, Rate
 from ..results import Results
-from ..trial import Experiment
+from ..trial import OWN, Experiment
+
+# Measure of `Visible` -> its heading and decimals.
+VISIBLE = {"ms_ssim": ("MS-SSIM", 3), "ciede2000": ("CIEDE2000", 1), "ciede2000_95": ("95 %", 1)}
+VISIBLE_HEADS = [heading for heading, _ in VISIBLE.values()]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
@@ -25,6 +30,17 @@ def in_the_loss(seen: Sequence[str]) -> str:
 
 def box(name: str, seen: Sequence[str]) -> str:
     return f"{name} ({'white' if name in seen else 'black'} box)"
+
+
+def visible(results: Results, experiments: Sequence[Experiment], strength: str = OWN) -> list[str]:
+    """The cells under VISIBLE_HEADS."""
+    found = results.seen(experiments, strength)
+    return [shown(found[name], places) for name, (_, places) in VISIBLE.items()]
+
+
+def what_they_are(methods: dict[str, Method], names: Sequence[str]) -> str:
+    """A line for each method: what it is, and what it is not."""
+    return "\n".join(f"- **{name}**: {methods[name].about}." for name in names if name in methods)
 
 
 def psr(rates: list[Rate]) -> str:

@@ -10,16 +10,30 @@ from ..methods import Method
 from ..rates import FARS
 from ..results import FAR, Results, mean
 from ..trial import DODGING, IMPERSONATION, Experiment
+from .main_table import main_table
 from .purification import depths, survival
-from .rows import box, in_the_loss, named, psr, section, shown, table, who
+from .rows import (
+    VISIBLE_HEADS,
+    box,
+    in_the_loss,
+    named,
+    psr,
+    section,
+    shown,
+    table,
+    visible,
+    what_they_are,
+    who,
+)
 
 KNOWS_TOO_FEW = 50  # percent of the people whom a recogniser misses on the unprotected photos
 
 
 def markdown(results: Results, methods: dict[str, Method]) -> str:
-    first = (_made_with, _recognisers, _success, _impersonation, _identification, _copies)
+    first = (_recognisers, _success, _impersonation, _identification, _copies)
     last = (_robustness, survival, depths, _failures)
-    parts = [*(part(results) for part in first), _quality(results, methods), *(part(results) for part in last)]
+    parts = [_made_with(results), main_table(results, methods), *(part(results) for part in first)]
+    parts += [_quality(results, methods), *(part(results) for part in last)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -32,7 +46,7 @@ def _made_with(results: Results) -> str:
         + (" without its margin" if s["setting"] != "paper" else "")
         + ".",
         f"Command: `evaluate {shlex.join(s['command'])}`",
-        "Every choice and every number with all digits: results.json, rates.csv, rank_1.csv, quality.csv.",
+        "Every choice and every number with all digits: results.json, rates.csv, rank_1.csv, quality.csv, visible.csv.",
     ]
     return "## Made with\n\n" + "\n\n".join(lines)
 
@@ -57,8 +71,9 @@ def _success(results: Results) -> str:
             rates = [results.pick(experiment=one, recogniser=name, processing=UNPROCESSED) for name in names]
             people = next((rate.people for found in rates for rate in found), 0)
             looks = results.looks(one)
-            rows.append([one.method, str(people), *map(psr, rates), shown(looks.psnr, 1), shown(looks.ssim, 3)])
-        header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM"]
+            cells = [shown(looks.psnr, 1), shown(looks.ssim, 3), *visible(results, [one])]
+            rows.append([one.method, str(people), *map(psr, rates), *cells])
+        header = ["method", "people", *(box(name, seen) for name in names), "PSNR", "SSIM", *VISIBLE_HEADS]
         parts.append(table(header, rows, f"{goal.capitalize()}, {in_the_loss(seen)}"))
     intro = (
         "PSR in percent at FAR 0.1 / 0.01 / 0.001: of the people, those whom the recogniser no longer takes for the "
@@ -163,20 +178,21 @@ def _quality(results: Results, methods: dict[str, Method]) -> str:
         first, chosen = experiments[0], [results.looks(one) for one in experiments]
         worst = min((one.psnr_worst for one in chosen if one.psnr_worst is not None), default=None)
         values = {name: mean([getattr(one, name) for one in chosen]) for name in QUALITY} | {"psnr_worst": worst}
-        about = methods[first.method].about if first.method in methods else ""
         people = str(min(one.people for one in chosen))
         cells = [shown(values[name], places) for name, (_, places) in QUALITY.items()]
-        rows.append([first.method, about, *named(first), people, *cells])
+        rows.append([first.method, *named(first), people, *cells, *visible(results, experiments)])
     intro = (
         "PSNR in dB over all channels and pixels, data range 1; SSIM with a Gaussian window of 11 pixels (sigma 1.5), "
-        "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. LPIPS and "
-        "FID need weights that the user brings (--lpips, --fid); FID of so few photos is far above that of thousands. "
-        "Latent MSE: of the unchanged latent after inversion and back. Face found: percent of the protected photos in "
-        "which the detector finds it. Seconds: without what an earlier method had prepared for the same photo. "
-        "Impersonation: mean over the targets."
+        "data range 1, mean over channels; both against the photo at the model's size, rounded to 8 bits. MS-SSIM of "
+        "the photo; CIEDE2000 over the face, mean and 95th percentile (- where a trial was run by a version that did "
+        "not measure them: run it in another --out). LPIPS and FID need weights that the user brings (--lpips, --fid); "
+        "FID of so few photos is far above that of thousands. Latent MSE: of the unchanged latent after inversion and "
+        "back. Face found: percent of the protected photos in which the detector finds it. Seconds: without what an "
+        "earlier method had prepared for the same photo. Impersonation: mean over the targets."
     )
-    header = ["method", "", "goal", "loss", "people", *(heading for heading, _ in QUALITY.values())]
-    return section("Quality", intro, table(header, rows))
+    header = ["method", "goal", "loss", "people", *(heading for heading, _ in QUALITY.values()), *VISIBLE_HEADS]
+    others = [name for name, method in methods.items() if not method.in_the_main_table]
+    return section("Quality", intro, table(header, rows), what_they_are(methods, others))
 
 
 def _robustness(results: Results) -> str:
