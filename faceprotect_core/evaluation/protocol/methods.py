@@ -166,7 +166,6 @@ def _makeup(ours: Method, light: Method) -> dict[str, Method]:
         "makeup (AMT-GAN, DiffAM style)": replace(ours, settings=coloured, makeup=WEIGHT, about=not_trained),
         "light and shade with makeup": replace(light, makeup=WEIGHT, about=in_grey),
     }
-    }
 
 
 def _without_attack(ours: Method) -> dict[str, Method]:
