@@ -1,11 +1,11 @@
-"""Makeup Reference: FACEPROTECT_OBJECTIVE, photo, reference -> FACEPROTECT_OBJECTIVE (core: makeup.py)."""
+"""Makeup Reference: FACEPROTECT_OBJECTIVE, photo, reference -> FACEPROTECT_OBJECTIVE (core: method/peers/makeup.py)."""
 
 from dataclasses import replace
 
 from comfy_api.latest import io
 
 from ..faceprotect_core.checks import require
-from ..faceprotect_core.makeup import WEIGHT, WEIGHTS, WHERE, MakeupLoss
+from ..faceprotect_core.method.peers.makeup import WEIGHT, WEIGHTS, WHERE, MakeupLoss
 from . import host
 from .faces import find_faces
 from .objectives import photo_and_mask

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..faces import Face, find_face
-from ..makeup import makeup_regions
+from ..method.peers.makeup import makeup_regions
 from ..pixels import from_pixels, to_pixels
 
 # RGB in [0, 1], and how much of it covers what was there.

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
-from ..makeup import WEIGHT, MakeupLoss
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
+from ..method.peers.makeup import WEIGHT, MakeupLoss
 from ..method.protect import Settings, prepare
 from ..method.restraint.insistent import Insistent
 from ..method.restraint.least_change import least_change

@@ -9,7 +9,7 @@ from skimage.transform import resize
 import graphs
 from demo import made_up, portrait
 from faceprotect_core.faces import find_face
-from faceprotect_core.makeup import MakeupLoss
+from faceprotect_core.method.peers.makeup import MakeupLoss
 from faceprotect_core.pixels import from_pixels
 from graphs import PHOTO, Prompt, added, changed, node, pipeline, protect_photo
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("faces",),
     ("surrogates",),
     ("method",),
-    ("attacks", "makeup", "speed"),
+    ("attacks", "speed"),
     ("diffusers_backend",),
     ("demo",),
     ("models", "verify"),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...checks import require
-from ...makeup import WEIGHT
+from ...method.peers.makeup import WEIGHT
 from ...method.peers.semantic import SemanticSettings
 from ...method.protect import PAPER, PREPARATION
 from ...photos.settings import DIFFUSION, LIGHT, PRESETS

@@ -23,8 +23,8 @@ from ...demo import load_synthetic_target
 from ...diffusers_backend import load_vae
 from ...faces import Face, find_again, find_face, load_detector
 from ...files import digest_of_files, digest_of_tensor, sha256_of, write_atomically
-from ...makeup import MakeupLoss
 from ...method.objectives import IdentityObjective
+from ...method.peers.makeup import MakeupLoss
 from ...method.views import AlignmentJitter
 from ...models import load_model
 from ...pixels import to_pixels

@@ -23,8 +23,8 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods
 from faceprotect_core.evaluation.protocol.run import plan, run, trial_file
 from faceprotect_core.evaluation.protocol.trial import DODGING, Experiment, Job, Lab, Setup
 from faceprotect_core.faces import face_mask, find_face
-from faceprotect_core.makeup import WEIGHT, MakeupLoss
 from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.method.peers.makeup import WEIGHT, MakeupLoss
 from faceprotect_core.method.peers.semantic import SemanticSettings, protect_by_semantics
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 from faceprotect_core.pixels import as_saved

@@ -14,7 +14,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
-from faceprotect_core.makeup import WEIGHT
+from faceprotect_core.method.peers.makeup import WEIGHT
 from faceprotect_core.method.peers.semantic import SemanticSettings
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS

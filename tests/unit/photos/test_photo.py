@@ -9,8 +9,8 @@ from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.evaluation.painted import painted
 from faceprotect_core.faces import crop_face, detect_faces, find_face, paste_faces
-from faceprotect_core.makeup import MakeupLoss
 from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.method.peers.makeup import MakeupLoss
 from faceprotect_core.method.restraint.least_change import least_change
 from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import (

@@ -13,8 +13,8 @@ from demo import portrait
 from faceprotect_core import IdentityObjective, ProtectionError
 from faceprotect_core.evaluation.painted import painted
 from faceprotect_core.faces import crop_face, find_face
-from faceprotect_core.makeup import WEIGHTS, MakeupLoss, makeup_regions, match_histogram
 from faceprotect_core.method.light_and_shade import LightAndShadeSettings, protect_by_light
+from faceprotect_core.method.peers.makeup import WEIGHTS, MakeupLoss, makeup_regions, match_histogram
 from faceprotect_core.pixels import from_pixels
 
 LEVEL = 1 / 255

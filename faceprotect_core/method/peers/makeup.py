@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import require, require_image
-from .faces import Face, eye_shadow, face_regions
-from .method.optimizer import is_grey
+from ...checks import require, require_image
+from ...faces import Face, eye_shadow, face_regions
+from ..optimizer import is_grey
 
 WHERE = "Makeup Reference"
 WEIGHTS = {"lips": 1.0, "eye shadow": 1.0, "skin": 0.1}  # BeautyGAN's, for lips, eyes and face
