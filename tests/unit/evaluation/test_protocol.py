@@ -31,7 +31,7 @@ from faceprotect_core.pixels import as_saved
 from faceprotect_core.verify.robustness import processings
 
 QUICK = PhotoSettings(DIFFUSION).tuned(null_text_iterations=1, iterations=2, lr=0.02)
-QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, strength=9.0)
+QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, fidelity_weight=0.2)
 PROCESSED = ("none", "jpeg 50", "vae", "ddim")
 FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv")
 

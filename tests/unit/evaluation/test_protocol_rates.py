@@ -176,7 +176,7 @@ def test_each_variant_differs_in_what_it_is_named_after(base):
     groups = method_groups(base)
     ours, light, variants = groups["main"]["ours"], groups["main"]["light and shade"], groups["variants"]
     preset = PRESETS[LIGHT]["balanced" if base == "paper" else base]
-    assert light.settings.grid == 64 and light.settings.strength == preset.light.strength
+    assert light.settings.grid == 64 and light.settings.fidelity_weight == preset.light.fidelity_weight
     assert light.loss == {"margin": 0.25, "steepness": preset.steepness, "jitter": preset.jitter}
     assert variants["light and shade at 32"].settings == replace(light.settings, grid=32)
     assert variants["light and shade at 32"].loss == light.loss
