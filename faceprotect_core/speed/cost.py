@@ -151,7 +151,7 @@ def predict_light_cost(image: Tensor, objective: Objective, settings: LightAndSh
 
     def run() -> Tensor:
         rendering = variable.render(value)
-        return loss(rendering.image) + rendering.losses["likeness"]
+        return loss(rendering.image) + rendering.losses["fidelity"]
 
     _probe(run, objective, image.device)
     probe = _probe(run, objective, image.device)

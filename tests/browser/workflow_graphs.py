@@ -106,7 +106,7 @@ def light_and_shade() -> Workflow:
 
 def makeup() -> Workflow:
     """The demo, and what it changes pulled towards the makeup of a reference photo."""
-    flow, canvas, *_ = _demo("makeup", MAKEUP_NOTE, reference=MAKEUP)
+    flow, canvas, *_ = _demo("makeup", MAKEUP_NOTE, reference=MAKEUP, keep_colours=False)
     flow.canvas = canvas
     return flow
 
@@ -379,7 +379,8 @@ def _optimizer(flow, model, vae, kept: tuple[Node, Node, Node], loss, settings: 
         "FaceProtectLatentOptimizer", size=(290, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
         null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"],
         iterations=settings.iterations, output=settings.output, learning_rate=settings.lr,
-        objective_weight=settings.objective_weight, fidelity_weight=settings.fidelity_weight, **inputs,
+        objective_weight=settings.objective_weight, fidelity_weight=settings.fidelity_weight,
+        keep_colours=settings.keep_colours, **inputs,
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ photo keeps its colours, its size, and every pixel outside the face. Press **Run
 5. Compare before and after with the slider. *Save Protected Image* saves it without metadata.
 
 **What to change** (Light and Shade)
-- **strength**: more protects more and is seen more.
+- **fidelity_weight**: less protects more and is seen more.
 - **iterations**: more, when the judge still matches; it takes longer and is not more visible.
 - **grid**: coarser looks like soft shadows, finer protects a little more.
 

@@ -43,7 +43,7 @@ def diffused(photo: str = PHOTO) -> Prompt:
 def shaded(photo: str = PHOTO) -> Prompt:
     parts = {name: pipeline(photo=photo)[name] for name in ("photo", "faces", "surrogate", "objective")}
     links = {"image": ["photo", 0], "objective": ["objective", 0], "mask": ["faces", 2]}
-    settings = {"iterations": 8, "grid": 64, "strength": 9.0, "likeness_weight": 25.0, "learning_rate": 0.25}
+    settings = {"iterations": 8, "grid": 64, "fidelity_weight": 0.2, "learning_rate": 0.25}
     light = node("FaceProtectLightAndShade", **links, **settings, early_stop=False, seed=0)
     shown = {"result": node("PreviewImage", images=["light", 0]), "history": node("PreviewAny", source=["light", 1])}
     return added(parts, light=light, **shown)

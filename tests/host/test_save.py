@@ -22,8 +22,8 @@ def save(seed: int = 0, **inputs) -> dict:
     """Any picture, its light and shade changed, saved; and shown by ComfyUI itself."""
     objective = {"surrogates.surrogate0": ["recogniser", 0], "photo": ["photo", 0], "mode": "dodge"}
     objective |= {"framing": "whole image", "reduction": "sum", "stop_at_margin": False, "margin": 0.0}
-    light = {"image": ["photo", 0], "objective": ["objective", 0], "iterations": 1, "grid": 8, "strength": 9.0}
-    light |= {"likeness_weight": 25.0, "learning_rate": 0.2, "early_stop": False, "seed": seed}
+    light = {"image": ["photo", 0], "objective": ["objective", 0], "iterations": 1, "grid": 8}
+    light |= {"fidelity_weight": 0.2, "learning_rate": 0.2, "early_stop": False, "seed": seed}
     prompt = {
         "photo": node("LoadImage", image=NAME),
         "recogniser": node("FaceProtectLoadSurrogate", surrogate="dlib_resnet"),

@@ -123,8 +123,8 @@ def blocks_on_the_largest_face() -> dict:
     )  # fmt: skip
     light = node(
         "FaceProtectLightAndShade", image=["crop", 0], objective=["objective", 0], mask=["crop", 3],
-        iterations=BALANCED.light.iterations, grid=BALANCED.light.grid, strength=BALANCED.light.strength,
-        likeness_weight=BALANCED.light.likeness_weight, learning_rate=BALANCED.light.lr, early_stop=False, seed=0,
+        iterations=BALANCED.light.iterations, grid=BALANCED.light.grid,
+        fidelity_weight=BALANCED.light.fidelity_weight, learning_rate=BALANCED.light.lr, early_stop=False, seed=0,
         least_change=True,
     )  # fmt: skip
     blocks = loaders | {"objective": loss, "light": light}

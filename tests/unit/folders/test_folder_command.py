@@ -179,7 +179,7 @@ def load_weak(name: str):
 
 
 WEAK = {
-    LIGHT: PhotoSettings(margin=0.15, tries=1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0),
+    LIGHT: PhotoSettings(margin=0.15, tries=1).tuned(iterations=2, lr=0.25, fidelity_weight=0.2),
     DIFFUSION: replace(PRESETS[DIFFUSION]["fast"], margin=0.15, tries=1).tuned(
         null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01
     ),

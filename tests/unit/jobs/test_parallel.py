@@ -162,7 +162,7 @@ def record(folder: Path) -> dict:
 
 
 # Enough for the one recogniser that is used.
-WEAK = PhotoSettings(margin=0.1).tuned(iterations=8, lr=0.25, strength=11.0, likeness_weight=25.0)
+WEAK = PhotoSettings(margin=0.1).tuned(iterations=12, lr=0.25, fidelity_weight=0.2)
 CHOICE = Choice(preset="fast", surrogates=("mobileface",), judge="none")
 
 

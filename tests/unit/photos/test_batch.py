@@ -26,7 +26,7 @@ WEAK = replace(PRESETS[DIFFUSION]["fast"], size=128, margin=0.2, tries=1).tuned(
     null_text_iterations=1, iterations=4, lr=0.06, fidelity_weight=0.0, objective_weight=0.01
 )
 # Light and shade; all that the presets tune is said here.
-LIT = {"lr": 0.25, "strength": 11.0, "likeness_weight": 25.0}
+LIT = {"lr": 0.25, "fidelity_weight": 0.2}
 SOFT = PhotoSettings(size=64, margin=0.0, tries=1).tuned(iterations=3, **LIT)
 STAGES = ["inversion", "null_text", "capture", "protection"]
 

@@ -27,7 +27,7 @@ from faceprotect_core.verify.verdict import JUDGE, LOSS
 
 # Enough to see that it works, not enough to be protected: the claims about protection have tests of their own.
 # All that the presets tune is said here.
-QUICK = PhotoSettings(margin=0.0, tries=1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0)
+QUICK = PhotoSettings(margin=0.0, tries=1).tuned(iterations=2, lr=0.25, fidelity_weight=0.2)
 DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"], tries=1).tuned(depth=1, null_text_iterations=1, iterations=2)
 
 
@@ -73,11 +73,11 @@ def test_a_further_try_may_change_more_and_must_go_further(way):
     settings = PRESETS[way]["balanced"]
     further = settings.further
     assert further.margin == pytest.approx(settings.margin + FURTHER_MARGIN) and FURTHER_MARGIN > 0
-    assert further.light.strength > 1.2 * settings.light.strength
-    assert further.diffusion.fidelity_weight < 0.7 * settings.diffusion.fidelity_weight
+    for one, before in ((further.light, settings.light), (further.diffusion, settings.diffusion)):
+        assert one.fidelity_weight < 0.7 * before.fidelity_weight
     assert 1 <= further.method.iterations <= settings.method.iterations
     light, diffusion = settings.light, settings.diffusion
-    light = replace(further.light, strength=light.strength, iterations=light.iterations)
+    light = replace(further.light, fidelity_weight=light.fidelity_weight, iterations=light.iterations)
     diffusion = replace(further.diffusion, fidelity_weight=diffusion.fidelity_weight, iterations=diffusion.iterations)
     assert replace(further, margin=settings.margin, light=light, diffusion=diffusion) == settings, "nothing else"
 
@@ -277,7 +277,7 @@ def test_no_face_is_an_error(mobileface):
         ({"photo": torch.zeros(1, 3, 64, 64)}, "takes one photo"),
         ({"photo": torch.full((3, 64, 64), torch.nan)}, "NaN"),
         ({"settings": DIFFUSED}, "those of diffusion, and there is no diffusion model"),
-        ({"settings": QUICK.tuned(strength=0.0)}, "strength is 0"),
+        ({"settings": QUICK.tuned(fidelity_weight=-1.0)}, "fidelity_weight is -1"),
         ({"surrogates": []}, "no surrogate"),
     ],
 )

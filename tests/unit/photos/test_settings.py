@@ -15,31 +15,31 @@ from faceprotect_core.photos.settings import (
 )
 
 SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 2}
-LIT = {"grid": 64, "strength": 10.5, "iterations": 90, "lr": 0.12, "likeness_weight": 28.0, "seed": 0}
+LIT = {"grid": 64, "iterations": 90, "lr": 0.12, "fidelity_weight": 1.0, "seed": 0}
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
-    "iterations": 40, "lr": 0.02, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 1.5,
-    "keep_colours": False, "early_stop": False,
+    "iterations": 40, "lr": 0.02, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 0.3,
+    "keep_colours": True, "early_stop": False,
 }  # fmt: skip
 EXPECTED = {
     (LIGHT, "fast"): SHARED | LIT | {"iterations": 20, "lr": 0.25, "margin": 0.08},
     (LIGHT, "balanced"): SHARED | LIT,
-    (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "strength": 14.0},
+    (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "fidelity_weight": 0.4},
     (DIFFUSION, "fast"): SHARED
     | DIFFUSED
-    | {"null_text_iterations": 5, "iterations": 26, "lr": 0.03, "fidelity_weight": 1.0},
+    | {"null_text_iterations": 5, "iterations": 26, "lr": 0.03, "fidelity_weight": 0.2},
     (DIFFUSION, "balanced"): SHARED | DIFFUSED,
     (DIFFUSION, "strong"): SHARED
     | DIFFUSED
-    | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.5, "margin": 0.15},
+    | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.1, "margin": 0.15},
 }
 FURTHER = {
-    (LIGHT, "fast"): {"margin": 0.22999999999999998, "iterations": 10, "strength": 14.7},
-    (LIGHT, "balanced"): {"margin": 0.25, "iterations": 45, "strength": 14.7},
-    (LIGHT, "strong"): {"margin": 0.55, "iterations": 60, "strength": 19.599999999999998},
-    (DIFFUSION, "fast"): {"margin": 0.25, "iterations": 13, "fidelity_weight": 0.5102040816326532},
-    (DIFFUSION, "balanced"): {"margin": 0.25, "iterations": 20, "fidelity_weight": 0.7653061224489797},
-    (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 30, "fidelity_weight": 0.2551020408163266},
+    (LIGHT, "fast"): {"margin": 0.22999999999999998, "iterations": 10, "fidelity_weight": 0.5},
+    (LIGHT, "balanced"): {"margin": 0.25, "iterations": 45, "fidelity_weight": 0.5},
+    (LIGHT, "strong"): {"margin": 0.55, "iterations": 60, "fidelity_weight": 0.2},
+    (DIFFUSION, "fast"): {"margin": 0.25, "iterations": 13, "fidelity_weight": 0.1},
+    (DIFFUSION, "balanced"): {"margin": 0.25, "iterations": 20, "fidelity_weight": 0.15},
+    (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 30, "fidelity_weight": 0.05},
 }
 
 

@@ -248,7 +248,7 @@ def test_the_seconds_of_light_and_shade_are_those_of_warm_passes(monkeypatch, it
 
 
 def test_the_bytes_of_light_and_shade_are_those_that_autograd_keeps(monkeypatch):
-    """With what rendering and likeness keep, not the objective's alone."""
+    """With what rendering and fidelity keep, not the objective's alone."""
     image, held = random_image(1, 48), []
     probe = cost._probe
     monkeypatch.setattr(cost, "_probe", lambda *arguments: held.append(probe(*arguments)) or held[-1])
@@ -258,9 +258,9 @@ def test_the_bytes_of_light_and_shade_are_those_that_autograd_keeps(monkeypatch)
 
     def run():
         rendering = variable.render(value)
-        return rendering.image.square().mean((1, 2, 3)) + rendering.losses["likeness"]
+        return rendering.image.square().mean((1, 2, 3)) + rendering.losses["fidelity"]
 
-    assert held[-1].held == kept_bytes(run, [value, image, variable.mask, variable.area])
+    assert held[-1].held == kept_bytes(run, [value, image, variable.mask, *vars(variable.fidelity).values()])
     assert predicted.memory > image.nbytes
 
 

@@ -17,7 +17,7 @@ from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score, judge_photo, require_other_network
 
-QUICK = PhotoSettings(margin=0.1).tuned(iterations=2, lr=0.25, strength=11.0, likeness_weight=25.0)
+QUICK = PhotoSettings(margin=0.1).tuned(iterations=2, lr=0.25, fidelity_weight=0.2)
 
 
 @pytest.fixture(scope="module")
