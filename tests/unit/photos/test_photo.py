@@ -147,7 +147,7 @@ def by_hand(photo, surrogates, settings, model=None, target=None):
         changed = protect_by_light(image, objective, settings.light, mask=mask).rendering.image
     else:
         denoiser, codec, context = model
-        names = ("depth", "pairing", "null_text_iterations", "iterations", "lr", "fidelity_weight")
+        names = ("depth", "pairing", "null_text_iterations", "iterations", "lr", "fidelity_weight", "keep_colours")
         options = {name: getattr(settings.diffusion, name) for name in names}
         changed = protect(denoiser, codec, image, context, objective, output="detail", mask=mask, **options).image
     changed, kept = least_change(image, changed, objective)
