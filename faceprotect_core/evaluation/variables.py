@@ -28,7 +28,7 @@ from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ..method.objectives import IdentityObjective
 from ..method.peers.semantic import SemanticSettings, protect_by_semantics
 from ..method.protect import prepare
-from ..method.variables import optimize
+from ..method.variables import optimize, weight_of
 from ..method.views import AlignmentJitter
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, WEIGHTS
 from ..pixels import as_saved, to_pixels
@@ -52,8 +52,8 @@ Change = Callable[[Tensor, Face, Tensor, IdentityObjective], Tensor]
 class TwoScales(LightAndShade):
     """Two planes of lightness, the second coarse, added."""
 
-    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings):
-        super().__init__(photo, mask, settings)
+    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings, weight: float = 1.0):
+        super().__init__(photo, mask, settings, weight)
         self.start = torch.cat([self.start, self.start.flip(2)], 1)
 
     def change(self, value: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class TwoScales(LightAndShade):
 class Colour(LightAndShade):
     """A plane for each channel."""
 
-    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings):
-        super().__init__(photo, mask, settings)
+    def __init__(self, photo: Tensor, mask: Tensor, settings: LightAndShadeSettings, weight: float = 1.0):
+        super().__init__(photo, mask, settings, weight)
         self.start = self.start.repeat(1, 3, 1, 1)
 
 
@@ -91,7 +91,7 @@ class Variables:
 
     def _light(self, kind: type[LightAndShade], settings: LightAndShadeSettings) -> Change:
         def run(photo, face, mask, objective):
-            variable = kind(photo, mask, settings)
+            variable = kind(photo, mask, settings, weight_of(objective))
             found = optimize(variable, objective, iterations=settings.iterations, lr=settings.lr)
             return found.rendering.image - photo
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import require, require_image
 from ..progress import OnStep
 from .restraint.fidelity import Fidelity
-from .variables import Objective, Optimised, Rendering, optimize
+from .variables import Objective, Optimised, Rendering, optimize, weight_of
 
 WHERE = "Light and Shade"
 AMPLITUDE = 0.05  # of the image's range, for a value of 1: AdamW's steps are as large whatever the loss
@@ -31,7 +31,8 @@ class LightAndShadeSettings:
         grid: values along each side of the plane. Finer protects a little more and looks patchier.
         iterations: of AdamW.
         lr: of AdamW.
-        fidelity_weight: of `Fidelity`, beside the sum of the surrogates' losses. More is seen less, and protects less.
+        fidelity_weight: of `Fidelity`, beside the identity loss of a recogniser (times how many there are). More is
+            seen less, and protects less.
         seed: of the start.
     """
 
@@ -50,14 +51,15 @@ class LightAndShade:
 
     losses: tuple[str, ...] = ("fidelity",)
 
-    def __init__(self, photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings):
-        """photo: [B, 3, H, W] in [0, 1]. mask: [1 or B, 1, H, W] in [0, 1]; where it is 0, pixels stay bit-equal."""
+    def __init__(self, photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings, weight: float = 1.0):
+        """photo: [B, 3, H, W] in [0, 1]. mask: [1 or B, 1, H, W] in [0, 1]; where it is 0, pixels stay bit-equal.
+        weight: of the objective that the fidelity stands beside, see `weight_of`."""
         self.photo, self.settings = photo, settings
         self.mask = torch.ones_like(photo[:, :1]) if mask is None else mask.to(photo).expand(len(photo), -1, -1, -1)
         generator = torch.Generator().manual_seed(settings.seed)
         start = SPREAD * torch.randn(1, 1, settings.grid, settings.grid, generator=generator)
         self.start = start.to(photo).repeat(len(photo), 1, 1, 1)
-        self.fidelity = Fidelity(photo, self.mask)
+        self.fidelity, self.fidelity_weight = Fidelity(photo, self.mask), weight * settings.fidelity_weight
 
     def change(self, value: Tensor) -> Tensor:
         """[B, 1, H, W]: what is added to each channel, before clamping."""
@@ -67,7 +69,7 @@ class LightAndShade:
     def render(self, value: Tensor) -> Rendering:
         change = self.change(value)
         image = torch.where(self.mask > 0, (self.photo + change).clamp(0.0, 1.0), self.photo)
-        return Rendering(image, {"fidelity": self.settings.fidelity_weight * self.fidelity(image)})
+        return Rendering(image, {"fidelity": self.fidelity_weight * self.fidelity(image)})
 
 
 def protect_by_light(
@@ -98,7 +100,7 @@ def protect_by_light(
     settings = settings or LightAndShadeSettings()
     _check(photo, mask, settings)
     return optimize(
-        LightAndShade(photo, mask, settings),
+        LightAndShade(photo, mask, settings, weight_of(objective)),
         objective,
         iterations=settings.iterations,
         lr=settings.lr,

@@ -101,6 +101,12 @@ class IdentityObjective:
             loss = loss + weight * other(image)
         return loss
 
+    @property
+    def weight(self) -> float:
+        """Of all surrogates together: what the other losses of an optimiser are weighed against."""
+        weights = [1.0] * len(self.surrogates) if self.weights is None else self.weights
+        return sum(weights) / (len(self.surrogates) if self.reduction == "mean" else 1)
+
     def at(self, iteration: int) -> Callable[[Tensor], Tensor]:
         """The loss of one iteration of an optimiser."""
         return partial(self, iteration=iteration)

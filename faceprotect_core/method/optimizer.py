@@ -13,7 +13,7 @@ from ..protocols import Denoiser, ImageCodec
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
 from .inversion import Trajectory
 from .restraint.fidelity import Fidelity
-from .variables import Objective, Rendering, optimize
+from .variables import Objective, Rendering, optimize, weight_of
 
 Output = Literal["published", "detail"]
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601
@@ -74,8 +74,8 @@ def optimize_latent(
             and shows the surrogates exactly that.
         image: the untouched photo [B, 3, H, W] in [0, 1], needed for "detail".
         mask: [1 or B, 1, H, W] in [0, 1], where "detail" may change the photo; where it is 0, pixels stay bit-equal.
-        fidelity_weight: of `Fidelity` of the returned image, beside the identity loss (times objective_weight, too);
-            0 in the paper.
+        fidelity_weight: of `Fidelity` of the returned image, beside the identity loss of a recogniser (times how many
+            there are, and times objective_weight); 0 in the paper.
         keep_colours: with "detail", only the lightness of the change is added, to all channels alike; a grey photo
             stays grey in any case.
         early_stop: an image is left as it is once objective.reached(image) says so, and the run ends with the last one.
@@ -90,8 +90,8 @@ def optimize_latent(
     photo = image if output == "detail" else None
     with torch.enable_grad():
         variable = NoisyLatent(
-            denoiser, codec, trajectory, embeddings, structure, photo, mask, objective_weight * fidelity_weight,
-            keep_colours,
+            denoiser, codec, trajectory, embeddings, structure, photo, mask,
+            objective_weight * weight_of(objective) * fidelity_weight, keep_colours,
         )  # fmt: skip
     result = optimize(
         variable,

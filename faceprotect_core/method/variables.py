@@ -117,6 +117,11 @@ def optimize(
     return Optimised(value.detach(), rendering, history.losses)
 
 
+def weight_of(objective: Objective) -> float:
+    """How much all recognisers of an objective count: what a fidelity is weighed against. 1 if it says nothing."""
+    return float(getattr(objective, "weight", 1.0))
+
+
 def _at(objective: Objective, iteration: int) -> Objective:
     return objective.at(iteration) if hasattr(objective, "at") else objective
 

@@ -26,7 +26,7 @@ from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
 from ..surrogates import FRSurrogate
-from .settings import DIFFUSION, PhotoSettings, loss_weights
+from .settings import DIFFUSION, WEIGHTS, PhotoSettings
 
 Diffusion = tuple[Denoiser, ImageCodec, Tensor]  # with the empty prompt's embedding [1, tokens, dim]
 
@@ -83,7 +83,7 @@ class Aim:
             target_face=self.target_face,
             margin=self.settings.margin,
             steepness=self.settings.steepness,
-            weights=loss_weights([one.name for one in self.surrogates]),
+            weights=[WEIGHTS.get(one.name, 1.0) for one in self.surrogates],
             jitter=AlignmentJitter(self.settings.jitter),
         )
         if self.makeup is None or self.makeup_face is None:

@@ -20,7 +20,7 @@ from ...progress import OnStep
 from ...protocols import Bottleneck, BottleneckDenoiser, ImageCodec
 from ..optimizer import NoisyLatent, check_output
 from ..protect import Prepared, Settings
-from ..variables import Objective, Optimised, Rendering, optimize
+from ..variables import Objective, Optimised, Rendering, optimize, weight_of
 
 WHERE = "Semantic Offset"
 SPREAD = 0.01  # standard deviation of the start, before tanh: at 0 a photo that should be left has no gradient
@@ -131,7 +131,7 @@ def protect_by_semantics(
     photo = prepared.photo if settings.output == "detail" else None
     unchanged = NoisyLatent(
         denoiser, codec, prepared.trajectory, prepared.embeddings, prepared.held(settings), photo, mask,
-        settings.objective_weight * settings.fidelity_weight, settings.keep_colours,
+        settings.objective_weight * weight_of(objective) * settings.fidelity_weight, settings.keep_colours,
     )  # fmt: skip
     return optimize(
         BottleneckOffset(unchanged, settings.bound, settings.seed),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the loss below, for changes between 33 and 36 dB on a face; chosen in docs/RESULTS.md.
-DIFFERENCE, ENERGY, UNLIKENESS = 0.5, 625.0, 28.0
+# Of the loss below, beside a loss of one recogniser that counts 1; chosen in docs/RESULTS.md.
+DIFFERENCE, ENERGY, UNLIKENESS = 0.106, 133.0, 6.0
 HARDLY_SEEN = 0.1  # colour difference: below it the root is rounded off, which gives it a gradient at 0
 
 
 class Fidelity:
-    """0.5 * colour difference + 625 * squared change + 28 * (1 - SSIM), each a mean.
+    """0.106 * colour difference + 133 * squared change + 6 * (1 - SSIM), each a mean.
 
     The colour difference follows the eye: CIE94's, with CIEDE2000's unit of lightness; 1 is about what can just be told
     apart. It does not care where a change is; the square keeps any pixel from changing much, SSIM smooth skin from

@@ -45,5 +45,9 @@ class Insistent:
     def __call__(self, image: Tensor) -> Tensor:
         return self.objective(image)
 
+    @property
+    def weight(self) -> float:
+        return self.objective.weight
+
     def reached(self, image: Tensor) -> Tensor:
         return self.objective.reached(image)

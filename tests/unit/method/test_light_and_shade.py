@@ -107,6 +107,19 @@ def test_more_fidelity_weight_changes_the_photo_less():
     torch.testing.assert_close(shown.losses["fidelity"], 2 * fidelity(shown.image))
 
 
+def test_fidelity_is_weighed_against_all_recognisers_together():
+    """The same photo, whether a recogniser counts 1, counts 3, or is there three times."""
+    settings = with_settings(fidelity_weight=3.0)
+    photo = protect(settings=settings).rendering.image
+    for networks, weights in (([NETWORK], [3.0]), ([NETWORK] * 3, None)):
+        louder = IdentityObjective(networks, source=PHOTO, weights=weights)
+        assert louder.weight == 3.0
+        torch.testing.assert_close(
+            protect(settings=settings, objective=louder).rendering.image, photo, atol=1e-6, rtol=0
+        )
+    assert IdentityObjective([NETWORK] * 3, source=PHOTO, reduction="mean").weight == 1.0
+
+
 def test_the_rendering_is_differentiable_to_the_last_digit():
     photo, mask = PHOTO[:, :, 16:32, 16:32], MASK[:, :, 16:32, 16:32]
     variable = LightAndShade(photo, mask, with_settings(grid=4, fidelity_weight=3.0))
@@ -122,8 +135,7 @@ def test_the_loss_goes_down_and_against_a_real_recogniser_the_photo_passes_its_t
     photo = astronaut[None, :, 0:256, 100:356]
     face = find_face(photo[0])
     network = load_surrogate("mobileface")
-    loss = {"margin": 0.25, "steepness": 6.0, "weights": [4.0]}
-    objective = IdentityObjective([network], source=photo, face=face, source_face=face, **loss)
+    objective = IdentityObjective([network], source=photo, face=face, source_face=face, margin=0.25, steepness=6.0)
     mask = face_mask([face], 256, 256)[None]
     result = protect_by_light(photo, objective, LightAndShadeSettings(iterations=12), mask=mask)
     losses = [loss for (loss,) in result.history["identity"]]

@@ -4,15 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from faceprotect_core.photos.settings import (
-    BUILT_IN_SURROGATES,
-    DIFFUSION,
-    LIGHT,
-    PRESETS,
-    WEIGHTS,
-    PhotoSettings,
-    loss_weights,
-)
+from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
 SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 2}
 LIT = {"grid": 64, "iterations": 90, "lr": 0.12, "fidelity_weight": 1.0, "seed": 0}
@@ -57,13 +49,3 @@ def test_every_value_of_a_preset_is_the_one_that_was_measured(way, name):
 
 def test_there_are_no_other_presets():
     assert [(way, name) for way, presets in PRESETS.items() for name in presets] == list(EXPECTED)
-
-
-def test_the_recognisers_weigh_as_much_together_whatever_is_connected():
-    """Fidelity is weighed against their sum."""
-    assert loss_weights(BUILT_IN_SURROGATES) == pytest.approx(list(WEIGHTS.values()))
-    for names in (["dlib_resnet"], ["mobileface", "another"], ["another"] * 5):
-        weights = loss_weights(names)
-        assert sum(weights) == pytest.approx(sum(WEIGHTS.values()))
-    first, second = loss_weights(["mobileface", "another"])
-    assert first == pytest.approx(WEIGHTS["mobileface"] * second)
