@@ -26,7 +26,7 @@ class Fidelity:
         from kornia.color import rgb_to_lab
 
         self.photo, self.lab = photo, rgb_to_lab(photo)
-        self.inside = torch.ones_like(photo[:, :1]) if mask is None else (mask > 0).to(photo)
+        self.inside = torch.ones_like(photo[:, :1]) if mask is None else (mask > 0).to(photo).expand_as(photo[:, :1])
         from_middle = (self.lab[:, :1] - 50.0).square()
         self.chroma = self.lab[:, 1:].square().sum(1, keepdim=True).sqrt()
         self.towards_chroma = self.lab[:, 1:] / self.chroma.clamp_min(1e-6)
