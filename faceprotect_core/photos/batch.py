@@ -26,7 +26,7 @@ from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
 from ..surrogates import FRSurrogate
-from .settings import DIFFUSION, WEIGHTS, PhotoSettings
+from .settings import BEYOND, DIFFUSION, WEIGHTS, PhotoSettings
 
 Diffusion = tuple[Denoiser, ImageCodec, Tensor]  # with the empty prompt's embedding [1, tokens, dim]
 
@@ -81,7 +81,7 @@ class Aim:
             face=faces,
             source_face=faces,
             target_face=self.target_face,
-            margin=self.settings.margin,
+            margin=self.settings.margin + BEYOND,
             steepness=self.settings.steepness,
             weights=[WEIGHTS.get(one.name, 1.0) for one in self.surrogates],
             jitter=AlignmentJitter(self.settings.jitter),
@@ -225,17 +225,17 @@ class CropProtector:
         """The blocks' own calls; then what went further than it had to is taken back."""
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
         settings = self.aim.settings
-        insistent = Insistent(objective, patience=settings.method.iterations // 3)
+        loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if settings.way == DIFFUSION:
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = self.aim.knobs, self.aim.schedule
             prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
-            result = prepared.optimize(denoiser, codec, insistent, knobs, mask=mask, start=start, on_step=on_step)
+            result = prepared.optimize(denoiser, codec, loss, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
-            lit = protect_by_light(image, insistent, settings.light, mask=mask, start=start, on_step=on_step)
+            lit = protect_by_light(image, loss, settings.light, mask=mask, start=start, on_step=on_step)
             changed, values = lit.rendering.image, lit.value
-        images, _ = least_change(image, changed, objective)
+        images, _ = least_change(image, changed, objective, settings.margin)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 
 
