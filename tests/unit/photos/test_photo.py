@@ -77,10 +77,12 @@ def test_a_further_try_may_change_more_and_must_go_further(way):
     for one, before in ((further.light, settings.light), (further.diffusion, settings.diffusion)):
         assert one.fidelity_weight < 0.7 * before.fidelity_weight
     assert 1 <= further.method.iterations <= settings.method.iterations
+    assert further.insists and not settings.insists
     light, diffusion = settings.light, settings.diffusion
     light = replace(further.light, fidelity_weight=light.fidelity_weight, iterations=light.iterations)
     diffusion = replace(further.diffusion, fidelity_weight=diffusion.fidelity_weight, iterations=diffusion.iterations)
-    assert replace(further, margin=settings.margin, light=light, diffusion=diffusion) == settings, "nothing else"
+    same = {"margin": settings.margin, "insists": False, "light": light, "diffusion": diffusion}
+    assert replace(further, **same) == settings, "nothing else"
 
 
 # ------------------------------------------------------------------------------------------------ the real thing
