@@ -12,9 +12,10 @@ from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, find_face, paste_faces
 from faceprotect_core.folders.protector import Choice, load_protector
 from faceprotect_core.method.light_and_shade import protect_by_light
+from faceprotect_core.method.restraint.insistent import Insistent
 from faceprotect_core.method.restraint.least_change import least_change
 from faceprotect_core.photos.photo import protect_photo
-from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
+from faceprotect_core.photos.settings import BEYOND, PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score, judge_photo, require_other_network
 
 QUICK = PhotoSettings(margin=0.1).tuned(iterations=2, lr=0.25, fidelity_weight=0.2)
@@ -126,18 +127,19 @@ def by_hand(photo, network, tries: list[PhotoSettings], model=None):
     crop = crop_face(photo, find_face(photo), tries[0].size)
     image, mask, start = crop.image[None], crop.mask[None], None
     for settings in tries:
-        aim = {"margin": settings.margin, "steepness": settings.steepness, "jitter": AlignmentJitter(1)}
+        aim = {"margin": settings.margin + BEYOND, "steepness": settings.steepness, "jitter": AlignmentJitter(1)}
         aim["weights"] = [WEIGHTS.get(network.name, 1.0)]
         objective = IdentityObjective([network], source=image, face=crop.face, source_face=crop.face, **aim)
+        loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if model is None:
-            found = protect_by_light(image, objective, settings.light, mask=mask, start=start)
+            found = protect_by_light(image, loss, settings.light, mask=mask, start=start)
             changed, start = found.rendering.image, found.value
         else:
             denoiser, codec, context = model
             options = asdict(settings.diffusion) | {"output": "detail", "mask": mask, "start": start}
-            found = protect(denoiser, codec, image, context, objective, **options)
+            found = protect(denoiser, codec, image, context, loss, **options)
             changed, start = found.image, found.latent
-        changed, _ = least_change(image, changed, objective)
+        changed, _ = least_change(image, changed, objective, settings.margin)
         yield paste_faces(photo, [crop], changed)[0]
 
 
