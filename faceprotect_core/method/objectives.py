@@ -18,7 +18,7 @@ from ..surrogates import FRSurrogate
 from .views import AlignmentJitter
 
 WHERE = "FR Surrogate Loss"
-LEAD = 2.0  # a surrogate that has just reached the margin is still pushed with sigmoid(2) = 88 % of the force
+LEAD = 2.6  # a surrogate that has just reached the margin is still pushed with sigmoid(2.6) = 93 % of the force
 Goal = Literal["dodge", "synthetic", "impersonate"]
 CropBox = tuple[float, float, float, float]
 Faces = Face | Sequence[Face] | None

@@ -26,7 +26,7 @@ from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec
 from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
 from ..surrogates import FRSurrogate
-from .settings import BEYOND, DIFFUSION, WEIGHTS, PhotoSettings
+from .settings import DIFFUSION, WEIGHTS, PhotoSettings
 
 Diffusion = tuple[Denoiser, ImageCodec, Tensor]  # with the empty prompt's embedding [1, tokens, dim]
 
@@ -81,7 +81,7 @@ class Aim:
             face=faces,
             source_face=faces,
             target_face=self.target_face,
-            margin=self.settings.margin + BEYOND,
+            margin=self.settings.margin,
             steepness=self.settings.steepness,
             weights=[WEIGHTS.get(one.name, 1.0) for one in self.surrogates],
             jitter=AlignmentJitter(self.settings.jitter),
@@ -235,7 +235,7 @@ class CropProtector:
         else:
             lit = protect_by_light(image, loss, settings.light, mask=mask, start=start, on_step=on_step)
             changed, values = lit.rendering.image, lit.value
-        images, _ = least_change(image, changed, objective, settings.margin)
+        images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 
 

@@ -14,7 +14,6 @@ DIFFUSION: Way = "diffusion"
 BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface"), "dlib_resnet"
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
-BEYOND = 0.1  # of the margin: so far the loss aims, since a change that only just reaches it is a lopsided one
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(

@@ -25,9 +25,7 @@ class Reachable(Protocol):
 
 
 @torch.no_grad()
-def least_change(
-    photo: Tensor, changed: Tensor, objective: Reachable, margin: float | None = None
-) -> tuple[Tensor, Tensor]:
+def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[Tensor, Tensor]:
     """photo + f * (changed - photo) with the smallest f of each image, up to 1.5, for which the objective is reached.
 
     Found by bisection, on pixels rounded to 8 bits, as they are saved; no gradients. An image that does not reach it at
@@ -35,22 +33,20 @@ def least_change(
 
     Args:
         photo, changed: [B, 3, H, W] in [0, 1].
-        objective: what is to be reached.
-        margin: how far past its threshold every surrogate should be; None for the objective's own.
+        objective: with a margin.
 
     Returns:
         The images [B, 3, H, W] in [0, 1], and the factors [B] in [0, 1.5].
     """
 
-    problem = "Least Change: the objective has no margin"
-    wanted = given(objective.margin if margin is None else margin, problem, "make the objective with one")
+    margin = given(objective.margin, "Least Change: the objective has no margin", "make the objective with one")
 
     def scaled(factor: Tensor) -> Tensor:
         factor = factor[:, None, None, None]
         return torch.where(factor == 1, changed, (photo + factor * (changed - photo)).clamp(0.0, 1.0))
 
     def suffices(factor: Tensor) -> Tensor:
-        return objective.past(as_saved(scaled(factor))) >= wanted
+        return objective.past(as_saved(scaled(factor))) >= margin
 
     none, whole = photo.new_zeros(len(photo)), photo.new_ones(len(photo))
     enough = suffices(whole)

@@ -274,7 +274,7 @@ def test_a_face_that_is_reached_early_stops_while_the_other_goes_on(tiny, cut, t
         depth=1, null_text_iterations=1, iterations=12, lr=0.005, objective_weight=1.0, fidelity_weight=0.0,
         early_stop=True, keep_colours=False,
     )  # fmt: skip
-    surrogate = tiny_surrogate(template="dlib_150", thresholds={0.01: 0.885})
+    surrogate = tiny_surrogate(template="dlib_150", thresholds={0.01: 0.985})
     options = {"surrogate": surrogate, "goal": "impersonate", "target": target.double()}
     together = tiny(two, crops, 2, settings, on_step=events.append, **options)
     images = torch.stack([event.image for event in events if event.stage == "protection"])

@@ -14,7 +14,6 @@ from faceprotect_core.method.peers.makeup import MakeupLoss
 from faceprotect_core.method.restraint.least_change import least_change
 from faceprotect_core.photos.photo import protect_photo
 from faceprotect_core.photos.settings import (
-    BEYOND,
     BUILT_IN_SURROGATES,
     DIFFUSION,
     FURTHER_MARGIN,
@@ -141,7 +140,7 @@ def by_hand(photo, surrogates, settings, model=None, target=None):
         face=crop.face,
         source_face=None if target is not None else crop.face,
         target_face=target_face,
-        margin=settings.margin + BEYOND,
+        margin=settings.margin,
         steepness=settings.steepness,
         jitter=AlignmentJitter(1),
         weights=[WEIGHTS.get(one.name, 1.0) for one in surrogates],
@@ -153,7 +152,7 @@ def by_hand(photo, surrogates, settings, model=None, target=None):
         names = ("depth", "pairing", "null_text_iterations", "iterations", "lr", "fidelity_weight", "keep_colours")
         options = {name: getattr(settings.diffusion, name) for name in names}
         changed = protect(denoiser, codec, image, context, objective, output="detail", mask=mask, **options).image
-    changed, kept = least_change(image, changed, objective, settings.margin)
+    changed, kept = least_change(image, changed, objective)
     pasted, _ = paste_faces(photo, [crop], changed)
     return pasted, kept.item()
 

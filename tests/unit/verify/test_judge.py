@@ -15,7 +15,7 @@ from faceprotect_core.method.light_and_shade import protect_by_light
 from faceprotect_core.method.restraint.insistent import Insistent
 from faceprotect_core.method.restraint.least_change import least_change
 from faceprotect_core.photos.photo import protect_photo
-from faceprotect_core.photos.settings import BEYOND, PRESETS, WEIGHTS, PhotoSettings
+from faceprotect_core.photos.settings import PRESETS, WEIGHTS, PhotoSettings
 from faceprotect_core.verify.verdict import JUDGE, LOSS, FaceVerdict, Score, judge_photo, require_other_network
 
 QUICK = PhotoSettings(margin=0.1).tuned(iterations=2, lr=0.25, fidelity_weight=0.2)
@@ -127,7 +127,7 @@ def by_hand(photo, network, tries: list[PhotoSettings], model=None):
     crop = crop_face(photo, find_face(photo), tries[0].size)
     image, mask, start = crop.image[None], crop.mask[None], None
     for settings in tries:
-        aim = {"margin": settings.margin + BEYOND, "steepness": settings.steepness, "jitter": AlignmentJitter(1)}
+        aim = {"margin": settings.margin, "steepness": settings.steepness, "jitter": AlignmentJitter(1)}
         aim["weights"] = [WEIGHTS.get(network.name, 1.0)]
         objective = IdentityObjective([network], source=image, face=crop.face, source_face=crop.face, **aim)
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
@@ -139,7 +139,7 @@ def by_hand(photo, network, tries: list[PhotoSettings], model=None):
             options = asdict(settings.diffusion) | {"output": "detail", "mask": mask, "start": start}
             found = protect(denoiser, codec, image, context, loss, **options)
             changed, start = found.image, found.latent
-        changed, _ = least_change(image, changed, objective, settings.margin)
+        changed, _ = least_change(image, changed, objective)
         yield paste_faces(photo, [crop], changed)[0]
 
 
