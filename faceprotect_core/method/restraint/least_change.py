@@ -11,7 +11,8 @@ from ...checks import given
 from ...pixels import as_saved
 
 LARGEST = 1.5  # factor on a change that falls short: its direction is right before its size is
-STEPS = 6  # of the bisection: the factor is found to 1/64
+EXACT = 1 / 64  # how closely the factor is found
+GUESSES, HALVINGS = 3, 6  # along a straight line, which is nearly always enough; then by halves
 
 
 class Reachable(Protocol):
@@ -28,8 +29,8 @@ class Reachable(Protocol):
 def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[Tensor, Tensor]:
     """photo + f * (changed - photo) with the smallest f of each image, up to 1.5, for which the objective is reached.
 
-    Found by bisection, on pixels rounded to 8 bits, as they are saved; no gradients. An image that does not reach it at
-    all keeps its change as it is, one that needs none keeps none.
+    Sought between a factor that suffices and one that does not, on pixels rounded to 8 bits, as they are saved; no
+    gradients. An image that does not reach it at all keeps its change as it is, one that needs none keeps none.
 
     Args:
         photo, changed: [B, 3, H, W] in [0, 1].
@@ -45,18 +46,35 @@ def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[
         factor = factor[:, None, None, None]
         return torch.where(factor == 1, changed, (photo + factor * (changed - photo)).clamp(0.0, 1.0))
 
-    def suffices(factor: Tensor) -> Tensor:
-        return objective.past(as_saved(scaled(factor))) >= margin
+    def beyond(factor: Tensor) -> Tensor:
+        """[B]: 0 and more suffices."""
+        return objective.past(as_saved(scaled(factor))) - margin
 
-    none, whole = photo.new_zeros(len(photo)), photo.new_ones(len(photo))
-    enough = suffices(whole)
-    low, high = torch.where(enough, none, whole), torch.where(enough, whole, LARGEST * whole)
-    reached = enough if bool(enough.all()) else suffices(high)
-    if bool(enough.any()):
-        high = torch.where(enough & suffices(none), none, high)
-    for _ in range(STEPS if bool(reached.any()) else 0):
-        middle = (low + high) / 2
-        suffice = suffices(middle)
-        low, high = torch.where(suffice, low, middle), torch.where(suffice, middle, high)
+    whole = photo.new_ones(len(photo))
+    at_whole = beyond(whole)
+    enough = at_whole >= 0
+    other = torch.where(enough, 0.0, LARGEST * whole)
+    at_other = beyond(other)
+    low, high = torch.where(enough, other, whole), torch.where(enough, whole, other)
+    at_low, at_high = torch.where(enough, at_other, at_whole), torch.where(enough, at_whole, at_other)
+    reached = at_high >= 0
+    high = torch.where(reached & (at_low >= 0), low, high)  # none is needed
+    for attempt in range(GUESSES + HALVINGS):
+        open_ = reached & (high - low > EXACT)
+        if not bool(open_.any()):
+            break
+        factor = _between(low, high, at_low, at_high) if attempt < GUESSES else (low + high) / 2
+        at_factor = beyond(torch.where(open_, factor, high))
+        suffices, falls_short = open_ & (at_factor >= 0), open_ & (at_factor < 0)
+        high, at_high = torch.where(suffices, factor, high), torch.where(suffices, at_factor, at_high)
+        low, at_low = torch.where(falls_short, factor, low), torch.where(falls_short, at_factor, at_low)
     factor = torch.where(reached, high, whole)
     return scaled(factor), factor
+
+
+def _between(low: Tensor, high: Tensor, at_low: Tensor, at_high: Tensor) -> Tensor:
+    """Where a straight line meets 0, but for half of what is exact: so the longer side of the interval goes."""
+    met = low - at_low * (high - low) / (at_high - at_low).clamp_min(1e-12)
+    longer = torch.where(high - met > met - low, 0.5, -0.5)
+    room = torch.minimum((high - low) / 2, torch.full_like(low, EXACT / 2))
+    return torch.minimum(torch.maximum(met + longer * EXACT, low + room), high - room)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from faceprotect_core import IdentityObjective
-from faceprotect_core.method.restraint.least_change import STEPS, least_change
+from faceprotect_core.method.restraint.least_change import EXACT, GUESSES, least_change
 from faceprotect_core.pixels import as_saved
 from tiny import random_image, tiny_surrogate
 
-STEP = 2.0**-STEPS
+STEP = EXACT
+LEVEL = 0.5 / 255 / 0.2  # half a level of a change of 0.2 is rounded away: a factor may be so far from the exact one
 PHOTO = 0.3 + 0.4 * as_saved(random_image(size=24))
 
 
@@ -39,9 +40,7 @@ def test_the_factor_is_the_smallest_that_suffices_to_a_64th(part):
     photo, wanted = photos(1), torch.tensor([0.2 * part], dtype=torch.float64)
     objective = Brighter(photo, wanted)
     image, (factor,) = least_change(photo, photo + 0.2, objective)
-    # A change of less than half a level is rounded away; so far the factor is found beside the exact one.
-    level = 0.5 / 255 / 0.2
-    assert part - level <= factor <= part + STEP + level
+    assert part - LEVEL <= factor <= part + STEP + LEVEL
     torch.testing.assert_close(image, photo + factor * 0.2, rtol=0, atol=1e-12)
     eight_bits = as_saved(image)
     assert objective.past(eight_bits) >= 0
@@ -54,7 +53,7 @@ def test_the_factor_is_the_smallest_that_suffices_to_a_64th(part):
 def test_a_change_that_falls_short_goes_on_in_its_direction(part):
     photo, wanted = photos(1), torch.tensor([0.2 * part], dtype=torch.float64)
     image, (factor,) = least_change(photo, photo + 0.2, Brighter(photo, wanted))
-    assert part - STEP <= factor <= part + STEP
+    assert part - LEVEL <= factor <= part + STEP + LEVEL
     torch.testing.assert_close(image, photo + factor * 0.2, rtol=0, atol=1e-12)
 
 
@@ -105,16 +104,31 @@ def test_each_image_of_a_batch_gets_its_own_factor_the_one_it_has_alone():
         assert torch.equal(images[one], image) and torch.equal(factors[one], factor)
 
 
-def test_only_8_bit_values_are_asked_about_and_no_more_often_than_a_bisection_needs():
+def test_only_8_bit_values_are_asked_about_and_seldom():
     photo = photos(2)
     objective = Brighter(photo, torch.tensor([0.05, 0.1]))
     least_change(photo, photo + 0.2, objective)
-    assert len(objective.shown) == STEPS + 2
+    assert len(objective.shown) <= 5
     for image in objective.shown:
         assert torch.equal(image, as_saved(image))
     unreached = Brighter(photo, torch.tensor([1.0, 1.0]))
     least_change(photo, photo + 0.2, unreached)
     assert len(unreached.shown) == 2
+
+
+@dataclass
+class Steep(Brighter):
+    """Falls from nearly enough to far too little within a hair: a straight line misses it by much."""
+
+    def past(self, image: Tensor) -> Tensor:
+        return super().past(image).sign() * torch.where(super().past(image) > 0, 1e-6, 1.0)
+
+
+def test_where_a_straight_line_misleads_it_is_halved():
+    photo, wanted = photos(1), torch.tensor([0.2 * 0.3])
+    objective = Steep(photo, wanted)
+    _, (factor,) = least_change(photo, photo + 0.2, objective)
+    assert 0.3 - 0.02 <= factor <= 0.3 + STEP + 0.02 and len(objective.shown) <= 2 * (2 + GUESSES + 6)
 
 
 def test_neither_input_is_changed_and_no_gradient_is_kept():
