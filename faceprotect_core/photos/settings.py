@@ -34,6 +34,7 @@ class PhotoSettings:
     tries: how often the judge may be asked. After the first a face that it still knows is pushed further, from where
         it stopped.
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
+    network: whether light and shade begins with what the network of `instant` gives, instead of at random.
     light, diffusion: the knobs of either way; those of the other are not looked at.
     """
 
@@ -44,6 +45,7 @@ class PhotoSettings:
     jitter: int = 1
     tries: int = 2
     insists: bool = False
+    network: bool = False
     light: LightAndShadeSettings = LightAndShadeSettings()
     diffusion: Settings = DIFFUSED
 
@@ -51,6 +53,11 @@ class PhotoSettings:
     def method(self) -> LightAndShadeSettings | Settings:
         """The knobs of this way."""
         return self.diffusion if self.way == DIFFUSION else self.light
+
+    @property
+    def instant(self) -> bool:
+        """The network alone, without iterations."""
+        return self.network and not self.method.iterations
 
     def tuned(self, **knobs) -> PhotoSettings:
         """With other knobs of this way."""
@@ -60,20 +67,24 @@ class PhotoSettings:
 
     @property
     def further(self) -> PhotoSettings:
-        """For a face that the judge still knows."""
+        """For a face that the judge still knows. Where there was no iteration, those of the preset fast come now."""
 
         def eased(knobs):
             iterations, fidelity_weight = (knobs.iterations + 1) // 2, knobs.fidelity_weight * FURTHER_FIDELITY
             return replace(knobs, iterations=iterations, fidelity_weight=fidelity_weight)
 
         margin = self.margin + FURTHER_MARGIN
+        if self.instant:
+            return replace(self, margin=margin, insists=True, light=_FAST)
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
 
 
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
+_FAST = LightAndShadeSettings(iterations=24, lr=0.25, fidelity_weight=0.7)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.25, fidelity_weight=0.7),
+        "instant": replace(_LIGHT, network=True, tries=3).tuned(iterations=0),
+        "fast": replace(_LIGHT, margin=0.12, light=_FAST),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=120, fidelity_weight=0.4),
     },
