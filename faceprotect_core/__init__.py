@@ -1,5 +1,6 @@
 """FaceProtect's method in pure torch: DDIM inversion, null-text embeddings, self-attention structure, latent attack."""
 
+from . import openmp  # noqa: F401 - before torch
 from .checks import ProtectionError
 from .method.attention import SelfAttentionReference, capture_self_attention
 from .method.inversion import Trajectory, ddim_invert

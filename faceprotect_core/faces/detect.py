@@ -43,7 +43,7 @@ def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
     """Load the built-in detector and landmark predictor (CC0 1.0) and the face mesh (Apache-2.0); see NOTICE."""
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
         scorer = WindowScorer()
-        scorer.load_state_dict(load_file(WEIGHTS))
+        scorer.load(load_file(WEIGHTS))
         scorer.eval().requires_grad_(False).to(device)
     return FaceDetector(scorer, LandmarkPredictor.load(), load_face_mesh(device))
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..same_padding import pad_same
+from ..same_padding import conv2d_same
 from .align import warp
 from .face import transform_points
 
@@ -75,7 +75,7 @@ class Block(nn.Module):
         self.activation = nn.PReLU(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pointwise(self.depthwise(pad_same(x, 3, self.stride)))
+        y = self.pointwise(conv2d_same(x, self.depthwise.weight, None, self.stride, self.depthwise.groups))
         shortcut = F.max_pool2d(x, 2) if self.stride == 2 else x
         return self.activation(y + F.pad(shortcut, (0, 0, 0, 0, 0, self.more)))
 
@@ -97,7 +97,7 @@ class FaceMesh(nn.Module):
         self.points = nn.Conv2d(LAST_CHANNELS, POINTS * 3, 3)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.activation(self.conv(pad_same(image, 3, 2)))
+        x = self.activation(conv2d_same(image, self.conv.weight, self.conv.bias, 2))
         for block in self.blocks:
             x = block(x)
         x = self.last_block(self.narrow_activation(self.narrow(x)))

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..checks import require, require_finite
 from ..progress import OnStep, Step
 from ..protocols import Denoiser
+from .adamw import AdamW
 from .inversion import Trajectory, expand_context
 
 
@@ -45,7 +46,7 @@ def learn_null_text(
     )
     latent = trajectory.latents[-1].detach().clone()
     embedding = expand_context(context, latent).detach().clone().to(latent.dtype).requires_grad_()
-    optimizer = torch.optim.AdamW([embedding], lr=lr)
+    optimizer = AdamW(embedding, lr)
     embeddings = []
     for step in range(trajectory.depth):
         target = trajectory.latents[trajectory.depth - 1 - step]
@@ -53,8 +54,8 @@ def learn_null_text(
             denoised = trajectory.denoise_step(denoiser, latent, step, embedding)
             loss = (denoised - target).square().flatten(1).mean(1)
             _check_loss(loss, step)
-            (embedding.grad,) = torch.autograd.grad(loss.sum(), embedding)
-            optimizer.step()
+            (gradient,) = torch.autograd.grad(loss.sum(), embedding)
+            optimizer.step(gradient)
             if on_step:
                 number, losses = step * iterations + iteration + 1, {"null_text": loss.tolist()}
                 on_step(Step("null_text", number, trajectory.depth * iterations, losses))

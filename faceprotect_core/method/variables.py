@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checks import require, require_finite
 from ..progress import OnStep, Step
+from .adamw import AdamW
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -150,14 +151,14 @@ class _Descent:
     """A step of AdamW down a loss [B]; the images that have stopped stay as they are."""
 
     def __init__(self, value: Tensor, lr: float, stop: _EarlyStop):
-        self.value, self.stop, self.optimizer = value, stop, torch.optim.AdamW([value], lr=lr)
+        self.value, self.stop, self.optimizer = value, stop, AdamW(value, lr)
 
     def __call__(self, loss: Tensor) -> None:
-        (self.value.grad,) = torch.autograd.grad(loss.sum(), self.value)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.value)
         stopped = self.stop.stopped
         with torch.no_grad():
             before = self.value[stopped].clone()
-            self.optimizer.step()
+            self.optimizer.step(gradient)
             self.value[stopped] = before
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "faceprotect_core"
 # From the ground up. A room imports rooms of lower floors, and itself.
 FLOORS = (
-    ("checks",),
+    ("checks", "openmp"),
     ("ciede2000", "files", "pixels", "progress", "protocols", "same_padding"),
     ("faces",),
     ("surrogates",),

@@ -248,13 +248,10 @@ def denoising_loss(model: ConditionedUNet, latents: torch.Tensor, args: argparse
 # ------------------------------------------------------------------------------------------------ command
 
 
-def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_half(tensors: dict[str, torch.Tensor], path: Path, script: str = "demo_model") -> None:
     half = {name: tensor.detach().half().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(
-        half,
-        path,
-        metadata={"origin": "python -m faceprotect_core.evaluation.training.demo_model", "license": "research only"},
-    )
+    origin = f"python -m faceprotect_core.evaluation.training.{script}"
+    save_file(half, path, metadata={"origin": origin, "license": "research only"})
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from ...instant.network import ProtectorNetwork
 from ...instant.protect import scaled_to_psnr
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import LEAD
-from ...method.restraint.fidelity import DIFFERENCE, UNLIKENESS, unlikeness
+from ...method.restraint.fidelity import DIFFERENCE, UNLIKENESS, Unlikeness
 from ...method.views import AlignmentJitter
 from ...photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, WEIGHTS
 from ...pixels import as_saved
@@ -68,9 +68,8 @@ class Training:
         )
         light = LightAndShade(images, masks, LightAndShadeSettings())
         image = light.lit(scaled_to_psnr(light, plane, wanted))
-        seen = DIFFERENCE * light.fidelity.colour_difference(image) + UNLIKENESS * unlikeness(
-            _grey(images), _grey(image)
-        )
+        seen = DIFFERENCE * light.fidelity.colour_difference(image)
+        seen = seen + UNLIKENESS * Unlikeness(_grey(images))(_grey(image))
         loss = RESTRAINT * sum(WEIGHTS.values()) * seen
         for name in (*ALWAYS, IN_TURNS[step % 2]):
             loss = loss + (1 if name in ALWAYS else 2) * self._known(name, image, chosen, step, mirrored)

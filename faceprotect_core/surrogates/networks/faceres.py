@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...same_padding import pad_same
+from ...same_padding import conv2d_same
 from ..architecture import MEASURED, Architecture
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.pointwise = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(self.depthwise(pad_same(x, 3, self.stride)))
+        x = F.relu6(conv2d_same(x, self.depthwise.weight, self.depthwise.bias, self.stride, self.depthwise.groups))
         return F.relu6(self.pointwise(x))
 
 
@@ -44,7 +44,7 @@ class FaceRes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = image - torch.tensor(MEAN_BGR, dtype=image.dtype, device=image.device)[:, None, None]
-        x = F.relu6(self.conv(pad_same(x, 3, 2)))
+        x = F.relu6(conv2d_same(x, self.conv.weight, self.conv.bias, 2))
         for block in self.blocks:
             x = block(x)
         return x.mean(dim=(2, 3))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..architecture import MEASURED, Architecture
+from .prelu import prelu
 
 STAGES = (32, 32, 64, 128)  # channels
 DEPTHWISE = 3  # of a stage
@@ -23,7 +24,7 @@ class Depthwise(nn.Module):
         self.slope = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.prelu(F.conv2d(x, self.weight, None, self.stride, padding=1, groups=len(self.weight)), self.slope)
+        return prelu(F.conv2d(x, self.weight, None, self.stride, padding=1, groups=len(self.weight)), self.slope)
 
 
 class Stage(nn.Module):
@@ -48,7 +49,7 @@ class Convolution(nn.Module):
         self.slope = nn.Parameter(torch.empty(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.prelu(F.conv2d(x, self.weight, None, stride=2, padding=1), self.slope)
+        return prelu(F.conv2d(x, self.weight, None, stride=2, padding=1), self.slope)
 
 
 class MobileFace(nn.Module):

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...same_padding import pad_same
+from ...same_padding import conv2d_same
 from ..architecture import MEASURED, Architecture
+from .prelu import prelu
 
 EMBEDDING_DIM = 192
 # (channels, channels while wide, halves the size and has no shortcut) of the blocks of three layers.
@@ -33,15 +34,15 @@ class Layer(nn.Module):
         linear: bool = False, padded: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.kernel, self.stride, self.groups, self.padded = kernel, stride, channels_in if depthwise else 1, padded
+        self.stride, self.groups = stride, channels_in if depthwise else 1
+        self.convolve = conv2d_same if padded else F.conv2d
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in // self.groups, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(channels_out))
         self.slope = None if linear else nn.Parameter(torch.empty(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_same(x, self.kernel, self.stride) if self.padded else x
-        x = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-        return x if self.slope is None else F.prelu(x, self.slope)
+        x = self.convolve(x, self.weight, self.bias, self.stride, groups=self.groups)
+        return x if self.slope is None else prelu(x, self.slope)
 
 
 class MobileFaceNet192(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faceprotect_core.ciede2000 import ciede2000_map
-from faceprotect_core.method.restraint.fidelity import DIFFERENCE, ENERGY, HARDLY_SEEN, UNLIKENESS, Fidelity, unlikeness
+from faceprotect_core.method.restraint.fidelity import DIFFERENCE, ENERGY, HARDLY_SEEN, UNLIKENESS, Fidelity, Unlikeness
 from faceprotect_core.verify.quality import ssim
 from tiny import random_image
 
@@ -28,13 +28,13 @@ def test_it_is_the_sum_that_it_says_over_where_the_mask_is_not_0():
     fidelity = Fidelity(PHOTO, MASK)
     only_inside = torch.where(MASK > 0, image, PHOTO)
     seen = Fidelity(PHOTO).colour_difference(only_inside) / inside.to(PHOTO).mean()
-    expected = DIFFERENCE * seen + ENERGY * squared + UNLIKENESS * unlikeness(PHOTO, image)
+    expected = DIFFERENCE * seen + ENERGY * squared + UNLIKENESS * Unlikeness(PHOTO)(image)
     torch.testing.assert_close(fidelity(image), expected)
 
 
 def test_the_likeness_is_the_ssim_of_the_reports():
     image = (PHOTO + 0.1 * random_image(size=32, seed=3)).clamp(0, 1)
-    torch.testing.assert_close(unlikeness(PHOTO, image), 1 - ssim(PHOTO, image), rtol=0, atol=1e-9)
+    torch.testing.assert_close(Unlikeness(PHOTO)(image), 1 - ssim(PHOTO, image), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("shift", [(0.02, 0.02, 0.02), (-0.03, -0.03, -0.03), (0.02, 0.0, -0.01), (0.0, 0.015, 0.0)])

@@ -1,0 +1,197 @@
+"""Trains the demo model's light decoder: distilled from the autoencoder's, on the photos.
+
+    python -m faceprotect_core.evaluation.training.light_decoder --images FACES --out DIR --minutes 80
+
+FACES as for demo_model.py, with the same identities held out. Every training photo's latent, and one beside it, are
+decoded once by the autoencoder (DIR/pairs.safetensors); the light decoder learns both images, the photo, and the change
+from one latent to the other. The learning rate falls to zero over the minutes given. Resumable (a checkpoint in DIR
+every 100 steps), seeded, bfloat16 on CPU or CUDA. DIR/decoder.safetensors is what the package ships.
+"""
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ...demo import load_demo_model
+from ...demo.light_decoder import LightDecoder
+from ...diffusers_backend import DiffusersCodec
+from ..people import command, read_images, split_identities
+from .demo_model import reconstruction_loss, save_half, to_model_range
+
+log = logging.getLogger("faceprotect.demo.light_decoder")
+
+BESIDE = 0.6  # standard deviation, at most, of the noise from a photo's latent to the one beside it; the latent's is 1
+PHOTOS = 2  # in a step, each with both of its latents
+LEARNING_RATE, WARM_UP = 1e-3, 100
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Photos, and what the autoencoder makes of their latents; images are uint8 [N, 3, 256, 256].
+
+    Args:
+        photos: as they are.
+        latents, beside: scaled [N, 4, 32, 32]; the photos' own, and one beside each.
+        decoded, decoded_beside: of these latents, by the autoencoder.
+    """
+
+    photos: Tensor
+    latents: Tensor
+    beside: Tensor
+    decoded: Tensor
+    decoded_beside: Tensor
+
+
+@torch.no_grad()
+def make_pairs(photos: Tensor, codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:
+    """Encodes and decodes every photo once, in bfloat16."""
+    generator = torch.Generator().manual_seed(args.seed)
+    latents, beside, decoded, decoded_beside = [], [], [], []
+    for photo in tqdm(photos.split(1), desc="pairs", mininterval=5.0):
+        with torch.autocast(args.device.type, torch.bfloat16):
+            latent = codec.encode(photo.to(args.device).float() / 255).float()
+            spread = BESIDE * torch.rand((), generator=generator)
+            other = latent + spread * torch.randn(latent.shape, generator=generator).to(args.device)
+            images = codec.decode(torch.cat([latent, other])).float()
+        pixels = images.clamp(0, 1).mul(255).round().byte().cpu().contiguous()
+        latents.append(latent.cpu())
+        beside.append(other.cpu())
+        decoded.append(pixels[:1])
+        decoded_beside.append(pixels[1:])
+    return Pairs(photos, *map(torch.cat, (latents, beside, decoded, decoded_beside)))
+
+
+def load_pairs(name: str, paths: list[Path], codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:
+    """From DIR/<name>.safetensors, which is made where it is missing."""
+    path = args.out / f"{name}.safetensors"
+    if not path.exists():
+        pairs = make_pairs(read_images(paths), codec, args)
+        temporary = path.with_suffix(".tmp")
+        save_file(vars(pairs), temporary)
+        temporary.replace(path)
+    return Pairs(**load_file(path))
+
+
+def distillation_loss(decoder: nn.Module, pairs: Pairs, chosen: Tensor, device: torch.device) -> Tensor:
+    """How far the light decoder is from the autoencoder at both latents, from the photo, and from the change."""
+    photo, decoded, decoded_beside = (
+        to_model_range(images[chosen], device) for images in (pairs.photos, pairs.decoded, pairs.decoded_beside)
+    )
+    latents = torch.cat([pairs.latents[chosen], pairs.beside[chosen]]).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16):
+        output = decoder(latents)
+    output, beside = output.float().chunk(2)
+    change = F.l1_loss(beside - output, decoded_beside - decoded)
+    of_photo = reconstruction_loss(output, 0.5 * (photo + decoded))
+    return of_photo + reconstruction_loss(beside, decoded_beside) + change
+
+
+class Distillation:
+    """The light decoder, its optimiser, and the seconds spent; its checkpoint makes the run resumable."""
+
+    def __init__(self, args: argparse.Namespace):
+        torch.manual_seed(args.seed)
+        self.decoder = LightDecoder().to(args.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.decoder.parameters(), weight_decay=1e-4, betas=(0.9, 0.99))
+        self.path, self.seed, self.seconds = args.out / "decoder.checkpoint.pt", args.seed, 60.0 * args.minutes
+        self.step, self.spent = 0, 0.0
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True, map_location=args.device)
+            self.decoder.load_state_dict(state["decoder"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent = state["step"], state["spent"]
+            log.info("goes on at step %d, after %.0f minutes", self.step, self.spent / 60)
+
+    def save(self) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        state = {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state | {"step": self.step, "spent": self.spent}, temporary)
+        temporary.replace(self.path)
+
+    def run(self, loss_of, report) -> LightDecoder:
+        """loss_of(decoder, generator) -> scalar loss, which hangs on the seed and the step; report(decoder) speaks."""
+        bar = tqdm(total=round(self.seconds), initial=round(self.spent), desc="seconds", mininterval=30.0)
+        while self.spent < self.seconds:
+            started = time.monotonic()
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * min((self.step + 1) / WARM_UP, 1 - self.spent / self.seconds)
+            loss = loss_of(self.decoder, generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            if self.step % 100 == 0:
+                self.save()
+            if self.step % 1000 == 0:
+                report(self.decoder)
+            seconds = time.monotonic() - started
+            self.spent += seconds
+            bar.update(seconds)
+            bar.set_postfix(step=self.step, loss=f"{loss.item():.4f}", refresh=False)
+        bar.close()
+        self.save()
+        return self.decoder
+
+
+@torch.no_grad()
+def psnr(images: Tensor, targets: Tensor) -> float:
+    """Mean PSNR in dB over uint8 images."""
+    errors = (images.float() - targets.float()).div(255).square().mean((1, 2, 3))
+    return errors.log10().mul(-10).mean().item()
+
+
+@torch.no_grad()
+def report(decoder: LightDecoder, held_out: Pairs, device: torch.device) -> None:
+    """Logs how near the light decoder and the autoencoder are to the held-out photos, and to each other."""
+
+    def decode(latents: Tensor) -> Tensor:
+        images = torch.cat([decoder(latent.to(device)).cpu() for latent in latents.split(1)])
+        return images.div(2).add(0.5).clamp(0, 1).mul(255).round()
+
+    images = decode(held_out.latents)
+    log.info(
+        "held-out photos: light decoder %.2f dB, autoencoder %.2f; to each other %.2f, beside the latents %.2f",
+        psnr(images, held_out.photos),
+        psnr(held_out.decoded, held_out.photos),
+        psnr(images, held_out.decoded),
+        psnr(decode(held_out.beside), held_out.decoded_beside),
+    )
+
+
+def main() -> None:
+    parser = command(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="pairs, checkpoint and weights go here")
+    parser.add_argument("--minutes", type=float, default=80.0, help="to train, the pairs not counted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    codec = load_demo_model()[1]
+    codec.vae.to(args.device)
+    train_paths, held_out_paths = split_identities(args.images)
+    held_out = load_pairs("held_out", held_out_paths, codec, args)
+    train = load_pairs("pairs", train_paths, codec, args)
+    log.info("%d photos to train on, %d held out", len(train.photos), len(held_out.photos))
+
+    def loss_of(decoder: LightDecoder, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(train.photos), (PHOTOS,), generator=generator)
+        return distillation_loss(decoder, train, chosen, args.device)
+
+    decoder = Distillation(args).run(loss_of, lambda decoder: report(decoder, held_out, args.device))
+    report(decoder, held_out, args.device)
+    save_half(decoder.state_dict(), args.out / "decoder.safetensors", "light_decoder")
+
+
+if __name__ == "__main__":
+    main()
