@@ -19,7 +19,7 @@ FLOORS = (
     ("faces",),
     ("surrogates",),
     ("method",),
-    ("attacks", "speed"),
+    ("attacks", "instant", "speed"),
     ("diffusers_backend",),
     ("demo",),
     ("models", "verify"),
