@@ -82,7 +82,8 @@ def _add_protect(commands) -> None:
         metavar="OUT",
         help="folder for the protected photos and faceprotect.json, or a file for one photo",
     )
-    add("--preset", choices=("fast", "balanced", "strong"), default="balanced", help="how hard to protect (balanced)")
+    choices = ("instant", "fast", "balanced", "strong")
+    add("--preset", choices=choices, default="balanced", help="how hard to protect, and how long to try (balanced)")
     ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion is the paper's method, and what --model chooses"
     add("--way", choices=(LIGHT_AND_SHADE, "diffusion"), help=ways)
     add("--surrogate", nargs="+", metavar="NAME|FILE", help="recognisers to protect against (three built-in ones)")

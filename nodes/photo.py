@@ -32,8 +32,9 @@ WHERE = "Protect Photo"
 AUTOMATIC, NO_JUDGE = "automatic", "none"
 # Measured on two CPU cores, see docs/RESULTS.md.
 PRESET_TOOLTIP = (
-    "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. fast: "
-    "the fewest steps. balanced: more steps, a smaller change. strong: further past the threshold, more visible."
+    "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. "
+    "instant: one look of a small network; where that is not enough, fast goes on from there. fast: the fewest steps. "
+    "balanced: more steps, a smaller change. strong: further past the threshold, more visible."
 )
 STOP, LEAVE_OUT = "stop", "leave out"
 
@@ -175,7 +176,7 @@ class ProtectPhoto(io.ComfyNode):
     ) -> io.NodeOutput:
         require_untouched(cls.hidden, "image", WHERE)
         require_untouched(cls.hidden, "other_photo", f"{WHERE} (other photo)")
-        way, models = _way(way, model, vae, conditioning)
+        way, models = _way(way, preset, model, vae, conditioning)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[way][preset], size=size)
@@ -218,10 +219,16 @@ class ProtectPhoto(io.ComfyNode):
         return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
 
 
-def _way(way: str, model, vae, conditioning) -> tuple[str, tuple]:
+def _way(way: str, preset: str, model, vae, conditioning) -> tuple[str, tuple]:
     """The one that was chosen or follows, and the models that it needs."""
     models, names = (model, vae, conditioning), ("model", "vae", "conditioning")
-    chosen = (LIGHT if model is None else DIFFUSION) if way == AUTOMATIC else way
+    follows = LIGHT if model is None or preset not in PRESETS[DIFFUSION] else DIFFUSION
+    chosen = follows if way == AUTOMATIC else way
+    require(
+        preset in PRESETS[chosen],
+        f"{WHERE}: {chosen} has no preset {preset!r}",
+        f"choose {', '.join(PRESETS[chosen])}; or the way light and shade",
+    )
     missing = [name for name, one in zip(names, models, strict=True) if one is None]
     require(
         chosen != DIFFUSION or not missing,

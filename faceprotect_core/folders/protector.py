@@ -153,7 +153,11 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
 
 def _check(choice: Choice) -> None:
     presets = PRESETS[choice.chosen_way]
-    require(choice.preset in presets, f"there is no preset {choice.preset!r}", f"use one of {', '.join(presets)}")
+    require(
+        choice.preset in presets,
+        f"{choice.chosen_way} has no preset {choice.preset!r}",
+        f"use one of {', '.join(presets)}",
+    )
     require(
         choice.model is None or choice.chosen_way == DIFFUSION,
         f"the way is {choice.chosen_way!r}, which needs no model, and the model {choice.model!r} is named",

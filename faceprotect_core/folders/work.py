@@ -133,7 +133,10 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
 
     def check(written: PhotoFile) -> None:
         again = protector.judge(photo.image, written.image, [verdict.face for verdict in result.faces])
-        judged[:] = [replace(one, asked=before.asked) for one, before in zip(again, result.faces, strict=True)]
+        judged[:] = [
+            replace(one, asked=before.asked, network=before.network)
+            for one, before in zip(again, result.faces, strict=True)
+        ]
         suffix = path.suffix.lower()
         png = "" if suffix == ".png" else "write it as PNG (--format png), or "
         _require_protected(judged, f"the written {suffix} file, read back,", png + stronger)

@@ -66,9 +66,12 @@ class LightAndShade:
         plane = F.interpolate(value, self.photo.shape[-2:], mode="bicubic", align_corners=False)
         return AMPLITUDE * self.mask * plane
 
+    def lit(self, value: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1]: the photo with another light."""
+        return torch.where(self.mask > 0, (self.photo + self.change(value)).clamp(0.0, 1.0), self.photo)
+
     def render(self, value: Tensor) -> Rendering:
-        change = self.change(value)
-        image = torch.where(self.mask > 0, (self.photo + change).clamp(0.0, 1.0), self.photo)
+        image = self.lit(value)
         return Rendering(image, {"fidelity": self.fidelity_weight * self.fidelity(image)})
 
 

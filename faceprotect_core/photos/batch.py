@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
+from ..instant.protect import instant_light
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
 from ..method.peers.makeup import WEIGHT, MakeupLoss
@@ -185,7 +186,9 @@ class CropProtector:
         return [changed[index] for index in range(len(crops))]
 
     def cost(self, crops: Sequence[FaceCrop], predictor: CostPredictor) -> Cost | None:
-        """What all of the crops cost; None where the models fail, which the run then says of its faces."""
+        """What all of the crops cost; None where nothing is iterated, or the models fail, which the run then says."""
+        if self.aim.settings.instant:
+            return None
         batches = [[crops[index] for index in batch] for batch in self._batches(crops)]
 
         def of_the_first() -> Cost:
@@ -233,6 +236,8 @@ class CropProtector:
             result = prepared.optimize(denoiser, codec, loss, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
+            if start is None and settings.network and self.aim.goal != "impersonate":
+                start = instant_light(image, mask, settings.light.grid)
             lit = protect_by_light(image, loss, settings.light, mask=mask, start=start, on_step=on_step)
             changed, values = lit.rendering.image, lit.value
         images, _ = least_change(image, changed, objective)

@@ -186,7 +186,7 @@ def protect_photos(
         ProtectionError: a goal without a target, or a target or reference without a face; diffusion without a model; a
             judge that is used itself.
     """
-    _check(goal, target, faces_per_batch, settings, model)
+    _check(goal, target, faces_per_batch, settings, model, makeup)
     require_other_network(judge, surrogates)
     studio: _Studio | None = None
     for together in _together(photos, faces_per_batch):
@@ -277,6 +277,7 @@ class _Studio:
         faces, aim = [crop.photo_face for crop in photo.crops], self.aim
         wanted = aim.surrogates, self.judge, aim.goal, aim.target
         verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)
+        verdicts = tuple(replace(one, network=aim.settings.instant) for one in verdicts)
         return PhotoResult(image, mask, photo.crops, verdicts)
 
 
@@ -294,7 +295,7 @@ def _all_changed(outcomes: Sequence[Changed | Exception]) -> list[Changed]:
     return changed
 
 
-def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, model: Diffusion | None) -> None:
+def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, model: Diffusion | None, makeup) -> None:
     require(goal in get_args(Goal), f"the goal is {goal!r}", f"use one of {', '.join(map(repr, get_args(Goal)))}")
     require(
         goal == "dodge" or target is not None,
@@ -306,4 +307,9 @@ def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, mod
         settings.way != DIFFUSION or model is not None,
         "the settings are those of diffusion, and there is no diffusion model",
         "pass model=load_demo_model() or another one, or use the presets of light and shade",
+    )
+    require(
+        not settings.instant or (goal == "dodge" and makeup is None),
+        f"the preset instant knows one way to hide a face, and {'makeup' if makeup is not None else goal!r} is wanted",
+        "use fast, balanced or strong; or the goal 'dodge' without makeup",
     )

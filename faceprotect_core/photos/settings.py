@@ -15,6 +15,7 @@ BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface")
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
+FAST, FAST_MARGIN = LightAndShadeSettings(iterations=24, lr=0.25, fidelity_weight=0.7), 0.12
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=40, lr=0.02, fidelity_weight=0.3, output="detail",
@@ -34,6 +35,7 @@ class PhotoSettings:
     tries: how often the judge may be asked. After the first a face that it still knows is pushed further, from where
         it stopped.
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
+    network: whether light and shade begins with what the network of `instant` gives, instead of at random.
     light, diffusion: the knobs of either way; those of the other are not looked at.
     """
 
@@ -44,6 +46,7 @@ class PhotoSettings:
     jitter: int = 1
     tries: int = 2
     insists: bool = False
+    network: bool = False
     light: LightAndShadeSettings = LightAndShadeSettings()
     diffusion: Settings = DIFFUSED
 
@@ -51,6 +54,11 @@ class PhotoSettings:
     def method(self) -> LightAndShadeSettings | Settings:
         """The knobs of this way."""
         return self.diffusion if self.way == DIFFUSION else self.light
+
+    @property
+    def instant(self) -> bool:
+        """The network alone, without iterations."""
+        return self.network and not self.method.iterations
 
     def tuned(self, **knobs) -> PhotoSettings:
         """With other knobs of this way."""
@@ -60,12 +68,14 @@ class PhotoSettings:
 
     @property
     def further(self) -> PhotoSettings:
-        """For a face that the judge still knows."""
+        """For a face that the judge still knows. After the network alone this is the preset fast."""
 
         def eased(knobs):
             iterations, fidelity_weight = (knobs.iterations + 1) // 2, knobs.fidelity_weight * FURTHER_FIDELITY
             return replace(knobs, iterations=iterations, fidelity_weight=fidelity_weight)
 
+        if self.instant:
+            return replace(self, margin=FAST_MARGIN, light=FAST)
         margin = self.margin + FURTHER_MARGIN
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
 
@@ -73,7 +83,8 @@ class PhotoSettings:
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.25, fidelity_weight=0.7),
+        "instant": replace(_LIGHT, margin=0.03, network=True, tries=3).tuned(iterations=0),
+        "fast": replace(_LIGHT, margin=FAST_MARGIN, light=FAST),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=120, fidelity_weight=0.4),
     },

@@ -19,6 +19,8 @@ DOUBT = (
 )
 GONE = "The detector finds no face there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
+BY_NETWORK = "One look of a network made this, without iterations."
+NOT_BY_NETWORK = "What a network made at one look was not enough, and iterations went on from there."
 STILL_KNOWN = "still recognised, so it is changed further"
 _DOING = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
 
@@ -84,6 +86,8 @@ def found(faces: Sequence[Face]) -> str:
 def verdict(face: FaceVerdict) -> str:
     """What became of one face, in sentences; the first two words are the verdict."""
     said = [_impersonation(face)] if face.goal == "impersonate" else _dodging(face)
+    if face.network:
+        said.append(BY_NETWORK if face.asked == 1 else NOT_BY_NETWORK)
     if face.asked > 1 and any(score.role == JUDGE for score in face.scores):
         said.append(f"A first version did not suffice: the judge was asked {face.asked} times, which weakens its word.")
     if not face.found_again:

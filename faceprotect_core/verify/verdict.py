@@ -61,6 +61,7 @@ class FaceVerdict:
         goal: what was wanted.
         other: the reference of this face was another photo.
         asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
+        network: one look of the network of `instant` made the first version.
     """
 
     face: Face
@@ -69,6 +70,7 @@ class FaceVerdict:
     goal: Goal = "dodge"
     other: bool = False
     asked: int = 1
+    network: bool = False
 
     @property
     def doubtful(self) -> bool:
@@ -96,6 +98,7 @@ class FaceVerdict:
             "found_again": self.found_again,
             "compared_with_another_photo": self.other,
             "judge_asked": self.asked,
+            "network": self.network,
             "scores": [vars(score) for score in self.scores],
         }
 

@@ -154,6 +154,22 @@ def test_protect_photo_shows_the_picture_and_how_far_it_is(run_of_largest):
     assert run_of_largest.previews and run_of_largest.previews[0].std() > 10
 
 
+def test_instant_says_how_far_one_look_went_and_leaves_a_connected_model_alone(comfyui):
+    result = comfyui.run(photo() | protect_photo(["photo", 0], demo(), which="largest", preset="instant")).check()
+    (report,) = result.outputs["report"]["text"]
+    assert "Photo 1: Protected: 1 face." in report and ("of a network" in report or "a network made" in report)
+    protected, mask = (comfyui.image(result.images(at)[0])[..., :3] for at in ("result", "mask_image"))
+    assert np.array_equal(protected[mask == 0], group()[mask == 0])
+    change = protected.astype(int) - group()
+    whole = ((protected > 0) & (protected < 255)).all(-1)  # nothing was clamped
+    assert (change[whole].max(-1) - change[whole].min(-1)).max() <= 1, "light and shade, no colour"
+
+
+def test_instant_has_no_way_through_diffusion(comfyui):
+    result = comfyui.run(photo() | protect_photo(["photo", 0], demo(), preset="instant", way="diffusion"))
+    assert result.status == "error" and "diffusion has no preset 'instant'" in result.error_message
+
+
 def test_a_photo_without_a_face_stops_the_run_with_a_reason(comfyui):
     result = comfyui.run(photo("noise_group.png") | protect_photo(["photo", 0]))
     assert (result.status, result.error["node_id"]) == ("error", "protect")

@@ -36,12 +36,13 @@ class Fidelity:
         """[B, 3, H, W] in about [0, 1] -> [B], 0 for the photo itself; differentiable."""
         squared = (image - self.photo).square().mean(1, keepdim=True)
         return (
-            DIFFERENCE * self._mean(self._difference(image))
+            DIFFERENCE * self.colour_difference(image)
             + ENERGY * self._mean(squared)
             + UNLIKENESS * unlikeness(self.photo, image)
         )
 
-    def _difference(self, image: Tensor) -> Tensor:
+    def colour_difference(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] in about [0, 1] -> [B], its mean where the mask is not 0."""
         from kornia.color import rgb_to_lab
 
         change = rgb_to_lab(image.clamp(0.0, 1.0)) - self.lab
@@ -49,7 +50,8 @@ class Fidelity:
         chroma = (colours * self.towards_chroma).sum(1, keepdim=True)
         hue_squared = colours.square().sum(1, keepdim=True) - chroma.square()
         chroma, hue_squared = chroma / (1.0 + 0.045 * self.chroma), hue_squared / (1.0 + 0.015 * self.chroma).square()
-        return (lightness.square() + chroma.square() + hue_squared + HARDLY_SEEN**2).sqrt() - HARDLY_SEEN
+        squared = lightness.square() + chroma.square() + hue_squared
+        return self._mean((squared + HARDLY_SEEN**2).sqrt() - HARDLY_SEEN)
 
     def _mean(self, values: Tensor) -> Tensor:
         return (values * self.inside).sum((1, 2, 3)) / self.inside.sum((1, 2, 3)).clamp_min(1.0)

@@ -6,15 +6,17 @@ import pytest
 
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
-SHARED = {"size": 256, "margin": 0.13, "steepness": 6.0, "jitter": 1, "tries": 2, "insists": False}
+SHARED = {"size": 256, "margin": 0.13, "steepness": 6.0, "jitter": 1, "tries": 2, "insists": False, "network": False}
 LIT = {"grid": 64, "iterations": 90, "lr": 0.12, "fidelity_weight": 1.0, "seed": 0}
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
     "iterations": 40, "lr": 0.02, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 0.3,
     "keep_colours": True, "early_stop": False,
 }  # fmt: skip
+FAST = {"iterations": 24, "lr": 0.25, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "fast"): SHARED | LIT | {"iterations": 24, "lr": 0.25, "margin": 0.12, "fidelity_weight": 0.7},
+    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.03, "network": True, "iterations": 0, "tries": 3},
+    (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "fidelity_weight": 0.4},
     (DIFFUSION, "fast"): SHARED
@@ -26,6 +28,7 @@ EXPECTED = {
     | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.1, "margin": 0.2},
 }
 FURTHER = {
+    (LIGHT, "instant"): FAST | {"margin": 0.12},
     (LIGHT, "fast"): {"margin": 0.22, "iterations": 12, "fidelity_weight": 0.35},
     (LIGHT, "balanced"): {"margin": 0.23, "iterations": 45, "fidelity_weight": 0.5},
     (LIGHT, "strong"): {"margin": 0.5, "iterations": 60, "fidelity_weight": 0.2},
@@ -44,7 +47,8 @@ def effective(settings: PhotoSettings) -> dict:
 def test_every_value_of_a_preset_is_the_one_that_was_measured(way, name):
     settings = PRESETS[way][name]
     assert settings.way == way and effective(settings) == EXPECTED[way, name]
-    assert effective(settings.further) == pytest.approx(EXPECTED[way, name] | FURTHER[way, name] | {"insists": True})
+    insists = {"insists": not settings.instant}
+    assert effective(settings.further) == pytest.approx(EXPECTED[way, name] | FURTHER[way, name] | insists)
 
 
 def test_there_are_no_other_presets():

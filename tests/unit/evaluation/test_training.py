@@ -1,0 +1,59 @@
+"""The trainings of Instant's network and of a remover: a few steps on a few photos go the right way."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from faceprotect_core.evaluation.training.crops import embed_crops
+from faceprotect_core.evaluation.training.protector import Training
+from faceprotect_core.evaluation.training.remover import everybody_restored, restored, train_remover
+from faceprotect_core.faces import crop_face
+from faceprotect_core.faces.crop import cropped_images, cropped_masks
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES
+from tiny import tiny_surrogate
+
+
+@pytest.fixture(scope="module")
+def crops(astronaut, face):
+    """The same face, four times in another light."""
+    return [crop_face((astronaut * gain).clamp(0, 1), face) for gain in (0.7, 0.8, 0.9, 1.0)]
+
+
+def test_what_recognisers_see_is_what_they_see_one_by_one(crops):
+    one = tiny_surrogate(seed=0, dtype=torch.float32)
+    together = embed_crops({"one": one}, crops)["one"]
+    torch.testing.assert_close(together[2:3], one.embed(crops[2].image[None], crops[2].face))
+    brighter = embed_crops({"one": one}, crops, cropped_images(crops) + 0.1)["one"]
+    assert brighter.shape == together.shape and not torch.equal(brighter, together)
+
+
+def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(crops):
+    recognisers = {
+        name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
+        for seed, name in enumerate(BUILT_IN_SURROGATES)
+    }
+    torch.manual_seed(0)
+    training = Training(crops, recognisers)
+    seed = lambda: torch.Generator().manual_seed(1)  # noqa: E731
+    optimizer = torch.optim.AdamW(training.network.parameters(), lr=1e-3)
+    first = training.loss(0, seed())
+    assert torch.equal(first, training.loss(0, seed()))
+    assert not torch.equal(first, training.loss(1, seed())), "other recognisers, through other alignments"
+    for _ in range(5):
+        optimizer.zero_grad()
+        training.loss(0, seed()).backward()
+        optimizer.step()
+    assert training.loss(0, seed()) < first
+
+
+def test_a_remover_learns_away_what_is_the_same_in_every_photo(crops, tmp_path):
+    originals, masks = cropped_images(crops[2:]), cropped_masks(crops[2:])
+    images = (originals + 0.05 * masks).clamp(0, 1)
+    args = SimpleNamespace(out=tmp_path, seed=0, steps=60, device=torch.device("cpu"))
+    remover = train_remover(originals, images, masks, "test", args)
+    back = everybody_restored(remover, images, masks)
+    assert (back - originals).abs().mean() < 0.3 * (images - originals).abs().mean()
+    assert torch.equal(
+        restored(remover, images, masks)[masks.expand_as(images) == 0], images[masks.expand_as(images) == 0]
+    )
