@@ -15,7 +15,6 @@ BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface")
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
-FAST, FAST_MARGIN = LightAndShadeSettings(iterations=24, lr=0.25, fidelity_weight=0.7), 0.12
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=40, lr=0.02, fidelity_weight=0.3, output="detail",
@@ -31,7 +30,8 @@ class PhotoSettings:
     size: of the crop around each face in pixels; 256 for the demo model, 512 for Stable Diffusion.
     margin: how far past its verification threshold the least-fooled surrogate must be on the crop, in its metric's
         units. What goes further is taken back.
-    steepness, jitter: see `IdentityObjective`; jitter is the number of slightly wrong alignments.
+    steepness, jitter: see `IdentityObjective`; jitter is the number of slightly wrong alignments. Without it the margin
+        is that of the crop alone, and not of its mirror image.
     tries: how often the judge may be asked. After the first a face that it still knows is pushed further, from where
         it stopped.
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
@@ -75,7 +75,7 @@ class PhotoSettings:
             return replace(knobs, iterations=iterations, fidelity_weight=fidelity_weight)
 
         if self.instant:
-            return replace(self, margin=FAST_MARGIN, light=FAST)
+            return replace(PRESETS[LIGHT]["fast"], size=self.size, tries=self.tries)
         margin = self.margin + FURTHER_MARGIN
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
 
@@ -83,8 +83,8 @@ class PhotoSettings:
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "instant": replace(_LIGHT, margin=0.03, network=True, tries=3).tuned(iterations=0),
-        "fast": replace(_LIGHT, margin=FAST_MARGIN, light=FAST),
+        "instant": replace(_LIGHT, margin=0.05, jitter=0, network=True, tries=3).tuned(iterations=0),
+        "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.25, fidelity_weight=0.7),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=120, fidelity_weight=0.4),
     },

@@ -15,7 +15,7 @@ DIFFUSED = {
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.25, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.03, "network": True, "iterations": 0, "tries": 3},
+    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.05, "jitter": 0, "network": True, "iterations": 0, "tries": 3},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "fidelity_weight": 0.4},
@@ -28,7 +28,7 @@ EXPECTED = {
     | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.1, "margin": 0.2},
 }
 FURTHER = {
-    (LIGHT, "instant"): FAST | {"margin": 0.12},
+    (LIGHT, "instant"): FAST | {"margin": 0.12, "jitter": 1, "network": False},
     (LIGHT, "fast"): {"margin": 0.22, "iterations": 12, "fidelity_weight": 0.35},
     (LIGHT, "balanced"): {"margin": 0.23, "iterations": 45, "fidelity_weight": 0.5},
     (LIGHT, "strong"): {"margin": 0.5, "iterations": 60, "fidelity_weight": 0.2},
