@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core.checks import ProtectionError, require
 from ..faceprotect_core.demo import load_synthetic_target
@@ -216,7 +216,7 @@ class ProtectPhoto(io.ComfyNode):
                 logging.info("FaceProtect: %s", said[-1])
         report = "\n\n".join(said)
         host.show_on_node(cls.hidden.unique_id, report)
-        return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=ui.PreviewText(report))
+        return io.NodeOutput(*_outputs(results, image), report, tuple(loaded), ui=host.shown_text(report))
 
 
 def _way(way: str, preset: str, model, vae, conditioning) -> tuple[str, tuple]:

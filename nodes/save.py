@@ -1,10 +1,14 @@
 """Save Protected Image: IMAGE -> files without workflow, prompt or EXIF (core: photos/file.py)."""
 
+from pathlib import Path
+
+import torch
 from comfy_api.latest import io
 from einops import rearrange
 
 from ..faceprotect_core.checks import ProtectionError
 from ..faceprotect_core.photos.file import PhotoFile
+from ..faceprotect_core.photos.read import read_photo
 from ..faceprotect_core.photos.write import write_photo
 from . import host
 from .sockets import CATEGORY
@@ -48,7 +52,12 @@ class SaveProtectedImage(io.ComfyNode):
                     tooltip="Of jpeg and webp; webp keeps every pixel at 100. Lower is smaller and protects less.",
                 ),
             ],
-            outputs=[],
+            outputs=[
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="What the files hold, read back: for Verify Protection, which then asks about the files.",
+                )
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
@@ -57,25 +66,27 @@ class SaveProtectedImage(io.ComfyNode):
     def execute(cls, images, filename_prefix, format, quality) -> io.NodeOutput:
         require_protected(cls.hidden, "images", WHERE)
         seen = host.to_core_image(images, WHERE).cpu()
-        saved = []
+        paths = []
         for number, (image, source) in enumerate(zip(seen, images, strict=True)):
             photo = PhotoFile(image)
             if source.shape[-1] == 4:
                 colours = rearrange(source, "h w c -> c h w").cpu().float()
                 photo = PhotoFile.of(colours[:3], colours[3:])
             try:
-                saved.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
+                paths.append(_save(photo, number, filename_prefix, SUFFIXES[format], quality))
             except (OSError, UnicodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is no name of a file"
                 raise ProtectionError(
                     f"{WHERE}: nothing can be saved under {filename_prefix[:80]!r} ({reason})",
                     "use a short and plain name; look at the rights and the space of ComfyUI's output folder",
                 ) from error
-        return io.NodeOutput(ui={"images": saved})
+        shown = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path, subfolder in paths]
+        written = torch.stack([read_photo(path).image for path, _ in paths])
+        return io.NodeOutput(host.to_comfy_image(written), ui={"images": shown})
 
 
-def _save(photo: PhotoFile, number: int, prefix: str, suffix: str, quality: int) -> dict:
-    """Writes one image under the next free number; returns what the frontend needs to show it."""
+def _save(photo: PhotoFile, number: int, prefix: str, suffix: str, quality: int) -> tuple[Path, str]:
+    """Writes one image under the next free number; returns its file, and its folder below the output folder."""
     height, width = photo.image.shape[-2:]
     folder, name, counter, subfolder = host.save_path(prefix, width, height)
     stem = name.replace("%batch_num%", str(number))
@@ -83,4 +94,4 @@ def _save(photo: PhotoFile, number: int, prefix: str, suffix: str, quality: int)
         counter += 1
     path = folder / f"{stem}_{counter:05}{suffix}"
     write_photo(path, photo.image, photo, quality=quality)
-    return {"filename": path.name, "subfolder": subfolder, "type": "output"}
+    return path, subfolder

@@ -54,7 +54,7 @@ def demo(device: str):
         start = time.monotonic()
         result = server.run(prompt, timeout=1800, on_event=ProgressBar(prompt)).check()
         seconds = time.monotonic() - start
-        pictures = {name: rgb(server.image(result.images(node)[0])) for name, node in shown_images(prompt).items()}
+        pictures = {name: rgb(server.image(entry)) for name, entry in shown_images(prompt, result.outputs).items()}
     OUTPUT.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         save_without_metadata(picture, OUTPUT / f"{name.replace(' ', '_')}.png")
@@ -104,17 +104,18 @@ def nodes_of(prompt: dict, *class_types: str) -> dict:
     return {node_id: node for node_id, node in prompt.items() if node["class_type"] in class_types}
 
 
-def shown_images(prompt: dict) -> dict[str, str]:
-    """What each picture is -> the id of the node that shows it: one is fed by each optimizer, the other by neither."""
+def shown_images(prompt: dict, outputs: dict) -> dict[str, dict]:
+    """What each picture of a run is -> its entry in the outputs: the photo, from a slider, and each optimizer's."""
+    sliders = [one for one, node in nodes_of(prompt, "ImageCompare").items() if "image_a" in node["inputs"]]
+    found = {"original": outputs[sliders[0]]["a_images"][0]} if sliders else {}
     shown = nodes_of(prompt, "PreviewImage", "SaveImage")
     made_by = {one: prompt[node["inputs"]["images"][0]]["class_type"] for one, node in shown.items()}
-    originals = [one for one, by in made_by.items() if by not in WAYS.values()]
-    found = {"original": originals[0]} if originals else {}
-    found |= {way: one for way, optimizer in WAYS.items() for one, by in made_by.items() if by == optimizer}
-    if not originals or len(found) < 2:
+    ways = {optimizer: way for way, optimizer in WAYS.items()}
+    found |= {ways[by]: outputs[one]["images"][0] for one, by in made_by.items() if by in ways}
+    if len(found) < 2 or not sliders:
         raise ValueError(
-            f"The workflow shows {', '.join(found) or 'nothing'}. How to fix: connect a PreviewImage to the photo, and "
-            "one to the image of each optimizer."
+            f"The workflow shows {', '.join(found) or 'nothing'}. How to fix: connect Compare Images to the photo, and "
+            "a PreviewImage to the image of each optimizer."
         )
     return found
 

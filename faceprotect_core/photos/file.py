@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 WAY_OUT = "export the photo as JPEG or PNG"
 # TIFF tags, which EXIF's are too.

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..checks import ProtectionError, require
 from ..pixels import from_pixels
+from . import phones
 from .file import (
     BITS_PER_SAMPLE,
     MARK,
@@ -37,11 +38,12 @@ MAX_PIXELS = 200_000_000  # a phone's largest photo; more is refused as a decomp
 def read_photo(path: Path | str) -> PhotoFile:
     """Reads a photo: EXIF orientation applied, grey repeated, CMYK and grey profiles converted to sRGB.
 
-    Of a phone's JPEG with several pictures (MPO) the first is read. AVIF of more than 8 bits is read with 8.
+    Of a phone's file with several pictures (MPO, HEIC) the main one is read; what is left out is in the notes. AVIF and
+    HEIC of more than 8 bits are read with 8.
 
     Raises:
-        ProtectionError: not a photo that can be read whole: damaged, animated, of several pages, too large, HEIC, raw,
-            or a kind of 16 or 32 bits that cannot be read without loss.
+        ProtectionError: not a photo that can be read whole: damaged, animated, of several pages, too large, raw, HEIC
+            without pillow-heif, or a kind of 16 or 32 bits that cannot be read without loss.
     """
     path = Path(path)
     require(path.is_file(), f"there is no photo file {path.name!r}", "check the name")
@@ -49,6 +51,7 @@ def read_photo(path: Path | str) -> PhotoFile:
     with _readable(path) as image:
         _require_one_picture(image, path.name)
         exif, notes = _exif_of(image)
+        notes += phones.left_out(image, path)
         if _is_deep(image, path):
             return _read_deep(image, path, exif, notes)
         return _read_8_bit(image, path.name, exif, notes)
@@ -89,11 +92,7 @@ def _readable(path: Path) -> Iterator[Image.Image]:
     except ProtectionError:
         raise
     except UnidentifiedImageError as error:
-        raise ProtectionError(
-            f"{path.name!r} is not a photo in a format that can be read here (HEIC and raw files cannot, a renamed "
-            "file neither)",
-            WAY_OUT,
-        ) from error
+        raise ProtectionError(*phones.unreadable(path)) from error
     except Image.DecompressionBombError as error:
         raise ProtectionError(
             f"the photo {path.name!r} has more than {MAX_PIXELS // 1_000_000} million pixels", "reduce it first"
@@ -107,6 +106,7 @@ def _readable(path: Path) -> Iterator[Image.Image]:
 
 def _known(pil) -> list[str]:
     pil.init()
+    phones.register_heif()
     return [name for name in READABLE if name in pil.OPEN]
 
 
@@ -131,7 +131,7 @@ def _words(error: Exception, path: Path) -> str:
 def _require_one_picture(image: Image.Image, name: str) -> None:
     pictures = getattr(image, "n_frames", 1)
     require(
-        pictures == 1 or image.format == "MPO",
+        pictures == 1 or image.format in phones.OF_SEVERAL,
         f"{name!r} is animated or has several pages ({pictures} pictures); only single photos are protected, and the "
         "other pictures would keep the face",
         "save the one picture that you want as PNG",

@@ -11,6 +11,7 @@ from .files import (
     files_in,
     register_model_folder,
     save_path,
+    shown_text,
     surrogate_file,
     surrogate_files,
     surrogate_fingerprint,

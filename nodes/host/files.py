@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from pathlib import Path
 
 import folder_paths
@@ -120,3 +121,14 @@ def save_path(prefix: str, width: int, height: int) -> tuple[Path, str, int, str
 
 
 register_model_folder()
+
+
+def shown_text(text: str) -> dict:
+    """What a node returns to show a text: on the node, and, as a file in ComfyUI's temp folder, in an app, which shows
+    no other."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"FaceProtect_report_{uuid.uuid4().hex}.txt"
+    path.write_text(text, encoding="utf-8")
+    file = {"filename": path.name, "subfolder": "", "type": "temp", "display_name": "Did it work?"}
+    return {"text": (text,), "files": [file]}

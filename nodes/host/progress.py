@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import comfy.utils
 from comfy_execution.graph_utils import ExecutionBlocker
+from PIL import Image, ImageDraw, ImageOps
 from server import PromptServer
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from ...faceprotect_core.photos.settings import LIGHT, PhotoSettings
 from ...faceprotect_core.pixels import to_pixels
 from ...faceprotect_core.progress import Step
 from ...faceprotect_core.speed.cost import Cost, PredictedCost
+from ...faceprotect_core.verify.drawing import font
 
-PREVIEW_SIZE = 512
+PREVIEW_SIZE, CAPTION = 512, 40  # pixels: its longer side, and the line of text below it
 BAR = 1000  # the length of the bar for whole photos
 DECODING = 1.5  # time of decoding and embedding in an optimizer step, in steps through the U-Net; forward and backward
 
@@ -28,8 +30,8 @@ class Progress:
     def __init__(self):
         self.bar = comfy.utils.ProgressBar(1)
 
-    def __call__(self, event: Step) -> None:
-        preview = None if event.image is None else _preview(event.image)
+    def __call__(self, event: Step, caption: str = "") -> None:
+        preview = None if event.image is None else _preview(event.image, caption)
         self.bar.update_absolute(event.step, event.steps, preview)
 
 
@@ -44,6 +46,7 @@ class PhotoProgress:
         self.finished = 0
         self.predicted: list[Cost] = []
         self.bar, self.start, self.said, self.at = Progress(), time.monotonic(), 0.0, 0
+        self.text = ""
 
     def __call__(self, event: Step | PredictedCost) -> None:
         photos = f"{words.numbered('photo', self.finished + 1, event.photos)} of {self.photos}"
@@ -57,7 +60,7 @@ class PhotoProgress:
         else:
             done = self._done(event)
             self.at = round(BAR * done / self.photos)
-            self.bar(replace(event, step=self.at, steps=BAR))
+            self.bar(replace(event, step=self.at, steps=BAR), caption=self.text)
             if done - self.finished >= 0.05:  # before that nothing is known
                 left = (time.monotonic() - self.start) / done * (self.photos - done)
                 where = f"{photos}, {words.faces_at_work(event)} of {event.faces}"
@@ -75,7 +78,7 @@ class PhotoProgress:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        self.said = time.monotonic()
+        self.said, self.text = time.monotonic(), text
         show_on_node(self.node_id, text)
 
 
@@ -107,7 +110,12 @@ def show_on_node(node_id: str, text: str) -> None:
     PromptServer.instance.send_progress_text(text, node_id)
 
 
-def _preview(image: Tensor) -> tuple:
-    from PIL import Image
-
-    return ("JPEG", Image.fromarray(to_pixels(image[0])), PREVIEW_SIZE)
+def _preview(image: Tensor, caption: str) -> tuple:
+    """The first image [B, 3, H, W], with a line of text below it: an app shows no nodes, but it shows this."""
+    picture = Image.fromarray(to_pixels(image[0]))
+    if caption:
+        height = round(PREVIEW_SIZE * picture.height / picture.width)
+        picture = ImageOps.expand(picture.resize((PREVIEW_SIZE, height)), (0, 0, 0, CAPTION))
+        place = (PREVIEW_SIZE / 2, height + CAPTION / 2)
+        ImageDraw.Draw(picture).text(place, caption, "white", font(20), "mm")
+    return ("JPEG", picture, PREVIEW_SIZE)

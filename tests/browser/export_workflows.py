@@ -34,7 +34,7 @@ NOTE_COLORS = {"color": "#222", "bgcolor": "#000"}  # as in ComfyUI's own templa
 
 BUILD = """async ({nodes, links}) => {
     app.graph.clear()
-    for (const {id, type, title, properties, colors, widgets} of nodes) {
+    for (const {id, type, title, properties, colors, widgets, labels} of nodes) {
         const node = LiteGraph.createNode(type)
         if (!node) throw Error(`The frontend has no node ${type}`)
         // A node that gets the id of one in the graph before would get that one's values where none are named.
@@ -48,9 +48,14 @@ BUILD = """async ({nodes, links}) => {
             const widget = node.widgets?.find(one => one.name === name)
             if (!widget) throw Error(`${type} has no widget ${name}: ${node.widgets?.map(one => one.name)}`)
             const known = widget.options?.values
-            if (Array.isArray(known) && !known.includes(value)) throw Error(`${type}.${name}: ${value} not in ${known}`)
+            if (value && Array.isArray(known) && !known.includes(value))
+                throw Error(`${type}.${name}: ${value} not in ${known}`)
             widget.value = value
             widget.callback?.(value)
+        }
+        for (const [name, label] of Object.entries(labels)) {
+            node.widgets.find(one => one.name === name).label = label
+            node.inputs.find(one => one.widget?.name === name).label = label  // this one is saved
         }
     }
     for (const [from, output, to, input] of links) {
@@ -116,7 +121,7 @@ def export(server: ComfyUIServer, flows: list[Workflow]):
             largest = {node.id: _largest(node, sizes, flow) for node in flow.nodes}
             page.page.evaluate(PLACE, layout(flow, largest))
             page.load(exported(page, "workflow"))  # loaded once, so that loading and saving change nothing any more
-            _write(page, flow.name)
+            _write(page, flow)
             page.screenshot(f"export_{flow.name}")
         _raise_errors(page)
         browser.close()
@@ -162,6 +167,7 @@ def _build(page: Frontend, flow: Workflow):
             "widgets": node.widgets,
             "properties": node.properties | _origin(node),
             "colors": NOTE_COLORS if node.class_type == "MarkdownNote" else {},
+            "labels": {widget: label for one, widget, label in (flow.app.inputs if flow.app else []) if one is node},
         }
         for node in flow.nodes
     ]
@@ -213,11 +219,17 @@ def _place_block(block: Block, left: int, top: int, sizes) -> tuple[dict, tuple[
     return places, (x - GAP + PADDING - left, bottom + PADDING - top)
 
 
-def _write(page: Frontend, name: str):
+def _write(page: Frontend, flow: Workflow):
     graph = exported(page, "workflow")
-    graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/workflows/{name}"))
+    graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/workflows/{flow.name}"))
     graph["extra"].pop("ds", None)  # without it, the frontend shows the whole graph
-    files = {FOLDER / f"{name}.json": graph, FOLDER / "api" / f"{name}.json": exported(page, "output")}
+    if flow.app:
+        inputs = [[node.id, widget] for node, widget, _ in flow.app.inputs]
+        graph["extra"] |= {
+            "linearMode": True,
+            "linearData": {"inputs": inputs, "outputs": [node.id for node in flow.app.outputs]},
+        }
+    files = {FOLDER / f"{flow.name}.json": graph, FOLDER / "api" / f"{flow.name}.json": exported(page, "output")}
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

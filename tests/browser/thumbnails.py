@@ -34,6 +34,8 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     if whole:
         server.upload_image(whole_photo(), PHOTO)
         server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
+        for node in nodes_of(prompt, "LoadImage").values():
+            node["inputs"]["image"] = node["inputs"]["image"] or PHOTO  # an app asks for it
     elif any(node["class_type"] == "CheckpointLoaderSimple" for node in prompt.values()):
         server.upload_image(_synthetic_face(server), TARGET)
         server.upload_image(portrait(), PORTRAIT)
@@ -53,7 +55,7 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     if whole:
         panels = [whole_photo()[HEAD], server.image(result.images(finished[0])[0])[HEAD][..., :3]]
     else:
-        panels = [server.image(result.images(node)[0])[..., :3] for node in shown_images(prompt).values()]
+        panels = [server.image(entry)[..., :3] for entry in shown_images(prompt, result.outputs).values()]
     picture = np.concatenate([_middle(panel, SIDE // len(panels)) for panel in panels], axis=1)
     Image.fromarray(picture).save(path, quality=QUALITY, optimize=True)
     return path

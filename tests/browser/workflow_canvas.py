@@ -42,12 +42,24 @@ class Block:
 
 
 @dataclass
+class App:
+    """What the form shows: widgets as (node, widget, what the form calls it), and nodes whose results are shown."""
+
+    inputs: list[tuple[Node, str, str]]
+    outputs: list[Node]
+
+
+@dataclass
 class Workflow:
-    """A graph and where its blocks stand: a list of columns, each a list of blocks from top to bottom."""
+    """A graph and where its blocks stand: a list of columns, each a list of blocks from top to bottom.
+
+    app: how ComfyUI's App mode shows it as a form; without it, it opens as a graph.
+    """
 
     name: str
     nodes: list[Node] = field(default_factory=list)
     canvas: list[list[Block]] = field(default_factory=list)
+    app: App | None = None
 
     def node(self, class_type, title=None, size=(0, 0), properties=None, **inputs) -> Node:
         """Adds a node; size is the least it gets, a dot in an input's name is written as two underscores, and

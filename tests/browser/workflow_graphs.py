@@ -9,11 +9,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+import workflow_parts as parts
 from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
-from faceprotect_core.method.protect import PAPER, Settings
-from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
-from workflow_canvas import Block, Node, Output, Workflow
+from faceprotect_core.method.protect import PAPER
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
+from workflow_canvas import App, Block, Node, Workflow
 from workflow_notes import (
+    APP_NOTE,
     BASELINE_NOTE,
     DEMO_NOTE,
     ENSEMBLE_NOTE,
@@ -64,7 +66,7 @@ def black_box_ensemble() -> Workflow:
     flow, canvas, loss, faces, square, protected = _demo(
         "black_box_ensemble", ENSEMBLE_NOTE, margin=ENSEMBLE_MARGIN, iterations=ENSEMBLE_ITERATIONS
     )
-    checked = _asked(flow, square["IMAGE"], protected["image"], loss["objective"], faces["faces"])
+    checked = parts.asked(flow, square["IMAGE"], protected["image"], loss["objective"], faces["faces"])
     flow.canvas = [*canvas, [Block("5  Did it work?", GREEN, [checked])]]
     return flow
 
@@ -76,7 +78,7 @@ def light_and_shade() -> Workflow:
     photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)
     found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
     crop = flow.node("FaceProtectCropFace", size=(285, 0), image=photo["IMAGE"], faces=found["faces"])
-    surrogates, sockets = _built_in_surrogates(flow)
+    surrogates, sockets = parts.built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
         framing="aligned", **BLACK_BOX, margin=LIGHT_MARGIN, weights=PRODUCT_WEIGHTS, **sockets,
@@ -88,11 +90,9 @@ def light_and_shade() -> Workflow:
     pasted = flow.node(
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=light["image"]
     )
-    checked = _asked(flow, photo["IMAGE"], pasted["image"], loss["objective"], found["faces"])
-    compare = flow.node(
-        "ImageCompare", "Before and after", size=(400, 440), image_a=photo["IMAGE"], image_b=pasted["image"]
-    )
-    save = _save(flow, pasted["image"])
+    checked = parts.asked(flow, photo["IMAGE"], pasted["image"], loss["objective"], found["faces"])
+    compare = parts.compare(flow, photo["IMAGE"], pasted["image"])
+    save = parts.save(flow, pasted["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and face", BLUE, [[photo, found], [crop]])],
@@ -122,24 +122,24 @@ def _demo(
     """
     flow = Workflow(name)
     note = flow.node("MarkdownNote", "Read me first", size=(400, 1060), text=text)
-    photo, square = _photo(flow, "Your photo", PORTRAIT)
+    photo, square = parts.photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
     settings = replace(DEMO, **more)
-    kept = _keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], settings)
+    kept = parts.keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], settings)
     trajectory, null_text, structure = kept
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
-    surrogates, sockets = _built_in_surrogates(flow)
+    surrogates, sockets = parts.built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
         framing="aligned", **BLACK_BOX, margin=margin, **sockets,
     )  # fmt: skip
-    worn = _reference(flow, reference, loss, square, faces) if reference else []
-    protected = _optimizer(
+    worn = parts.reference(flow, reference, loss, square, faces) if reference else []
+    protected = parts.optimizer(
         flow, model["model"], model["vae"], kept, worn[-1] if worn else loss, settings,
         image=square["IMAGE"], mask=faces["mask"],
     )  # fmt: skip
-    results = _results(flow, square, protected)
+    results = parts.results(flow, square, protected)
     aims = Block("3  Who must not recognise it", PURPLE, [surrogates, [faces, loss], *([worn] if worn else [])])
     canvas = [
         [Block("What this is", ORANGE, [[note]])],
@@ -155,16 +155,49 @@ def protect_photo() -> Workflow:
     flow = Workflow("protect_photo")
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
-    protected = _protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
-    after = flow.node("PreviewImage", "After", size=(330, 360), images=protected["image"])
-    report = flow.node("PreviewAny", "Did it work?", size=(330, 200), source=protected["report"])
-    save = _save(flow, protected["image"])
+    protected = parts.protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
+    report = flow.node("PreviewAny", "Did it work?", size=(400, 200), source=protected["report"])
+    compare = parts.compare(flow, photo["IMAGE"], protected["image"])
+    save = parts.save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo", BLUE, [[photo]])],
         [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[after, report, save]])],
+        [Block("3  Look, and save", GREEN, [[report, compare], [save]])],
     ]
+    return flow
+
+
+def protect_photo_app() -> Workflow:
+    """The same as a form: a photo in; the report, the file and a picture of the verdict out.
+
+    A form shows no error's words, so a photo that fails is left out, and the report says why.
+    """
+    flow = Workflow("protect_photo_app")
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=APP_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image="")  # the form asks for it
+    protected = parts.protect_photo(
+        flow, None, photo["IMAGE"], on_failure="leave out", properties={"Execution Message": "Protecting your photo"}
+    )
+    compare = parts.compare(flow, photo["IMAGE"], protected["image"])
+    save = parts.save(flow, protected["image"])
+    # After the file, so that the form ends with the verdict.
+    check, picture = parts.verify(flow, "FaceProtectVerify", photo["IMAGE"], save["images"], protected["seen"])
+    flow.canvas = [
+        [Block("What this is", ORANGE, [[note]])],
+        [Block("1  Photo", BLUE, [[photo]])],
+        [Block("2  Protect", RED, [[protected]])],
+        [Block("3  Look, and save", GREEN, [[compare, save]])],
+        [Block("4  Did it work?", GREEN, [[check, picture]])],
+    ]
+    flow.app = App(
+        inputs=[
+            (photo, "image", "Your photo"),
+            (protected, "preset", "How strong"),
+            (protected, "which", "Which faces"),
+        ],
+        outputs=[protected, save, picture],
+    )
     return flow
 
 
@@ -177,15 +210,15 @@ def whole_photo() -> Workflow:
     found = flow.node("FaceProtectDetectFaces", size=(285, 0), image=photo["IMAGE"])
     crop = flow.node("FaceProtectCropFace", size=(285, 0), image=photo["IMAGE"], faces=found["faces"], size_=same.size)
     latent = flow.node("VAEEncode", size=(285, 0), pixels=crop["crops"], vae=model["vae"])
-    kept = _keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], same.diffusion)
+    kept = parts.keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], same.diffusion)
     trajectory, null_text, structure = kept
-    surrogates, sockets = _built_in_surrogates(flow)
+    surrogates, sockets = parts.built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=crop["crops"], faces=crop["faces"], mode="dodge",
         framing="aligned", stop_at_margin=True, margin=same.margin, jitter=same.jitter, steepness=same.steepness,
         weights=PRODUCT_WEIGHTS, **sockets,
     )  # fmt: skip
-    optimizer = _optimizer(
+    optimizer = parts.optimizer(
         flow, model["model"], model["vae"], kept, loss, same.diffusion, image=crop["crops"], mask=crop["mask"],
         least_change=True,
     )  # fmt: skip
@@ -193,7 +226,7 @@ def whole_photo() -> Workflow:
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=optimizer["image"]
     )
     by_blocks = flow.node("PreviewImage", "After, by the blocks", size=(290, 320), images=pasted["image"])
-    one_node = _protect_photo(flow, model, photo["IMAGE"], faces=found["faces"], on_failure="leave out")
+    one_node = parts.protect_photo(flow, model, photo["IMAGE"], faces=found["faces"], on_failure="leave out")
     by_one = flow.node("PreviewImage", "After, by the one node", size=(300, 320), images=one_node["image"])
     report = flow.node("PreviewAny", "Did it work?", size=(300, 180), source=one_node["report"])
     flow.canvas = [
@@ -216,9 +249,9 @@ def verify() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(400, 720), text=VERIFY_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     model = flow.node("FaceProtectLoadDemoModel", "To purify with", size=(300, 0))
-    protected = _protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
-    works = _verify(flow, "FaceProtectVerify", photo["IMAGE"], protected["image"], protected["seen"])
-    lasts = _verify_robustness(flow, model, photo["IMAGE"], protected["image"], protected["seen"])
+    protected = parts.protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
+    works = parts.verify(flow, "FaceProtectVerify", photo["IMAGE"], protected["image"], protected["seen"])
+    lasts = parts.verify_robustness(flow, model, photo["IMAGE"], protected["image"], protected["seen"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and model", BLUE, [[photo, model]])],
@@ -235,9 +268,9 @@ def noise_baseline() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(400, 600), text=BASELINE_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     model = flow.node("FaceProtectLoadDemoModel", size=(300, 0))
-    ours = _protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
-    ours_lasts = _verify_robustness(flow, model, photo["IMAGE"], ours["image"], ours["seen"])
-    surrogates, sockets = _built_in_surrogates(flow)
+    ours = parts.protect_photo(flow, model, photo["IMAGE"], on_failure="stop")
+    ours_lasts = parts.verify_robustness(flow, model, photo["IMAGE"], ours["image"], ours["seen"])
+    surrogates, sockets = parts.built_in_surrogates(flow)
     found = flow.node("FaceProtectDetectFaces", size=(300, 0), image=photo["IMAGE"])
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(300, 0), photo=photo["IMAGE"], faces=found["faces"], mode="dodge",
@@ -247,7 +280,7 @@ def noise_baseline() -> Workflow:
         "FaceProtectPixelAttack", size=(300, 0), image=photo["IMAGE"], objective=loss["objective"], mask=found["mask"],
         method="pgd",
     )  # fmt: skip
-    noise_lasts = _verify_robustness(flow, model, photo["IMAGE"], noise["image"], loss["objective"])
+    noise_lasts = parts.verify_robustness(flow, model, photo["IMAGE"], noise["image"], loss["objective"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and model", BLUE, [[photo, model]])],
@@ -264,10 +297,10 @@ def batch_folder() -> Workflow:
     flow = Workflow("batch_folder")
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=FOLDER_NOTE)
     photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
-    protected = _protect_photo(flow, None, photos["images"], on_failure="leave out", preset="fast")
+    protected = parts.protect_photo(flow, None, photos["images"], on_failure="leave out", preset="fast")
     after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])
     report = flow.node("PreviewAny", "Did it work?", size=(330, 300), source=protected["report"])
-    save = _save(flow, protected["image"])
+    save = parts.save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photos", BLUE, [[photos]])],
@@ -289,22 +322,22 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
     """The paper's pipeline; every value that is not named here is a node's default, which is the paper's."""
     flow = Workflow(name)
     note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=text)
-    photo, square = _photo(flow, "Photo to protect", PORTRAIT)
-    target, target_square = _photo(flow, "Target: whom to look like", TARGET)
+    photo, square = parts.photo(flow, "Photo to protect", PORTRAIT)
+    target, target_square = parts.photo(flow, "Target: whom to look like", TARGET)
     model = flow.node(
         "CheckpointLoaderSimple", size=(285, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
     )
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
-    kept = _keep(flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], PAPER)
+    kept = parts.keep(flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], PAPER)
     trajectory, null_text, structure = kept
     surrogate = flow.node("FaceProtectLoadSurrogate", size=(285, 0), surrogate="dlib_resnet")
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), surrogates__surrogate0=surrogate["surrogate"],
         photo=square["IMAGE"], target=target_square["IMAGE"], mode=mode, framing="box",
     )  # fmt: skip
-    protected = _optimizer(flow, model["MODEL"], model["VAE"], kept, loss, PAPER)
-    results = _results(flow, square, protected)
+    protected = parts.optimizer(flow, model["MODEL"], model["VAE"], kept, loss, PAPER)
+    results = parts.results(flow, square, protected)
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and target", BLUE, [[photo, square, target, target_square]])],
@@ -318,107 +351,9 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
     return flow
 
 
-def _photo(flow: Workflow, title: str, file: str) -> tuple[Node, Node]:
-    """A picture and its centre at the size that the model works on."""
-    photo = flow.node("LoadImage", title, size=(270, 340), image=file)
-    square = flow.node(
-        "ImageScale", "Crop to 256 x 256", size=(270, 0), image=photo["IMAGE"],
-        upscale_method="lanczos", width=256, height=256, crop="center",
-    )  # fmt: skip
-    return photo, square
-
-
-def _reference(flow: Workflow, file: str, loss: Node, square: Node, faces: Node) -> list[Node]:
-    """A photo with makeup, and the node that adds it to a loss."""
-    photo = flow.node("LoadImage", "Somebody with makeup", size=(285, 340), image=file)
-    added = flow.node(
-        "FaceProtectMakeupReference", size=(290, 0), objective=loss["objective"], photo=square["IMAGE"],
-        reference=photo["IMAGE"], faces=faces["faces"], weight=60,
-    )  # fmt: skip
-    return [photo, added]
-
-
-def _built_in_surrogates(flow: Workflow) -> tuple[list[Node], dict[str, Output]]:
-    """A loader for each recogniser but the judge, and the sockets that they go into."""
-    loaders = [
-        flow.node("FaceProtectLoadSurrogate", name, size=(285, 0), surrogate=name) for name in BUILT_IN_SURROGATES
-    ]
-    return loaders, {f"surrogates__surrogate{index}": one["surrogate"] for index, one in enumerate(loaders)}
-
-
-def _asked(flow: Workflow, original: Output, protected: Output, seen: Output, faces: Output) -> list[Node]:
-    """What the recogniser says that was not in the loss: its loader, Verify Protection and the picture."""
-    judge = flow.node(
-        "FaceProtectLoadSurrogate", f"The judge: {BUILT_IN_JUDGE}", size=(460, 0), surrogate=BUILT_IN_JUDGE
-    )
-    links = {"faces": faces, "recognizers__recognizer0": judge["surrogate"]}
-    return [judge, *_verify(flow, "FaceProtectVerify", original, protected, seen, **links)]
-
-
-def _keep(flow, model, conditioning, latent, settings: Settings) -> tuple[Node, Node, Node]:
-    """The three blocks that keep the photo: inversion, null-text, self-attention."""
-    trajectory = flow.node(
-        "FaceProtectDDIMInversion", size=(285, 0), model=model, conditioning=conditioning, latent=latent,
-        depth=settings.depth, pairing=settings.pairing,
-    )  # fmt: skip
-    null_text = flow.node(
-        "FaceProtectNullTextLearner", size=(290, 0), model=model, trajectory=trajectory["trajectory"],
-        iterations=settings.null_text_iterations, learning_rate=settings.null_text_lr,
-    )  # fmt: skip
-    structure = flow.node(
-        "FaceProtectSelfAttentionCapture", size=(290, 0), model=model, trajectory=trajectory["trajectory"],
-        null_text=null_text["null_text"],
-    )  # fmt: skip
-    return trajectory, null_text, structure
-
-
-def _optimizer(flow, model, vae, kept: tuple[Node, Node, Node], loss, settings: Settings, **inputs) -> Node:
-    """kept: what `_keep` returns."""
-    trajectory, null_text, structure = kept
-    return flow.node(
-        "FaceProtectLatentOptimizer", size=(290, 760), model=model, vae=vae, trajectory=trajectory["trajectory"],
-        null_text=null_text["null_text"], objective=loss["objective"], structure=structure["structure"],
-        iterations=settings.iterations, output=settings.output, learning_rate=settings.lr,
-        objective_weight=settings.objective_weight, fidelity_weight=settings.fidelity_weight,
-        keep_colours=settings.keep_colours, **inputs,
-    )  # fmt: skip
-
-
-def _protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -> Node:
-    """By diffusion with a model, else by light and shade."""
-    names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
-    links = {} if model is None else {name: model[output] for name, output in names.items()}
-    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
-
-
-def _verify(
-    flow: Workflow, kind: str, original: Output, protected: Output, seen: Output, **inputs
-) -> tuple[Node, Node]:
-    """One of the two verifying nodes and its picture."""
-    check = flow.node(kind, size=(460, 290), original=original, protected=protected, seen=seen, **inputs)
-    return check, flow.node("PreviewImage", "Report", size=(460, 420), images=check["report"])
-
-
-def _verify_robustness(flow: Workflow, model: Node, *photos: Output) -> tuple[Node, Node]:
-    """With purification by the model."""
-    links = {"vae": model["vae"], "model": model["model"], "conditioning": model["empty_prompt"]}
-    return _verify(flow, "FaceProtectVerifyRobustness", *photos, **links)
-
-
-def _save(flow: Workflow, images: Output) -> Node:
-    return flow.node("FaceProtectSaveImage", size=(330, 340), images=images)
-
-
-def _results(flow: Workflow, square: Node, protected: Node) -> list[Node]:
-    return [
-        flow.node("PreviewImage", "Before", size=(280, 310), images=square["IMAGE"]),
-        flow.node("PreviewImage", "After", size=(280, 310), images=protected["image"]),
-        flow.node("PreviewAny", "Numbers of the run", size=(280, 280), source=protected["history"]),
-    ]
-
-
 BUILDERS = (
     protect_photo,
+    protect_photo_app,
     verify,
     noise_baseline,
     light_and_shade,

@@ -178,6 +178,25 @@ does.
 
 {LIMITS_NOTE}"""
 
+APP_NOTE = f"""# Protect a photo, as a form
+
+The same as **protect_photo**, for ComfyUI's **App** mode: choose your photo, press **Run**, and read the verdict in \
+the picture.
+
+**Your photo comes back** in ComfyUI's **output** folder, without this workflow or anything about you in the file.
+
+**How strong**: *fast* for a try, *balanced*, *strong* for more distance and a more visible change.
+
+**Which faces**: all of them, or only the largest.
+
+**Did it work?** The picture says so in its first line, in green, red or grey. When no face is found, or one could \
+not be protected far enough, there is no picture and no file, and the report says why. You never get an unprotected \
+photo.
+
+**How long**: about a quarter of a minute for each face on two CPU cores. The bar at the top says how much is left.
+
+{LIMITS_NOTE}"""
+
 WHOLE_NOTE = f"""# A whole photo, block by block
 
 The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \

@@ -86,6 +86,16 @@ def test_jpeg_has_full_colour_and_gets_smaller_with_less_quality(comfyui):
     assert sizes[0] < sizes[1]
 
 
+def test_what_comes_out_is_what_the_file_holds(comfyui):
+    """So that Verify Protection after it asks about the file, with what JPEG did to it."""
+    prompt = save(seed=7, format="jpeg", quality=60)
+    prompt["read back"] = node("PreviewImage", images=["saved", 0])
+    result = comfyui.run(prompt).check()
+    shown, file, out = (comfyui.image(result.images(name)[0]).astype(int) for name in ("shown", "saved", "read back"))
+    assert np.abs(out - shown).max() > 5
+    assert set(np.unique(file - out)) <= {0, 1}  # ComfyUI's own preview rounds down
+
+
 def test_no_file_is_overwritten_not_even_by_another_format(comfyui, outputs):
     before = outputs()
     entries = []

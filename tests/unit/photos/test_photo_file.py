@@ -114,10 +114,6 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:40_000])
 
 
-def heic(path):
-    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
-
-
 def animated(path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
@@ -135,7 +131,6 @@ def bomb(path):
 
 REFUSED = {
     "truncated": (truncated, "damaged"),
-    "HEIC": (heic, "HEIC and raw"),
     "a text file": (lambda path: path.write_text("not a photo"), "renamed"),
     "0 bytes": (lambda path: path.touch(), "0 bytes"),
     "missing": (lambda path: None, "there is no photo file"),
