@@ -11,7 +11,7 @@ import comfy.taesd.taesd
 import torch
 
 from ...faceprotect_core.checks import require
-from .models import require_supported
+from .supported import require_supported
 
 EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
