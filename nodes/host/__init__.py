@@ -32,7 +32,6 @@ from .settings import (
     EXACT_DTYPES,
     MOST_FACES_AT_ONCE,
     SETTINGS,
-    TAESD_SCALE,
     PerformanceSettings,
     compute_dtype,
     gradient_vae_of,

@@ -17,7 +17,7 @@ from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.memory import unet_bytes
 from .models import plain_patcher
 from .settings import compute_dtype, settings_of
-from .supported import require_supported
+from .supported import is_sdxl, require_supported
 
 AFTER_MIDDLE = "middle_block_after_patch"  # ComfyUI's name for what changes the middle block's output
 
@@ -126,7 +126,7 @@ class ComfyDenoiser:
         """What one step holds for the backward pass."""
         dtype = compute_dtype(self.base.get_dtype_inference(), self.settings.precision)
         width = self.base.model_config.unet_config["model_channels"]
-        return unet_bytes(latent_shape, dtype.itemsize, width, low)
+        return unet_bytes(latent_shape, dtype.itemsize, width, low, sdxl=is_sdxl(self.patcher))
 
     def _transformer_blocks(self) -> list[tuple[str, int]]:
         unet = self.base.diffusion_model

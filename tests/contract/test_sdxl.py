@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from checkpoints import SDXL, VEGA, VEGA_V, VEGA_ZSNR, stored_as, write_checkpoint
-from comfyui_models import LATENT_SHAPE, assert_untouched, conditioning, context, fixed_of, latent, load, protect, state
+from comfyui_models import (
+    LATENT_SHAPE,
+    assert_untouched,
+    conditioning,
+    context,
+    darkness,
+    fixed_of,
+    latent,
+    load,
+    load_tiny_vae,
+    protect,
+    state,
+)
 
 WIDTH = 2048
 FAMILIES = {"plain": VEGA, "v": VEGA_V, "zero terminal SNR": VEGA_ZSNR}
@@ -151,6 +163,19 @@ def test_the_autoencoder_never_computes_in_float16(pack, vega, dtype):
         assert torch.isfinite(codec.decode(40 * latent())).all()
 
 
+def test_the_gradient_may_come_from_taesdxl_and_not_from_taesd(pack, vega):
+    model, vae = pack.nodes.performance.Performance.execute(
+        *vega, "as loaded", "automatic", load_tiny_vae(scale=0.13025)
+    ).result
+    codec = pack.host.codec_of(vae, model)
+    with pack.host.gradients(*codec.patchers):
+        z = latent().requires_grad_()
+        (gradient,) = torch.autograd.grad(codec.decode(z).square().sum(), z)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    with pytest.raises(pack.core.checks.ProtectionError, match="TAESD for the connected MODEL, of scale 0.13025"):
+        pack.nodes.performance.Performance.execute(*vega, "as loaded", "automatic", load_tiny_vae())
+
+
 # The protection
 
 
@@ -181,6 +206,22 @@ def test_the_null_text_is_learned_over_the_joined_context(pack, vega):
     assert learned.shape == (2, 1, 7, WIDTH) and (moved > 0).all()
     assert losses[5][0] < losses[0][0]
     assert torch.equal(denoiser.fixed["pooled_output"], pooled)
+
+
+def test_a_prompt_changes_the_result_by_its_context_and_by_its_pooled_text(pack, vega):
+    """The photo is inverted, and changed, under it."""
+    core, model, vae = pack.core, *vega
+    null, other = conditioning(), conditioning(seed=5)
+    prompts = {"empty": null, "context": [[-null[0][0], null[0][1]]], "pooled": [[null[0][0], other[0][1]]]}
+    images = {}
+    for name, prompt in prompts.items():
+        denoiser, codec = denoiser_of(pack, model, prompt), pack.host.codec_of(vae, model)
+        with pack.host.gradients(denoiser.patcher, codec.patcher):
+            path = core.ddim_invert(denoiser, latent(), prompt[0][0], pack.host.schedule_of(model), depth=1)
+            learned = core.learn_null_text(denoiser, path, prompt[0][0], iterations=1)
+            images[name] = core.optimize_latent(denoiser, codec, path, learned, darkness, iterations=1).image
+    for name in ("context", "pooled"):
+        assert (images[name] - images["empty"]).abs().max() > 1e-3, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=["bf16", "fp8"])
