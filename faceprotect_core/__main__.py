@@ -91,7 +91,11 @@ def _add_protect(commands) -> None:
     add("--faces", type=_which, default="all", help="all, largest, or numbers from the left such as 0,2 (all)")
     add("--goal", choices=("dodge", "synthetic", "impersonate"), default="dodge", help="see the README (dodge)")
     add("--target", type=Path, metavar="FILE", help="photo of whom to look like, for synthetic and impersonate")
-    add("--model", help="demo, or a folder of Stable Diffusion 1.x or 2.x in diffusers' format; chooses diffusion")
+    add(
+        "--model",
+        help="demo, a folder of Stable Diffusion 1.x, 2.x or SDXL in diffusers' format, or a .safetensors checkpoint "
+        "of SD 1.x or SDXL; chooses diffusion",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (cpu)")
     add("--min-face", type=_positive, default=80.0, metavar="PIXELS", help="smallest face to look for (80)")
     add("--threshold", type=float, default=0.0, help="detector score above which something is a face (0)")

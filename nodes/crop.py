@@ -119,17 +119,22 @@ class CropFace(io.ComfyNode):
         return io.NodeOutput(host.to_comfy_image(cropped_images(crops)), host.at_rest(crops), faces_in_crops, masks)
 
 
-def size_and_choice_inputs() -> list[io.Input]:
-    """At which size, and which of several faces: three widgets of Crop Face and of Protect Photo."""
+def size_and_choice_inputs(automatic: bool = False) -> list[io.Input]:
+    """At which size, and which of several faces: three widgets of Crop Face and of Protect Photo.
+
+    automatic: 0 is a size, and the default: the one that fits the model.
+    """
+    chosen = f" 0: automatic, {host.SDXL_SIZE} for SDXL, {host.SIZE} otherwise." if automatic else ""
     return [
         io.Int.Input(
             "size",
-            default=256,
-            min=64,
+            default=0 if automatic else host.SIZE,
+            min=0 if automatic else 64,
             max=2048,
             step=8,
             tooltip="Width and height in pixels at which each face is worked on: 256 for the demo model and the paper, "
-            "512 for Stable Diffusion. Time and memory grow with its square; the photo keeps its own size.",
+            f"512 for Stable Diffusion, 512 to 1024 for SDXL.{chosen} Time and memory grow with its square; the photo "
+            "keeps its own size.",
         ),
         io.Combo.Input(
             "which",

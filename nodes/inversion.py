@@ -17,9 +17,11 @@ class DDIMInversion(io.ComfyNode):
             description="Walks the photo's latent a few steps towards noise, so that the model can denoise it back.",
             search_aliases=["faceprotect", "inversion", "privacy"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x. Use the same MODEL in all blocks."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. Use the same MODEL in all blocks."),
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The empty prompt (CLIP Text Encode without text): the null context."
+                    "conditioning",
+                    tooltip="The empty prompt (CLIP Text Encode without text), as in the paper. With a text the photo "
+                    "is inverted, and changed, under it.",
                 ),
                 io.Latent.Input("latent", tooltip="The photo from VAE Encode; one or several images."),
                 io.Int.Input(
@@ -60,13 +62,17 @@ class DDIMInversion(io.ComfyNode):
                     tooltip="The latents from clean to noisy, with the schedule and the null context.",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, conditioning, latent, depth, pairing, num_inference_steps, steps_offset) -> io.NodeOutput:
-        schedule = host.schedule_of(model, num_inference_steps, steps_offset)
         with host.ready(model, conditioning=conditioning, where="DDIM Inversion") as ready:
+            schedule = host.schedule_of(model, num_inference_steps, steps_offset)
             samples = host.to_core_latent(model, latent)
             inverted = ddim_invert(ready.denoiser, samples, ready.context, schedule, depth, pairing, host.Progress())
-        data = TrajectoryData(host.at_rest(inverted), host.at_rest(ready.context), host.identity_of(model))
+        prompt = host.at_rest(ready.context), host.at_rest(ready.fixed)
+        data = TrajectoryData(host.at_rest(inverted), *prompt, host.identity_of(model))
+        if warning := host.warning_of(model):
+            host.show_on_node(cls.hidden.unique_id, warning)
         return io.NodeOutput(data)

@@ -21,7 +21,7 @@ class Performance(io.ComfyNode):
             "With its default values it changes nothing; other nodes take no notice of it.",
             search_aliases=["faceprotect", "memory", "lowvram", "bfloat16", "taesd", "speed"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x or 2.x. LoRAs may come before or after."),
+                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. LoRAs may come before or after."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
                 io.Combo.Input(
                     "precision",
@@ -29,7 +29,7 @@ class Performance(io.ComfyNode):
                     default="as loaded",
                     tooltip="What the U-Net and the VAE compute in. bfloat16 halves the memory and is faster on recent "
                     "GPUs and CPUs, and the result is another one. As loaded: float16 is computed in float32, from a "
-                    "copy.",
+                    "copy, or layer by layer where memory is low.",
                 ),
                 io.Combo.Input(
                     "memory",
@@ -92,7 +92,7 @@ class Performance(io.ComfyNode):
         faces_at_once=0,
         cuda_graphs=False,
     ) -> io.NodeOutput:
-        tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, precision, WHERE)
+        tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, model, precision, WHERE)
         require(
             gradient_tile == 0 or (gradient_tile >= SMALLEST_TILE and gradient_tile % 8 == 0),
             f"{WHERE}: gradient_tile is {gradient_tile}",

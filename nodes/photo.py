@@ -34,7 +34,8 @@ AUTOMATIC, NO_JUDGE = "automatic", "none"
 PRESET_TOOLTIP = (
     "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. "
     "instant: one look of a small network; where that is not enough, fast goes on from there. fast: the fewest steps. "
-    "balanced: more steps, a smaller change. strong: further past the threshold, more visible."
+    "balanced: more steps, a smaller change. strong: further past the threshold, more visible. "
+    "Measured with the built-in model: with another checkpoint they are a start."
 )
 STOP, LEAVE_OUT = "stop", "leave out"
 
@@ -79,7 +80,7 @@ class ProtectPhoto(io.ComfyNode):
                     "nobody (the built-in one, or the target). impersonate: be taken for the person in target; this "
                     "does not promise that you are no longer recognised.",
                 ),
-                *size_and_choice_inputs(),
+                *size_and_choice_inputs(automatic=True),
                 io.Combo.Input(
                     "on_failure",
                     options=[STOP, LEAVE_OUT],
@@ -96,7 +97,9 @@ class ProtectPhoto(io.ComfyNode):
                     "recognisers other than the judge.",
                 ),
                 io.Model.Input(
-                    "model", optional=True, tooltip="Stable Diffusion 1.x or 2.x, or Load Demo Model: for diffusion."
+                    "model",
+                    optional=True,
+                    tooltip="Stable Diffusion 1.x, 2.x or SDXL, or Load Demo Model: for diffusion.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE of the same checkpoint."),
                 io.Conditioning.Input(
@@ -177,6 +180,7 @@ class ProtectPhoto(io.ComfyNode):
         require_untouched(cls.hidden, "image", WHERE)
         require_untouched(cls.hidden, "other_photo", f"{WHERE} (other photo)")
         way, models = _way(way, preset, model, vae, conditioning)
+        size = host.crop_size(size, models[0] if models else None, WHERE)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
         settings = replace(PRESETS[way][preset], size=size)
@@ -210,7 +214,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
             said = [f"Photo {number}: {_said_of(result)}" for number, result in enumerate(results, start=1)]
-            said.append(f"Note: {words.scope(select.smallest)}.")
+            said += [f"Note: {words.scope(select.smallest)}.", *_notes(models)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
                 logging.info("FaceProtect: %s", said[-1])
@@ -236,6 +240,16 @@ def _way(way: str, preset: str, model, vae, conditioning) -> tuple[str, tuple]:
         "connect Load Demo Model (MODEL, VAE and CONDITIONING), or a checkpoint; or choose the way light and shade",
     )
     return chosen, models if chosen == DIFFUSION else ()
+
+
+def _notes(models: tuple) -> list[str]:
+    """What the user should know of a checkpoint."""
+    file = host.file_of_model(models[0]) if models else ""
+    if not file:
+        return []
+    warning = host.warning_of(models[0])
+    measured = f"Note: the presets were measured with the built-in model, and not with {file!r}."
+    return [measured, warning] if warning else [measured]
 
 
 def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:

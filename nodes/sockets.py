@@ -36,6 +36,8 @@ SeenSocket = io.Custom("FACEPROTECT_SEEN")
 class TrajectoryData:
     trajectory: Trajectory
     context: Tensor
+    fixed: dict
+    """What SDXL is given besides the context, of host.fixed_conditioning."""
     model_identity: tuple
     """Which model and which patches on it; see host.identity_of."""
 

@@ -69,7 +69,8 @@ class VerifyRobustness(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Stable Diffusion 1.x or 2.x. With vae and conditioning it adds diffusion purification: "
+                    tooltip="Stable Diffusion 1.x, 2.x or SDXL. With vae and conditioning it adds diffusion "
+                    "purification: "
                     "three of twenty DDIM steps there and back.",
                 ),
                 io.Conditioning.Input(

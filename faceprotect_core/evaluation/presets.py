@@ -1,9 +1,11 @@
 """What the presets do, as shipped: the whole product on photos of one face, and recognisers on another photo.
 
     python -m faceprotect_core.evaluation.presets --images FACES --out presets.json [--way diffusion] [--people 45]
+    python -m faceprotect_core evaluate --presets --images FACES --model CHECKPOINT --out results
 
 FACES holds photos <identity>_a.jpg and <identity>_b.jpg of one face each. Photo a of the people whom the demo model was
 not trained on is protected and compared with photo b, which the product never sees. Resumable; prints a Markdown table.
+The second command measures them with a model of yours, on everybody, at the photos' own size.
 """
 
 from __future__ import annotations
@@ -11,16 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..demo import load_demo_model
+from ..checks import require
 from ..faces import Face, detect_faces, face_mask, find_face, load_detector
+from ..models import LoadedModel, load_model
 from ..photos.photo import protect_photo
+from ..photos.read import read_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ..pixels import as_saved
 from ..surrogates import FRSurrogate, load_surrogate
@@ -28,29 +34,36 @@ from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import Processing, processings
 from ..verify.visibility import FACE
 from .people import pairs_among, read_photos, split_identities
+from .protocol.data import Pair
 from .recognition import FARS
 
 log = logging.getLogger("faceprotect.evaluation.presets")
+Read = Callable[[Path], Tensor]
 AFTER = ("jpeg 75", "half size", "mirrored", "vae")
 
 
 class Evaluation:
-    """One preset. The judge is `BUILT_IN_JUDGE`, in no loss."""
+    """One preset. The judge is `BUILT_IN_JUDGE`, in no loss. model: of diffusion; of light and shade only its
+    autoencoder is used, for what a photo goes through afterwards."""
 
-    def __init__(self, way: str, preset: str):
-        self.settings, demo = PRESETS[way][preset], load_demo_model()
-        self.model = demo if way == DIFFUSION else None
-        self.used = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
-        self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE), load_detector()
-        found = processings(codec=demo[1]) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
+    def __init__(self, way: str, preset: str, model: LoadedModel):
+        self.settings, self.way, device = PRESETS[way][preset], way, model.context.device
+        if way == DIFFUSION:
+            self.settings = replace(self.settings, size=model.size)
+        self.model = model
+        self.used = [load_surrogate(name).to(device) for name in BUILT_IN_SURROGATES]
+        self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE).to(device), load_detector(device)
+        found = processings(codec=model.codec) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
         self.processings: dict[str, Processing] = {name: found[name] for name in AFTER}
 
     def person(self, photo: Tensor, other: Tensor) -> dict:
         """[3, H, W] in [0, 1] twice -> an entry for the JSON."""
-        start = time.perf_counter()
+        start, model = time.perf_counter(), self.model
+        through = (model.denoiser, model.codec, model.context) if self.way == DIFFUSION else None
         result = protect_photo(
-            photo, self.used, self.settings, model=self.model, judge=self.judge, detector=self.detector
-        )
+            photo, self.used, self.settings, model=through, schedule=model.schedule, judge=self.judge,
+            detector=self.detector,
+        )  # fmt: skip
         seconds, finished = time.perf_counter() - start, as_saved(result.image)
         again = find_face(other, self.detector)
         references = {one.name: self._embed(one, other, again) for one in (self.judge, *self.used)}
@@ -137,6 +150,46 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join([*lines, *(row(name, list(people.values())) for name, people in results.items())])
 
 
+def measure(pairs: Sequence[Pair], read: Read, way: str, presets: Sequence[str], model: LoadedModel, out: Path) -> str:
+    """The table; `out` keeps every person's numbers, and what it has already is not measured again.
+
+    pairs: of two photos each. read: a file -> [3, H, W] in [0, 1].
+    """
+    results = json.loads(out.read_text()) if out.exists() else {}
+    for preset in presets:
+        people = results.setdefault(f"{way}, {preset}", {})
+        evaluation = Evaluation(way, preset, model)
+        for pair in pairs:
+            if pair.name not in people:
+                people[pair.name] = evaluation.person(read(pair.photo), read(pair.other))
+                out.write_text(json.dumps(results, indent=1))
+                log.info("%s, %s: %.0f s", preset, pair.name, people[pair.name]["seconds"])
+    return table(results)
+
+
+def measure_with_model(name: str, pairs: Sequence[Pair], device: str, out: Path) -> str:
+    """All presets of diffusion with a model of the user's: writes the numbers and presets.md into the folder `out`.
+
+    pairs: those without a second photo are left out. Returns the text of presets.md.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = load_model(name, device)
+    known = [pair for pair in pairs if pair.other is not None]
+    require(bool(known), "nobody has a second photo to be recognised on", "add <name>_b beside <name>_a, or --pairs")
+
+    def read(file: Path) -> Tensor:
+        return read_photo(file).image.to(device)
+
+    lines = [
+        f"The presets of diffusion with {Path(name).name} (SHA-256 {model.sha256}), crops of {model.size} pixels, "
+        f"{len(known)} people, {platform.machine()}, {device}.",
+        measure(known, read, DIFFUSION, list(PRESETS[DIFFUSION]), model, out / f"presets-{model.sha256[:16]}.json"),
+    ]
+    text = "\n\n".join(lines) + "\n"
+    (out / "presets.md").write_text(text)
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
@@ -148,17 +201,9 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=45, help="the first so many of those held out (45)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    results = json.loads(args.out.read_text()) if args.out.exists() else {}
     _, held_out = split_identities(args.images)
-    for preset in args.preset:
-        people = results.setdefault(f"{args.way}, {preset}", {})
-        evaluation = Evaluation(args.way, preset)
-        for photo, other in pairs_among(held_out)[: args.people]:
-            if photo.stem not in people:
-                people[photo.stem] = evaluation.person(*read_photos(photo, other))
-                args.out.write_text(json.dumps(results, indent=1))
-                log.info("%s, %s: %.0f s", preset, photo.stem, people[photo.stem]["seconds"])
-    log.info("%s", table(results))
+    pairs = [Pair(photo.stem, photo, other) for photo, other in pairs_among(held_out)[: args.people]]
+    log.info("%s", measure(pairs, lambda file: read_photos(file)[0], args.way, args.preset, load_model(), args.out))
 
 
 if __name__ == "__main__":

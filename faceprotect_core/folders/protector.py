@@ -79,6 +79,7 @@ class PhotoProtector:
             judge=self.judging,
             goal=self.choice.goal,
             target=self.target,
+            schedule=None if self.model is None else self.model.schedule,
             detector=self.detector,
             faces_per_batch=self.choice.batch,
             predictor=self.predictor,

@@ -18,6 +18,16 @@ def scaled_linear_alphas_cumprod(
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The same levels, shifted and scaled so that the last holds (nearly) no signal: Lin et al. 2024, algorithm 1.
+
+    alphas_cumprod: [T]. The last level keeps 2^-24 of the signal, which no inversion can do without.
+    """
+    roots = alphas_cumprod.sqrt()
+    rescaled = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    return rescaled.square().clamp_min(2.0**-24)
+
+
 @dataclass(frozen=True, eq=False)
 class DDIMSchedule:
     """Noise levels of deterministic DDIM sampling (Song et al. 2021, eta = 0).
@@ -62,7 +72,7 @@ class DDIMSchedule:
 
     @classmethod
     def scaled_linear(cls, num_inference_steps: int = 20, steps_offset: int = 1) -> "DDIMSchedule":
-        """The schedule of Stable Diffusion 1.x and 2.x: 0.00085 to 0.012 over 1000 timesteps."""
+        """The schedule of Stable Diffusion 1.x, 2.x and SDXL: 0.00085 to 0.012 over 1000 timesteps."""
         return cls.from_alphas_cumprod(scaled_linear_alphas_cumprod(), num_inference_steps, steps_offset)
 
     def level(self, index: int) -> int:

@@ -8,13 +8,14 @@ from math import prod
 MB = 2**20
 
 
-def unet_bytes(latent_shape, itemsize: int, width: int, low: bool) -> float:
+def unet_bytes(latent_shape, itemsize: int, width: int, low: bool, sdxl: bool = False) -> float:
     """Held for the backward pass by one step through the U-Net.
 
-    latent_shape: [B, 4, h, w]. itemsize: bytes of a number. width: channels of the first level, 320 in SD 1.x and 2.x.
-    low: blocks are computed again in the backward pass.
+    latent_shape: [B, 4, h, w]. itemsize: bytes of a number. width: channels of the first level, 320 in SD 1.x, 2.x and
+    SDXL. low: blocks are computed again in the backward pass. sdxl: the U-Net is SDXL's or one of its relatives'.
     """
-    return _per_cell(LOW_UNET if low else UNET, latent_shape, itemsize) * width / 320
+    held = (LOW_SDXL_UNET if low else SDXL_UNET) if sdxl else (LOW_UNET if low else UNET)
+    return _per_cell(held, latent_shape, itemsize) * width / 320
 
 
 def decoder_bytes(latent_shape, itemsize: int, width: int, low: bool) -> float:
@@ -45,6 +46,11 @@ def optimization_bytes(step: float, steps: int, decoding: float, cuda_graphs: bo
 UNET, LOW_UNET = 0.35, 0.072
 DECODER, LOW_DECODER = 1.48, 0.66
 TINY_DECODER, LOW_TINY_DECODER = 0.18, 0.15
+# The same for SDXL, whose U-Net works at fewer places and is deeper there; in low memory with the queries and keys of
+# the unchanged run, 0.049 MB a step, which are no small part there. Counted with tests/benchmarks/count.py on
+# diffusers' networks in the real shape. A whole run of depth 3 in bfloat16 and low memory, weights and all: 9.8 GB at
+# 768 pixels, 13.3 GB at 1024.
+SDXL_UNET, LOW_SDXL_UNET = 0.64, 0.106
 # With CUDA graphs, which keep what they are replayed in: times this. Measured on an H200 with Stable Diffusion 1.5's
 # shapes at 512 pixels and depth 3: 21.1 instead of 11.1 GB in float32, 12.6 instead of 5.6 GB in bfloat16.
 CUDA_GRAPHS = 2.2

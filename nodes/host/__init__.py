@@ -23,8 +23,6 @@ from .models import (
     model_from_diffusers,
     plain_patcher,
     require_same_model,
-    require_supported,
-    require_supported_vae,
     schedule_of,
     surrogate_patcher,
     vae_from_diffusers,
@@ -35,13 +33,21 @@ from .settings import (
     EXACT_DTYPES,
     MOST_FACES_AT_ONCE,
     SETTINGS,
-    TAESD_SCALE,
     PerformanceSettings,
     compute_dtype,
     gradient_vae_of,
     is_taesd,
     settings_of,
     with_settings,
+)
+from .supported import (
+    SDXL_SIZE,
+    SIZE,
+    crop_size,
+    file_of_model,
+    require_supported,
+    require_supported_vae,
+    warning_of,
 )
 from .tensors import (
     at_rest,

@@ -13,8 +13,9 @@ from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.gradient_codec import StraightThroughCodec
 from ...faceprotect_core.speed.memory import decoder_bytes, tiny_decoder_bytes
 from ...faceprotect_core.speed.tiling import TiledCodec
-from .models import plain_patcher, require_supported, require_supported_vae
+from .models import plain_patcher
 from .settings import compute_dtype, is_taesd, settings_of
+from .supported import require_supported, require_supported_vae
 
 
 class ComfyCodec:

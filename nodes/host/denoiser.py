@@ -15,8 +15,9 @@ from torch import Tensor
 from ...faceprotect_core.protocols import Bottleneck, SelfAttention
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.memory import unet_bytes
-from .models import plain_patcher, require_supported
+from .models import plain_patcher
 from .settings import compute_dtype, settings_of
+from .supported import is_sdxl, require_supported
 
 AFTER_MIDDLE = "middle_block_after_patch"  # ComfyUI's name for what changes the middle block's output
 
@@ -25,17 +26,20 @@ class ComfyDenoiser:
     """A BottleneckDenoiser over ComfyUI's MODEL. Patches, LoRAs and wrappers on the MODEL are honoured; it is never
     changed.
 
+    fixed: what SDXL is given besides the context and stays as it is, of `fixed_conditioning`; None for the others.
     low_memory: the blocks are computed again in the backward pass; the result is the same. What self_attention collects
     is collected in the forward pass alone: while a block is computed again, a copy of self_attention takes its place.
     """
 
-    def __init__(self, model, low_memory: bool = False):
+    def __init__(self, model, low_memory: bool = False, fixed: dict | None = None):
         require_supported(model)
         self.patcher = plain_patcher(model)
         self.patchers = (self.patcher,)
         self.base = self.patcher.model
         self.settings = settings_of(model)
         self.low_memory = low_memory
+        self.fixed = fixed
+        self._vectors: dict[tuple[int, int], Tensor] = {}
         self._self_attention: SelfAttention | None = None
         sampling = self.patcher.get_model_object("model_sampling")
         self.sigmas = sampling.sigmas.detach().to("cpu", torch.float64).clone()
@@ -61,6 +65,8 @@ class ComfyDenoiser:
             "c_crossattn": context,
             "transformer_options": self._transformer_options(sigma, latent.shape[0], self_attention, bottleneck),
         }
+        if self.fixed:
+            arguments["y"] = self._vector(latent)
         noisy = latent / alpha**0.5
         wrapper = self.options.get("model_function_wrapper")
         with self._attending(self_attention), self._recomputed(self_attention):
@@ -70,6 +76,14 @@ class ComfyDenoiser:
             else:
                 denoised = self.base.apply_model(noisy, sigma, **arguments)
         return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
+
+    def _vector(self, latent: Tensor) -> Tensor:
+        """SDXL's pooled text and sizes, [B, 2816]; made once for a size of picture, because it comes from the CPU."""
+        size = tuple(length * 8 for length in latent.shape[2:])
+        if size not in self._vectors:
+            known = {"height": size[0], "width": size[1]} | self.fixed
+            self._vectors[size] = self.base.encode_adm(device=latent.device, **known).to(latent.device)
+        return self._vectors[size].expand(latent.shape[0], -1)
 
     def _transformer_options(
         self, sigma: Tensor, batch: int, self_attention: SelfAttention | None, bottleneck: Bottleneck | None
@@ -112,7 +126,7 @@ class ComfyDenoiser:
         """What one step holds for the backward pass."""
         dtype = compute_dtype(self.base.get_dtype_inference(), self.settings.precision)
         width = self.base.model_config.unet_config["model_channels"]
-        return unet_bytes(latent_shape, dtype.itemsize, width, low)
+        return unet_bytes(latent_shape, dtype.itemsize, width, low, sdxl=is_sdxl(self.patcher))
 
     def _transformer_blocks(self) -> list[tuple[str, int]]:
         unet = self.base.diffusion_model

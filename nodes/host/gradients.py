@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_base
@@ -14,28 +14,31 @@ from .settings import compute_dtype, settings_of
 
 
 @contextmanager
-def gradients(*patchers, needed: float = 0, needed_at_least: float | None = None) -> Iterator[None]:
+def gradients(
+    *patchers, needed: float = 0, needed_at_least: float | None = None, is_low: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Loads the models of the patchers and lets autograd work through them inside the server's inference mode.
 
     Weights loaded in inference mode cannot be saved for a backward pass. For the time of the block every weight and
     buffer is replaced by a normal tensor over the same storage: nothing is copied and nothing is changed. (The
     exceptions are float16 weights and those of another precision than Performance Settings say: they are computed in
-    float32, or in that precision, from a copy that lives as long as the block.) Cancelling is noticed within one layer,
-    forwards and backwards.
+    float32, or in that precision, from a copy that lives as long as the block, or as the layer where memory is low.)
+    Cancelling is noticed within one layer, forwards and backwards.
 
     needed: bytes beside the weights, for which ComfyUI unloads other models. needed_at_least: for which it leaves
-    weights in main memory.
+    weights in main memory. is_low: whether memory is low, asked once the models are loaded.
     """
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         comfy.model_management.load_models_gpu(
             list(patchers), memory_required=needed, minimum_memory_required=needed_at_least
         )
         stack.enter_context(_own_tensor_for_every_cast())
+        in_layers = is_low()
         for patcher in patchers:
             precision = settings_of(patcher).precision
             patcher.pre_run()
             stack.callback(patcher.cleanup)
-            stack.enter_context(_aliased(patcher.model, precision))
+            stack.enter_context(_aliased(patcher.model, precision, in_layers))
             stack.enter_context(_interruptible(patcher.model))
         yield
 
@@ -43,7 +46,7 @@ def gradients(*patchers, needed: float = 0, needed_at_least: float | None = None
 @contextmanager
 def no_gradients(*patchers) -> Iterator[None]:
     """As gradients, for what needs none; its tensors may still be used in a later optimisation."""
-    with gradients(*patchers), torch.no_grad():
+    with gradients(*patchers, is_low=lambda: True), torch.no_grad():
         yield
 
 
@@ -59,25 +62,41 @@ def _own_tensor_for_every_cast() -> Iterator[None]:
 
 
 @contextmanager
-def _aliased(model: nn.Module, precision: str) -> Iterator[None]:
-    """Buffers keep their precision: a U-Net's are the noise schedule."""
-    originals = []
+def _aliased(model: nn.Module, precision: str, in_layers: bool) -> Iterator[None]:
+    """Buffers keep their precision: a U-Net's are the noise schedule. in_layers: ComfyUI's layers cast their weights
+    each time they are computed, in place of a copy of all."""
+    originals, casting = [], []
     try:
         for module in model.modules():
-            for tensors, wanted in ((module._parameters, precision), (module._buffers, "as loaded")):
+            wanted = precision
+            if in_layers and hasattr(module, "comfy_cast_weights") and _has_another_dtype(module, precision):
+                casting.append((module, module.__dict__.get("comfy_cast_weights")))
+                module.comfy_cast_weights, wanted = True, None
+            for tensors, dtype in ((module._parameters, wanted), (module._buffers, None)):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         originals.append((tensors, name, tensor))
-                        tensors[name] = _alias(tensor, wanted)
+                        tensors[name] = _alias(tensor, dtype)
         with _inference_dtype(model, precision):
             yield
     finally:
         for tensors, name, tensor in originals:
             tensors[name] = tensor
+        for module, before in casting:
+            if before is None:
+                del module.comfy_cast_weights
+            else:
+                module.comfy_cast_weights = before
 
 
-def _alias(tensor: Tensor, precision: str) -> Tensor:
-    if tensor.is_floating_point():
+def _has_another_dtype(module: nn.Module, precision: str) -> bool:
+    weights = [one for one in module._parameters.values() if one is not None and one.is_floating_point()]
+    return any(one.dtype != compute_dtype(one.dtype, precision) for one in weights)
+
+
+def _alias(tensor: Tensor, precision: str | None) -> Tensor:
+    """precision: None for the tensor's own."""
+    if tensor.is_floating_point() and precision:
         dtype = compute_dtype(tensor.dtype, precision)
         if dtype != tensor.dtype:
             return tensor.detach().to(dtype)

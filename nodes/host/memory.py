@@ -25,11 +25,15 @@ def optimization(denoiser: ComfyDenoiser, codec, latent_shape, steps: int, *othe
     codec: from codec_of, or None. latent_shape: [B, 4, h, w]. others: patchers that are needed too.
     """
     patchers = [patcher for part in _parts(denoiser, codec) for patcher in part.patchers]
-    copies = sum(map(_copied_bytes, patchers))
     ample, low = (_optimization_bytes(denoiser, codec, latent_shape, steps, low) for low in (False, True))
+    ample += _copied_bytes(denoiser, codec)
     most, least = {"low": (low, low), "ample": (ample, ample)}.get(denoiser.settings.memory, (ample, low))
-    with gradients(*patchers, *others, needed=most + copies, needed_at_least=least + copies):
+
+    def is_low() -> bool:
         fit_memory(denoiser, codec, latent_shape, steps)
+        return denoiser.low_memory
+
+    with gradients(*patchers, *others, needed=most, needed_at_least=least, is_low=is_low):
         yield _recorder(denoiser)
 
 
@@ -54,16 +58,18 @@ def faces_at_once(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> i
     if comfy.model_management.is_device_cpu(device) or settings.memory == "low":
         return 1
     patchers = [patcher for part in _parts(denoiser, codec) for patcher in part.patchers]
-    loading = sum(patcher.model_size() - patcher.loaded_size() + _copied_bytes(patcher) for patcher in patchers)
+    loading = sum(patcher.model_size() - patcher.loaded_size() for patcher in patchers)
+    loading += _copied_bytes(denoiser, codec)
     free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory() - loading
     each = _optimization_bytes(denoiser, codec, latent_shape, steps, low=False)
     return min(max(int(free // each), 1), MOST_FACES_AT_ONCE)
 
 
 def fit_memory(denoiser: ComfyDenoiser, codec, latent_shape, steps: int) -> None:
-    """Chooses low_memory, inside `gradients`, by what ComfyUI says is free, and says in the log what was chosen."""
+    """Chooses low_memory, once the models are loaded, by what ComfyUI says is free, and says in the log what was
+    chosen."""
     parts = _parts(denoiser, codec)
-    needed = _optimization_bytes(denoiser, codec, latent_shape, steps, low=False)
+    needed = _optimization_bytes(denoiser, codec, latent_shape, steps, low=False) + _copied_bytes(denoiser, codec)
     device = denoiser.patcher.load_device
     free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
     offloaded = any(patcher.model.model_lowvram for part in parts for patcher in part.patchers)
@@ -86,10 +92,11 @@ def _parts(denoiser: ComfyDenoiser, codec) -> list:
     return [denoiser] if codec is None else [denoiser, codec]
 
 
-def _copied_bytes(patcher) -> int:
-    """What the copies take that _aliased makes of a patcher's weights."""
-    precision, total = settings_of(patcher).precision, 0
-    for weight in patcher.model.parameters():
-        dtype = compute_dtype(weight.dtype, precision)
-        total += weight.numel() * dtype.itemsize if dtype != weight.dtype else 0
+def _copied_bytes(denoiser: ComfyDenoiser, codec) -> int:
+    """What the copies of weights take that `gradients` makes where memory is ample."""
+    total = 0
+    for patcher in (patcher for part in _parts(denoiser, codec) for patcher in part.patchers):
+        for weight in patcher.model.parameters():
+            dtype = compute_dtype(weight.dtype, settings_of(patcher).precision)
+            total += weight.numel() * dtype.itemsize if dtype != weight.dtype else 0
     return total

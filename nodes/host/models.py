@@ -1,11 +1,9 @@
-"""Which MODEL and VAE can be used, whether two nodes mean the same, and plain patchers of them."""
+"""Whether two nodes mean the same MODEL, its schedule, and patchers of MODEL and VAE."""
 
 from __future__ import annotations
 
 import weakref
 
-import comfy.latent_formats
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -16,38 +14,6 @@ from torch import Tensor
 
 from ...faceprotect_core import DDIMSchedule, FRSurrogate
 from ...faceprotect_core.checks import require
-
-
-def require_supported(model, vae=None) -> None:
-    """SD 1.x and 2.x only: a U-Net with self-attention maps on a 4-channel latent."""
-    base = model.model
-    unet = getattr(base, "diffusion_model", None)
-    config = getattr(base.model_config, "unet_config", {})
-    supported = (
-        isinstance(base.latent_format, comfy.latent_formats.SD15)
-        and hasattr(unet, "input_blocks")
-        and config.get("in_channels") == 4
-        and not base.adm_channels
-        and base.model_type in (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
-    )
-    require(
-        supported,
-        f"FaceProtect works on Stable Diffusion 1.x and 2.x; the connected MODEL is {type(base.model_config).__name__}"
-        f" with {config.get('in_channels', 'unknown')} input channels",
-        "load a plain SD 1.5 or SD 2 checkpoint (not SDXL, Flux, SD 3, inpainting or unCLIP)",
-    )
-    if vae is not None:
-        require_supported_vae(vae)
-
-
-def require_supported_vae(vae) -> None:
-    """A VAE of SD 1.x and 2.x."""
-    require(
-        vae.latent_channels == 4 and vae.latent_dim == 2,
-        f"FaceProtect needs the VAE of Stable Diffusion 1.x or 2.x; the connected one has "
-        f"{getattr(vae, 'latent_channels', '?')} latent channels",
-        "connect the VAE output of the same checkpoint",
-    )
 
 
 def identity_of(model) -> tuple:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...faceprotect_core import DDIMSchedule, FRSurrogate, Trajectory
@@ -18,21 +19,24 @@ from .denoiser import ComfyDenoiser
 from .gradients import gradients, no_gradients
 from .memory import faces_at_once, optimization
 from .models import require_same_model, schedule_of
-from .tensors import at_work, null_context
+from .supported import require_supported
+from .tensors import at_work, fixed_conditioning, null_context
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
     """None where nothing is connected. The networks must not be used after the block.
 
-    context: the empty prompt's embedding [1 or B, tokens, dim]. schedule: the model's, in 20 steps.
-    trajectory: on the compute device. surrogates, objective: those that were given, as fast as the settings say.
+    context: the prompt's embedding [1 or B, tokens, dim]. fixed: what SDXL is given besides.
+    schedule: the model's, in 20 steps. trajectory: on the compute device.
+    surrogates, objective: those that were given, as fast as the settings say.
     faces_at_once: how many crops go through the model together.
     """
 
     denoiser: Denoiser | None
     codec: ImageCodec | None
     context: Tensor | None
+    fixed: dict
     schedule: DDIMSchedule | None
     trajectory: Trajectory | None
     surrogates: tuple[FRSurrogate, ...]
@@ -65,7 +69,8 @@ def ready(
     size: of the crops in pixels, where there is no trajectory.
     Raises ProtectionError for models of another kind, and for a trajectory or a conditioning that is of another model.
     """
-    denoiser = None if model is None else ComfyDenoiser(model)
+    context, fixed = _prompt(model, conditioning, trajectory, where)
+    denoiser = None if model is None else ComfyDenoiser(model, fixed=fixed)
     codec = None if vae is None else codec_of(vae, model)
     shape, together = (1, 4, size // 8, size // 8), 1
     if trajectory:
@@ -84,7 +89,8 @@ def ready(
         yield Ready(
             denoiser and recorder.denoiser(denoiser),
             codec and recorder.codec(codec),
-            _context(model, conditioning, trajectory, where),
+            context,
+            fixed,
             None if model is None else schedule_of(model),
             at_work(trajectory and trajectory.trajectory),
             recorder.surrogates(surrogates),
@@ -93,7 +99,12 @@ def ready(
         )
 
 
-def _context(model, conditioning, trajectory: TrajectoryData | None, where: str) -> Tensor | None:
-    if trajectory:
-        return at_work(trajectory.context)
-    return None if conditioning is None else null_context(model, conditioning, where)
+def _prompt(model, conditioning, trajectory: TrajectoryData | None, where: str) -> tuple[Tensor | None, dict]:
+    """The context, and what is fixed besides."""
+    with torch.inference_mode(False):  # they go through autograd
+        if trajectory:
+            return at_work(trajectory.context), at_work(trajectory.fixed)
+        if conditioning is None:
+            return None, {}
+        require_supported(model)
+        return null_context(model, conditioning, where), fixed_conditioning(model, conditioning, where)

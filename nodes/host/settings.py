@@ -11,7 +11,7 @@ import comfy.taesd.taesd
 import torch
 
 from ...faceprotect_core.checks import require
-from .models import require_supported
+from .supported import require_supported
 
 EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -20,9 +20,6 @@ SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its c
 
 
 MOST_FACES_AT_ONCE = 8  # that are chosen without being set
-
-
-TAESD_SCALE = 0.18215  # what ComfyUI's Load VAE gives "taesd", the one for SD 1.x and 2.x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +57,18 @@ def is_taesd(vae) -> bool:
     return isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD)
 
 
-def gradient_vae_of(vae, precision: str, where: str):
-    """A copy of a TAESD for Stable Diffusion 1.x and 2.x, in a plain patcher (there is no file from which ComfyUI could
+def gradient_vae_of(vae, model, precision: str, where: str):
+    """A copy of the TAESD for the latents of the model, in a plain patcher (there is no file from which ComfyUI could
     make one, and it is small)."""
-    network = vae.first_stage_model
+    require_supported(model)
+    network, expected = vae.first_stage_model, model.model.latent_format.scale_factor
     scale = network.vae_scale.item() if is_taesd(vae) else None
     require(
-        scale is not None and vae.latent_channels == 4 and abs(scale - TAESD_SCALE) < 1e-3,
-        f"{where}: the gradient_vae must be TAESD for Stable Diffusion 1.x and 2.x; the connected one is "
+        scale is not None and vae.latent_channels == 4 and abs(scale - expected) < 1e-3,
+        f"{where}: the gradient_vae must be TAESD for the connected MODEL, of scale {expected}; the connected one is "
         f"{type(network).__name__} with {vae.latent_channels} latent channels and scale {scale}",
-        "put taesd_encoder and taesd_decoder into models/vae_approx and choose taesd in Load VAE (not taesdxl, taesd3, "
-        "taef1), or disconnect gradient_vae",
+        "put taesd_encoder and taesd_decoder (for SDXL taesdxl_encoder and taesdxl_decoder) into models/vae_approx and "
+        "choose taesd (taesdxl) in Load VAE, or disconnect gradient_vae",
     )
     tiny, twin = copy.copy(vae), comfy.taesd.taesd.TAESD(latent_channels=4)
     twin.load_state_dict(network.state_dict())

@@ -14,6 +14,11 @@ from ...faceprotect_core.checks import require
 from ...faceprotect_core.faces import FaceCrop
 from ...faceprotect_core.faces.regions import require_painted
 from ...faceprotect_core.photos.file import over_white, under_alpha
+from .supported import is_sdxl
+
+POOLED = 1280  # channels of the second text encoder, which SDXL's pooled output comes from
+# What CLIPTextEncodeSDXL writes into a CONDITIONING, in pixels.
+SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 
 
 def to_core_image(image: Tensor, where: str) -> Tensor:
@@ -64,7 +69,7 @@ def to_core_latent(model, latent: dict) -> Tensor:
     samples = latent["samples"]
     require(
         samples.ndim == 4 and samples.shape[1] == 4 and samples.numel() > 0,
-        f"DDIM Inversion expects a latent [batch, 4, height, width] of Stable Diffusion 1.x or 2.x, "
+        f"DDIM Inversion expects a latent [batch, 4, height, width] of Stable Diffusion 1.x, 2.x or SDXL, "
         f"got {list(samples.shape)}",
         "connect VAE Encode with the VAE of the same checkpoint",
     )
@@ -105,7 +110,7 @@ def _moved(data, device):
 
 
 def null_context(model, conditioning: list, where: str = "DDIM Inversion") -> Tensor:
-    """The embedding of the empty prompt [1 or B, tokens, dim] from a CONDITIONING."""
+    """The prompt's embedding [1 or B, tokens, dim] from a CONDITIONING; the paper's prompt is empty."""
     require(
         len(conditioning) == 1,
         f"{where}: the conditioning has {len(conditioning)} parts, one is expected",
@@ -118,3 +123,18 @@ def null_context(model, conditioning: list, where: str = "DDIM Inversion") -> Te
         "encode the empty prompt with the CLIP of the same checkpoint",
     )
     return to_device(context)
+
+
+def fixed_conditioning(model, conditioning: list, where: str) -> dict:
+    """What SDXL is given besides the context: "pooled_output" [1 or B, 1280], and of `SIZES` those that are set;
+    without them the picture's own are taken. Empty for the other models."""
+    if not is_sdxl(model):
+        return {}
+    found = conditioning[0][1]
+    pooled = found.get("pooled_output")
+    require(
+        isinstance(pooled, Tensor) and pooled.shape[-1] == POOLED,
+        f"{where}: the conditioning has no pooled output of {POOLED} channels, which SDXL needs beside its text",
+        "encode the empty prompt with the CLIP of the same checkpoint",
+    )
+    return {"pooled_output": to_device(pooled)} | {name: found[name] for name in SIZES if name in found}

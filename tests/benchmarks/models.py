@@ -50,6 +50,21 @@ MODELS = {
         {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
         vae_of(128, 256, 512, 512),
     ),
+    "sdxl": Shape(
+        {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        vae_of(128, 256, 512, 512),
+    ),
     "reduced": Shape(
         {
             "block_out_channels": (32, 64, 128, 128),
@@ -97,6 +112,14 @@ class Setup:
     image: Tensor
     objective: IdentityObjective
     schedule: DDIMSchedule = field(default_factory=DDIMSchedule.scaled_linear)
+
+    @property
+    def pooled(self) -> Tensor | None:
+        """What SDXL is given of the whole prompt, [1, 1280]; its values change nothing of what it costs."""
+        if self.unet.config.addition_embed_type is None:
+            return None
+        sizes = 6 * self.unet.config.addition_time_embed_dim
+        return self.context.new_zeros(1, self.unet.config.projection_class_embeddings_input_dim - sizes)
 
     def of_size(self, size: int) -> Setup:
         """The same networks with another photo."""

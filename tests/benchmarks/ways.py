@@ -134,7 +134,8 @@ def prepare(way: Way, setup: Setup) -> Prepared:
     unet, vae = setup.unet, setup.vae
     if way.prepare:
         unet, vae = (way.prepare(copy.deepcopy(network)) for network in (unet, vae))
-    denoiser, codec = DiffusersDenoiser(unet, **way.denoiser), DiffusersCodec(vae, **way.codec)
+    denoiser = DiffusersDenoiser(unet, **way.denoiser, pooled=setup.pooled)
+    codec = DiffusersCodec(vae, **way.codec)
     if way.tile:
         codec = TiledCodec(codec, way.tile)
     tiny = _tiny_like(vae) if way.tiny else None

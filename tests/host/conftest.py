@@ -2,7 +2,7 @@
 
 import pytest
 
-from checkpoints import SD1, SD2, SDXL, write_checkpoint, write_lora
+from checkpoints import INPAINTING, SD1, SD2, VEGA, write_checkpoint, write_lora, write_vae
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,17 @@ def sd2_checkpoint(comfyui) -> str:
 
 @pytest.fixture(scope="session")
 def sdxl_checkpoint(comfyui) -> str:
-    return write_checkpoint(comfyui.models_dir, SDXL)
+    return write_checkpoint(comfyui.models_dir, VEGA)
+
+
+@pytest.fixture(scope="session")
+def inpainting_checkpoint(comfyui) -> str:
+    return write_checkpoint(comfyui.models_dir, INPAINTING, text_encoder=False)
+
+
+@pytest.fixture(scope="session")
+def other_vae(comfyui) -> str:
+    return write_vae(comfyui.models_dir)
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +38,8 @@ def sd1_lora(comfyui) -> str:
 @pytest.fixture(scope="session")
 def sd2_lora(comfyui) -> str:
     return write_lora(comfyui.models_dir, SD2)
+
+
+@pytest.fixture(scope="session")
+def sdxl_lora(comfyui) -> str:
+    return write_lora(comfyui.models_dir, VEGA)

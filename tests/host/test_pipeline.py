@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_the_same_workflow_gives_the_same_picture_bit_for_bit_after_everything_w
 # On checkpoints, as users load them
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_the_blocks_run_on_a_checkpoint_and_honour_its_lora(comfyui, request, family):
     name = request.getfixturevalue(f"{family}_checkpoint")
     lora = request.getfixturevalue(f"{family}_lora")
@@ -163,10 +164,29 @@ def test_v_prediction_set_by_model_sampling_discrete_is_honoured(comfyui, sd2_ch
     assert not np.array_equal(velocity, epsilon)
 
 
+def test_sdxls_sizes_and_another_autoencoder_are_honoured(comfyui, sdxl_checkpoint, other_vae):
+    plain = checkpoint(sdxl_checkpoint)
+    sizes = {"width": 1024, "height": 512, "crop_w": 0, "crop_h": 0, "target_width": 1024, "target_height": 512}
+    sized = node("CLIPTextEncodeSDXL", clip=["checkpoint", 1], text_g="", text_l="", **sizes)
+    elsewhere = node("VAELoader", vae_name=other_vae)
+    sources = {
+        "plain": plain,
+        "sizes": replace(plain, nodes=plain.nodes | {"empty_prompt": sized}),
+        "autoencoder": replace(plain, nodes=plain.nodes | {"other_vae": elsewhere}, vae=["other_vae", 0]),
+    }
+    pictures = {
+        name: picture(comfyui, small_pipeline(source, output="published")) for name, source in sources.items()
+    }
+    assert not np.array_equal(pictures["sizes"], pictures["plain"])
+    assert not np.array_equal(pictures["autoencoder"], pictures["plain"])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "with a LoRA"])
-def test_a_protection_run_leaves_the_model_untouched(comfyui, sd1_checkpoint, sd1_lora, with_lora):
-    source = checkpoint(sd1_checkpoint)
-    patched = checkpoint(sd1_checkpoint, lora=sd1_lora) if with_lora else source
+def test_a_protection_run_leaves_the_model_untouched(comfyui, request, family, with_lora):
+    name, lora = (request.getfixturevalue(f"{family}_{what}") for what in ("checkpoint", "lora"))
+    source = checkpoint(name)
+    patched = checkpoint(name, lora=lora) if with_lora else source
     before = picture(comfyui, sampled(source))
     run = comfyui.run(small_pipeline(patched)).check()
     after = comfyui.run(sampled(source)).check()

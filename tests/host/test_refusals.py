@@ -26,11 +26,6 @@ class Refusal:
         return self.name
 
 
-def sdxl(name: str) -> Prompt:
-    """Without a text encoder in the file: the empty prompt is another model's, which does not matter here."""
-    return conditioning_of_another_model(name)
-
-
 def conditioning_of_another_model(name: str) -> Prompt:
     source = replace(checkpoint(name), conditioning=["demo", 2])
     return added(small_pipeline(source), demo=node("FaceProtectLoadDemoModel"))
@@ -128,7 +123,10 @@ def latent_of_another_kind() -> Prompt:
 
 
 REFUSALS = [
-    Refusal("an SDXL model", sdxl, "inversion", ("Stable Diffusion 1.x and 2.x", "Segmind_Vega"), ("sdxl_checkpoint",)),
+    Refusal(
+        "an inpainting model", conditioning_of_another_model, "inversion",
+        ("9 input channels (inpainting", "sd_xl_base_1.0"), ("inpainting_checkpoint",),
+    ),
     Refusal("a latent of another kind", latent_of_another_kind, "inversion", ("DDIM Inversion", "[1, 16, 32, 32]")),
     Refusal(
         "a conditioning of another model", conditioning_of_another_model, "inversion",

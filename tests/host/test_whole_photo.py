@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 
 from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS, WEIGHTS
-from graphs import added, changed, crop_and_paste, demo, node, protect_photo
+from graphs import added, changed, checkpoint, crop_and_paste, demo, node, performance, protect_photo
 
 LEFT, RIGHT = (slice(None), slice(None, 420)), (slice(None), slice(420, None))
 BALANCED = PRESETS[LIGHT]["balanced"]
@@ -255,3 +255,13 @@ def test_crops_of_another_photo_are_refused(comfyui):
     prompt = changed(other | half | crop_and_paste(["photo", 0]), paste={"image": ["half", 0]})
     result = comfyui.run(prompt)
     assert "Paste Face Back" in result.error_message and "400 x 300" in result.error_message
+
+
+def test_protect_photo_goes_through_sdxl_and_says_that_its_presets_were_measured_with_another(comfyui, sdxl_checkpoint):
+    """Random weights protect nobody reliably: what comes out, or why it is left out, is said in the report."""
+    source = performance(checkpoint(sdxl_checkpoint), memory="low")
+    prompt = photo() | protect_photo(["photo", 0], source, size=64, which="largest", on_failure="leave out")
+    result = comfyui.run(prompt).check()
+    (report,) = result.outputs["report"]["text"]
+    assert "Photo 1: " in report
+    assert f"the presets were measured with the built-in model, and not with '{sdxl_checkpoint}'" in report

@@ -2,22 +2,28 @@
 
     write_checkpoint(server.models_dir, SD1)     # -> "sd1.safetensors", for CheckpointLoaderSimple
     write_lora(server.models_dir, SD1)           # -> "sd1_lora.safetensors", for LoraLoaderModelOnly
+    write_vae(server.models_dir)                 # -> "other_vae.safetensors", for VAELoader
+    stored_as(path, torch.bfloat16)              # the same file in another precision
 
 ComfyUI reads a U-Net's kind off its tensors: 320 channels at the first layer, the width of the text it attends to
 (768: SD 1.x, 1024: SD 2.x, 2048: SDXL), proj_in as a convolution (SD 1.x) or a linear layer (SD 2.x). Depth and
 channel multipliers are read off too, so two levels with one block each are enough. The autoencoder and the text
 encoders have fixed sizes in ComfyUI, so they come in full; the text encoder's layers are zeros (each then passes its
 input on), which makes them quick to write and leaves the prompt's tokens distinguishable.
-An SD 2.x file is taken for epsilon-prediction; for v-prediction add the node ModelSamplingDiscrete.
+An SD 2.x file is taken for epsilon-prediction; for v-prediction add the node ModelSamplingDiscrete. SDXL files say it
+themselves, by the tensors v_pred and ztsnr.
 """
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
 
 CHANNELS, TIME = 320, 1280
 POOL, STARTS = 1_000_003, 4096  # a prime, so that no row of a weight repeats another
@@ -35,12 +41,21 @@ class Family:
     depths: tuple[tuple[int, ...], ...]  # transformer blocks of each input block, level by level
     vector: int | None = None
     text_encoder: str | None = None
+    channels_in: int = 4
+    marks: tuple[str, ...] = ()  # tensors by whose names ComfyUI knows how the model predicts
 
 
 SD1 = Family("sd1", 768, False, ((1,), (1,)), text_encoder="clip_l")
 SD2 = Family("sd2", 1024, True, ((1,), (1,)), text_encoder="clip_h")
-# SDXL's smallest relative that ComfyUI knows (Segmind Vega); no text encoder: it is there to be refused.
-SDXL = Family("sdxl", 2048, True, ((0, 0), (1, 1), (2, 2)), vector=2816)
+SDXL = Family("sdxl", 2048, True, ((0, 0), (2, 2), (10, 10)), vector=2816, text_encoder="clip_l_and_g")
+# SDXL's smallest relative that ComfyUI knows (Segmind Vega): the same in all that matters here, and three times faster.
+VEGA = Family("vega", 2048, True, ((0, 0), (1, 1), (2, 2)), vector=2816, text_encoder="clip_l_and_g")
+VEGA_V = replace(VEGA, name="vega_v", marks=("v_pred",))
+VEGA_ZSNR = replace(VEGA, name="vega_zsnr", marks=("v_pred", "ztsnr"))  # as NoobAI's
+# To be refused.
+INPAINTING, PIX2PIX = replace(SD1, name="inpainting", channels_in=9), replace(SD1, name="pix2pix", channels_in=8)
+SDXL_INPAINTING = replace(VEGA, name="sdxl_inpainting", channels_in=9)
+PLAYGROUND = replace(VEGA, name="playground", marks=("edm_mean", "edm_std"))
 
 
 def write_checkpoint(models_dir: Path, family: Family, text_encoder: bool = True, seed: int = 0) -> str:
@@ -48,9 +63,25 @@ def write_checkpoint(models_dir: Path, family: Family, text_encoder: bool = True
     pool = np.random.default_rng(seed).standard_normal(POOL + STARTS, np.float32)
     tensors = _random(unet_shapes(family), "model.diffusion_model.", pool)
     tensors |= _random(vae_shapes(), "first_stage_model.", pool)
+    tensors |= {mark: np.zeros(1, np.float16) for mark in family.marks}
     if text_encoder and family.text_encoder:
         tensors |= TEXT_ENCODERS[family.text_encoder](pool)
     return _save(tensors, Path(models_dir) / "checkpoints" / f"{family.name}.safetensors")
+
+
+def write_vae(models_dir: Path, seed: int = 2) -> str:
+    """Writes models_dir/vae/other_vae.safetensors, an autoencoder in a file of its own, and returns its name."""
+    pool = np.random.default_rng(seed).standard_normal(POOL + STARTS, np.float32)
+    return _save(_random(vae_shapes(), "", pool), Path(models_dir) / "vae" / "other_vae.safetensors")
+
+
+def stored_as(path: Path, dtype: torch.dtype) -> str:
+    """Writes the same checkpoint beside it, its U-Net's weights in another precision, and returns the file's name."""
+    copy = path.with_stem(f"{path.stem}_{str(dtype).removeprefix('torch.')}")
+    tensors = load_file(path)
+    stored = {key: one.to(dtype) if key.startswith("model.diffusion_model.") else one for key, one in tensors.items()}
+    save_tensors(stored, copy)
+    return copy.name
 
 
 def write_lora(models_dir: Path, family: Family, rank: int = 2, seed: int = 1) -> str:
@@ -102,7 +133,7 @@ def unet_shapes(family: Family) -> Shapes:
     shapes = _linear("time_embed.0", TIME, CHANNELS) | _linear("time_embed.2", TIME, TIME)
     if family.vector:
         shapes |= _linear("label_emb.0.0", TIME, family.vector) | _linear("label_emb.0.2", TIME, TIME)
-    shapes |= _conv("input_blocks.0.0", CHANNELS, 4) | _unet_levels(family)
+    shapes |= _conv("input_blocks.0.0", CHANNELS, family.channels_in) | _unet_levels(family)
     shapes |= _resblock("middle_block.0", CHANNELS) | _transformer("middle_block.1", family, family.depths[-1][-1])
     shapes |= _resblock("middle_block.2", CHANNELS)
     return shapes | _norm("out.0", CHANNELS) | _conv("out.2", 4, CHANNELS)
@@ -243,11 +274,10 @@ def _clip_l(pool: np.ndarray) -> Tensors:
     return tensors
 
 
-def _clip_h(pool: np.ndarray) -> Tensors:
-    """SD 2.x: OpenCLIP's ViT-H/14 in its own key names."""
-    width, prefix = 1024, "cond_stage_model.model."
+def _open_clip(prefix: str, width: int, layers: int, pool: np.ndarray) -> Tensors:
+    """In OpenCLIP's own key names."""
     shapes = _norm("ln_final", width)
-    for layer in range(24):
+    for layer in range(layers):
         block = f"transformer.resblocks.{layer}"
         shapes |= _norm(f"{block}.ln_1", width) | _norm(f"{block}.ln_2", width)
         shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
@@ -260,4 +290,18 @@ def _clip_h(pool: np.ndarray) -> Tensors:
     return tensors
 
 
-TEXT_ENCODERS = {"clip_l": _clip_l, "clip_h": _clip_h}
+def _clip_h(pool: np.ndarray) -> Tensors:
+    """SD 2.x: ViT-H/14."""
+    return _open_clip("cond_stage_model.model.", 1024, 24, pool)
+
+
+def _clip_l_and_g(pool: np.ndarray) -> Tensors:
+    """SDXL: SD 1.x's, and ViT-bigG/14, which the pooled output comes from."""
+    sd1, embedder = "cond_stage_model.transformer.", "conditioner.embedders."
+    tensors = {key.replace(sd1, f"{embedder}0.transformer."): one for key, one in _clip_l(pool).items()}
+    tensors |= _open_clip(f"{embedder}1.model.", 1280, 32, pool)
+    projection = _noise("projection", (1280, 1280), 1280**-0.5, pool)
+    return tensors | {f"{embedder}1.model.text_projection": projection}
+
+
+TEXT_ENCODERS = {"clip_l": _clip_l, "clip_h": _clip_h, "clip_l_and_g": _clip_l_and_g}

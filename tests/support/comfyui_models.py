@@ -50,6 +50,17 @@ def context(width: int = 768) -> torch.Tensor:
     return torch.randn(1, 7, width, generator=torch.Generator().manual_seed(1))
 
 
+def conditioning(width: int = 2048, seed: int = 1) -> list:
+    """A CONDITIONING of SDXL, as CLIP Text Encode makes it."""
+    pooled = torch.randn(1, 1280, generator=torch.Generator().manual_seed(seed))
+    return [[context(width), {"pooled_output": pooled}]]
+
+
+def fixed_of(pack, model) -> dict:
+    """What SDXL is given besides the context; empty for the others."""
+    return pack.host.tensors.fixed_conditioning(model, conditioning(), "here")
+
+
 @contextlib.contextmanager
 def a_small_card():
     """ComfyUI has a byte to spare for each model, and leaves the weights in main memory."""
@@ -113,7 +124,7 @@ def protect(pack, model, vae, width: int, low: bool | None, iterations: int = 1)
     """A few iterations of everything that takes gradients; low None: what was chosen.
     iterations: of the null text."""
     core, host = pack.core, pack.host
-    denoiser, codec = host.ComfyDenoiser(model), host.codec_of(vae, model)
+    denoiser, codec = host.ComfyDenoiser(model, fixed=fixed_of(pack, model)), host.codec_of(vae, model)
     device = denoiser.patcher.load_device
     with host.optimization(denoiser, codec, LATENT_SHAPE, 2) as recorder:
         if low is not None:

@@ -67,7 +67,9 @@ def _diffused(subject: Subject, settings: Settings, objective: Objective, mask, 
     key = tuple(getattr(settings, name) for name in PREPARATION)
     if key not in subject.prepared:
         with_structure = replace(settings, structure=True)
-        subject.prepared[key] = prepare(model.denoiser, model.codec, subject.photo, model.context, with_structure)
+        subject.prepared[key] = prepare(
+            model.denoiser, model.codec, subject.photo, model.context, with_structure, schedule=model.schedule
+        )
     prepared = subject.prepared[key]
     parts = model.denoiser, model.codec
     if isinstance(settings, SemanticSettings):

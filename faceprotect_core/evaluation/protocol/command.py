@@ -18,6 +18,7 @@ from ...jobs.job import RayOptions
 from ...models import DEMO
 from ...photos.settings import DIFFUSION, PRESETS
 from ...surrogates import BUILT_IN_SURROGATES
+from ..presets import measure_with_model
 from .copies import all_copies
 from .data import Pair, Target, read_pairs, read_targets
 from .methods import DEPTH_GROUPS, MAIN_TABLE, chosen_methods, method_groups
@@ -101,10 +102,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only every tenth person: on CelebA-HQ's pairs those whom the demo model was not trained on",
     )
-    add("--model", default="demo", help="demo, or a folder of Stable Diffusion in diffusers' format (demo)")
+    add(
+        "--model",
+        default="demo",
+        help="demo, a folder of Stable Diffusion in diffusers' format, or a .safetensors checkpoint (demo)",
+    )
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet weights; adds LPIPS (torchmetrics)")
     add("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights; adds FID")
+    add(
+        "--presets",
+        action="store_true",
+        help="instead of the protocol: what Protect Photo's presets of diffusion do with --model; writes presets.md",
+    )
     add("--tables", action="store_true", help="run nothing; write the tables of the trials that are there")
     add("--no-plots", action="store_true", help="without matplotlib")
     add("--ray", action="store_true", help="share the trials among workers with Ray")
@@ -124,6 +134,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     everybody = read_pairs(*(path and path.absolute() for path in (arguments.images, arguments.pairs)))
     chosen = (everybody[::10] if arguments.held_out else everybody)[: arguments.identities]
+    if arguments.presets:
+        log.info("%s", measure_with_model(_located(arguments.model), chosen, arguments.device, arguments.out))
+        return 0
     targets = tuple(read_targets(arguments.targets.absolute(), arguments.target_count)) if arguments.targets else ()
     chosen = _strangers(chosen, targets)
     setup = Setup(

@@ -127,7 +127,7 @@ class Lab:
         require(not joined, f"the recogniser {joined[:1]} has a + in its name", "rename the file")
         self.detector = load_detector(setup.device)
         model = self.model
-        self.processings = processings(model.codec, model.denoiser, model.context)
+        self.processings = processings(model.codec, model.denoiser, model.context, schedule=model.schedule)
         if setup.purifier:
             codec = load_vae(setup.purifier, setup.device)
             self.processings[ANOTHER_VAE] = partial(vae_round_trip, codec=codec)

@@ -1,7 +1,16 @@
 """The table of the presets: what an earlier version did not measure is a dash, and all else still stands there."""
 
+from dataclasses import replace
+
+import pytest
+import skimage.data
+from PIL import Image
+
+from faceprotect_core.__main__ import main
+from faceprotect_core.evaluation import presets
 from faceprotect_core.evaluation.presets import AFTER, HEADER, table
-from faceprotect_core.photos.settings import BUILT_IN_JUDGE
+from faceprotect_core.photos.settings import BUILT_IN_JUDGE, DIFFUSION, PRESETS
+from tiny_diffusers import write_tiny_diffusers
 
 MARGINS = {"0.1": -0.1, "0.01": 0.1, "0.001": 0.2}
 BEFORE = {
@@ -22,3 +31,37 @@ def test_every_row_has_the_columns_of_the_header():
 def test_a_file_that_was_begun_by_an_earlier_version_is_still_read():
     row = table({"light, balanced": {"1": BEFORE, "2": NOW}}).splitlines()[-1]
     assert row.endswith("| 34.8 (34.8) | 0.982 | - | - | - | 9.0 |")
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Two photos of one person, of another size than the model's."""
+    folder, astronaut = tmp_path / "faces", Image.fromarray(skimage.data.astronaut())
+    folder.mkdir()
+    astronaut.crop((80, 0, 400, 300)).save(folder / "1_a.png")
+    astronaut.crop((100, 0, 380, 280)).save(folder / "1_b.png")
+    return folder
+
+
+def test_one_command_measures_them_with_a_model_of_the_users_and_goes_on_after_a_stop(faces, tmp_path, monkeypatch):
+    few = {
+        name: replace(preset, tries=1).tuned(null_text_iterations=1, iterations=1)
+        for name, preset in PRESETS[DIFFUSION].items()
+        if name in ("fast", "balanced")
+    }
+    monkeypatch.setitem(PRESETS, DIFFUSION, few)
+    model, out = write_tiny_diffusers(tmp_path / "mine", sdxl=True), tmp_path / "out"
+    command = ["evaluate", "--presets", "--images", str(faces), "--model", str(model), "--out", str(out)]
+    assert main(command) == 0
+    said = (out / "presets.md").read_text()
+    assert said.startswith("The presets of diffusion with mine (SHA-256 ") and "crops of 64 pixels, 1 people" in said
+    rows = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("|")]
+    assert rows == ["preset", "---", "unprotected", "diffusion, fast", "diffusion, balanced"]
+    assert str(tmp_path) not in said
+
+    def again(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(presets.Evaluation, "person", again)
+    assert main(command) == 0
+    assert (out / "presets.md").read_text() == said

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from faceprotect_core.checks import ProtectionError
-from faceprotect_core.diffusers_backend import SCHEDULE, load_diffusers
-
-WIDTH = 32
+from faceprotect_core.diffusers_backend import load_diffusers
+from tiny_diffusers import WIDTH, write_tiny_diffusers
 
 
 @pytest.fixture(scope="module")
@@ -17,45 +16,14 @@ def made(tmp_path_factory):
     return write_tiny_diffusers(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    return write_tiny_diffusers(tmp_path_factory.mktemp("models") / "tiny_xl", sdxl=True)
+
+
 @pytest.fixture
 def folder(made, tmp_path):
     return shutil.copytree(made, tmp_path / "tiny")
-
-
-def write_tiny_diffusers(folder, prediction_type: str = "epsilon"):
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=8,
-        attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-    text = CLIPTextConfig(
-        hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=10,
-        max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text)}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    DDIMScheduler(**SCHEDULE, prediction_type=prediction_type, steps_offset=1).save_pretrained(folder / "scheduler")
-    _write_tokenizer(folder / "tokenizer")
-    return folder
-
-
-def _write_tokenizer(folder):
-    folder.mkdir()
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcd", *(f"{letter}</w>" for letter in "abcd")]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"}
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | special))
 
 
 def edit(path, **changes):
@@ -84,6 +52,45 @@ def test_the_context_is_the_one_of_diffusers_own_pipeline(made):
     )
     expected, _ = pipeline.encode_prompt("", "cpu", 1, False)
     torch.testing.assert_close(context, expected)
+
+
+def test_sdxls_context_and_pooled_text_are_those_of_diffusers_own_pipeline(sdxl):
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    denoiser, codec, context = load_diffusers(sdxl)
+    texts = (
+        CLIPTextModel.from_pretrained(sdxl / "text_encoder"),
+        CLIPTextModelWithProjection.from_pretrained(sdxl / "text_encoder_2"),
+    )
+    tokenizers = [CLIPTokenizer.from_pretrained(sdxl / name) for name in ("tokenizer", "tokenizer_2")]
+    scheduler = DDIMScheduler.from_pretrained(sdxl / "scheduler")
+    pipeline = StableDiffusionXLPipeline(codec.vae, *texts, *tokenizers, denoiser.unet, scheduler)
+    expected, _, pooled, _ = pipeline.encode_prompt("", device="cpu", do_classifier_free_guidance=False)
+    torch.testing.assert_close(context, expected)
+    torch.testing.assert_close(denoiser.pooled, pooled)
+
+
+def test_sdxls_u_net_is_given_the_pooled_text_and_the_pictures_size(sdxl):
+    denoiser, _, context = load_diffusers(sdxl)
+    latent = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+    both = context.expand(2, -1, -1)
+    added = {"text_embeds": denoiser.pooled.expand(2, -1), "time_ids": torch.tensor([[64.0, 128, 0, 0, 64, 128]] * 2)}
+    with torch.no_grad():
+        expected = denoiser.unet(latent, 51, both, added_cond_kwargs=added).sample
+        assert torch.equal(denoiser(latent, 51, both), expected)
+
+
+def test_zero_terminal_snr_comes_from_the_schedulers_config(folder):
+    plain = load_diffusers(folder)[0].alphas_cumprod
+    edit(folder / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True)
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    rescaled = load_diffusers(folder)[0].alphas_cumprod
+    betas = 1 - plain / torch.cat([plain.new_ones(1), plain[:-1]])
+    expected = torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)
+    torch.testing.assert_close(rescaled[:-1], expected[:-1], rtol=0, atol=1e-9)
+    assert 0 < rescaled[-1] < 1e-7 < 1e-3 < plain[-1]
 
 
 def test_v_prediction_comes_from_the_schedulers_config(folder):
@@ -121,10 +128,6 @@ BROKEN = {
     "another schedule": (
         lambda folder: edit(folder / "scheduler" / "scheduler_config.json", beta_schedule="linear"),
         "another noise schedule .*'linear'",
-    ),
-    "zero terminal SNR": (
-        lambda folder: edit(folder / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True),
-        "rescale_betas_zero_snr",
     ),
     "a damaged config": (
         lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{"),

@@ -2,6 +2,9 @@
 
 import pytest
 
+from benchmarks.count import count, shape_only
+from benchmarks.models import MODELS
+from benchmarks.ways import WAYS
 from faceprotect_core.speed.memory import MB, decoder_bytes, optimization_bytes, tiny_decoder_bytes, unet_bytes
 
 SHAPE = (1, 4, 64, 64)  # of a photo of 512 pixels
@@ -23,6 +26,17 @@ def test_it_grows_with_images_pixels_width_and_the_size_of_a_number():
     one = unet_bytes(SHAPE, 4, 320, False)
     assert unet_bytes((3, 4, 64, 64), 4, 320, False) == unet_bytes((1, 4, 64, 192), 4, 320, False) == 3 * one
     assert unet_bytes(SHAPE, 2, 320, False) == unet_bytes(SHAPE, 4, 160, False) == one / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "gigabytes"), [(768, 12), (1024, 16)])
+def test_sdxl_fits_in_low_memory_and_the_estimate_is_near_what_is_counted(size, gigabytes):
+    """In the real shape, on torch's meta device: weights and all, depth 3, in bfloat16."""
+    counted = count(shape_only(MODELS["sdxl"], size, ("mobile_face",)), WAYS["bfloat16 small"], "cuda")
+    assert counted.weights + counted.peak < gigabytes * 1e9
+    shape = (1, 4, size // 8, size // 8)
+    step, decoding = unet_bytes(shape, 2, 320, True, sdxl=True), decoder_bytes(shape, 2, 128, True)
+    assert optimization_bytes(step, 3, decoding) == pytest.approx(counted.latent.peak, rel=0.2)
 
 
 def test_with_cuda_graphs_more_is_kept():
