@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,10 @@ class _RowByRow(nn.Conv2d):
     """A convolution to one channel, as the sum of its kernel's rows: CPUs compute 16 channels in the time of one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        reach, height = self.padding[0], x.shape[-2]
-        rows = F.conv2d(x, self.weight[0].transpose(0, 1)[:, :, None], padding=(reach, self.padding[1]))
-        return sum(rows[:, row : row + 1, row : row + height] for row in range(self.kernel_size[0])) + self.bias
+        padding, height = (int(self.padding[0]), int(self.padding[1])), x.shape[-2]
+        rows = F.conv2d(x, self.weight[0].transpose(0, 1)[:, :, None], padding=padding)
+        shifted = (rows[:, row : row + 1, row : row + height] for row in range(self.kernel_size[0]))
+        return reduce(torch.add, shifted) + self.get_parameter("bias")[:, None, None]
 
 
 class WindowScorer(nn.Module):

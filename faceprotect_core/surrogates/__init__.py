@@ -129,7 +129,8 @@ def _network(architecture: Architecture, tensors: Mapping[str, Tensor], path: Pa
         counters = {name for name in expected if name.endswith(STEP_COUNTER)}
         weights = to_float32({name: tensors[name] for name in expected if name not in counters}, path)
         module.load_state_dict(weights | {name: torch.tensor(0) for name in counters}, assign=True)
-        return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+        module = module.eval().requires_grad_(False)
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on a CPU
 
 
 def _require_same_tensors(
