@@ -5,7 +5,7 @@ RUFF ?= .venv/bin/ruff
 MYPY ?= .venv/bin/mypy
 LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser tests/gpu)
 
-.PHONY: help environment test demo serve lint unit contract host browser gpu
+.PHONY: help environment test demo serve lint unit contract host browser gpu versions
 
 help:
 	@echo "make demo         protect a portrait in a real ComfyUI: demo_output/protected.png, report.png and the numbers"
@@ -17,6 +17,7 @@ help:
 	@echo "make host         workflows on a real ComfyUI server, installed as users install it"
 	@echo "make browser      the real frontend in Chromium"
 	@echo "make gpu          what needs a CUDA device, all of it; make test skips it where there is none"
+	@echo "make versions     the oldest packages that are promised, and the newest frontend that was tried"
 	@echo "make environment  what all of them need: .venv and .comfyui (about 3 minutes, 6 GB, once)"
 
 environment:
@@ -47,3 +48,6 @@ host: environment
 gpu: environment
 	@$(PYTEST) tests/gpu --ignore tests/gpu/test_dynamic_loader.py
 	@$(PYTEST) tests/gpu/test_dynamic_loader.py
+
+versions: environment
+	@.ci/versions

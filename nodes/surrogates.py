@@ -103,7 +103,7 @@ def describe(surrogate: FRSurrogate) -> str:
         f"{surrogate.name}: {surrogate.source}",
         f"Input {surrogate.input_size} x {surrogate.input_size}, {surrogate.colour_order} in {low:g} to {high:g}, "
         f"aligned to {surrogate.template}",
-        f"Metric {surrogate.metric}, {decides}",
+        f"It compares by {METRICS[surrogate.metric].word}, {decides}",
     ]
     if surrogate.thresholds:
         rates = ", ".join(f"{value:.4g} at {far:g}" for far, value in surrogate.thresholds.items())

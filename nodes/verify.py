@@ -32,7 +32,7 @@ class VerifyProtection(io.ComfyNode):
             display_name=PROTECTION,
             category=CATEGORY,
             description="Does it work? Compares the protected photo with the original, or with another photo of the "
-            "person, by recognisers that the optimizer did not see.",
+            "person, by recognisers that were not used to make it.",
             search_aliases=["faceprotect", "verify", "does it work", "face recognition", "evaluate", "privacy"],
             inputs=_inputs(),
             outputs=_outputs("before, after, difference, how visible it is, and each recogniser's bars"),
@@ -118,8 +118,8 @@ def _inputs() -> list:
             "recognizers",
             template=recognizers,
             optional=True,
-            tooltip="From Load FR Surrogate: whom to ask. Only those that the optimizer did not see are evidence. "
-            "Without any, the four built-in ones.",
+            tooltip="From Load FR Surrogate: whom to ask. Only those that were not used to make the protection are "
+            "evidence. Without any, the four built-in ones.",
         ),
         io.Image.Input(
             "other",
@@ -131,8 +131,8 @@ def _inputs() -> list:
             "seen",
             [ObjectiveSocket, SeenSocket],
             optional=True,
-            tooltip="What the optimizer saw: the objective of FR Surrogate Loss, or seen of Protect Photo. Without it "
-            "nothing is evidence, and the verdict says so.",
+            tooltip="What was used to make the protection: the objective of FR Surrogate Loss, or seen of "
+            "Protect Photo. Without it nothing is evidence, and the verdict says so.",
         ),
         FacesSocket.Input(
             "faces",

@@ -20,6 +20,10 @@ if CPU.exists() and "GenuineIntel" in CPU.read_text():
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--frontend", metavar="FOLDER", help="the static files of another ComfyUI frontend")
+
+
 @pytest.fixture(scope="session")
 def comfyui_installation():
     try:
@@ -29,7 +33,9 @@ def comfyui_installation():
 
 
 @pytest.fixture(scope="session")
-def comfyui(comfyui_installation):
+def comfyui(comfyui_installation, pytestconfig):
     """A running ComfyUI with this pack and no other, on the CPU."""
-    with ComfyUIServer(installation=comfyui_installation) as server:
+    frontend = pytestconfig.getoption("--frontend")
+    flags = ["--front-end-root", str(Path(frontend).resolve())] if frontend else []
+    with ComfyUIServer(installation=comfyui_installation, flags=flags) as server:
         yield server

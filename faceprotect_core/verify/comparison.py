@@ -13,7 +13,7 @@ from .visibility import Visibility
 FARS = (0.01, 0.001)
 THRESHOLDS = (*(f"FAR {far:g}" for far in FARS), "default")
 CONNECT_SEEN = "Connect the objective of FR Surrogate Loss, or seen of Protect Photo, to seen."
-CONNECT_ANOTHER = "Connect one that the optimizer did not see."
+CONNECT_ANOTHER = "Connect one that was not used to make this."
 USE_ANOTHER_PHOTO = "Use another photo of the same person, upright and well lit."
 SET_THRESHOLD = "Set the threshold in Load FR Surrogate if you have measured it."
 DOUBTFUL = "DOUBTFUL: the face is covered, very dark or turned, and its landmarks are uncertain; do not trust this."
@@ -177,7 +177,7 @@ class FaceComparison:
             return ""
         judged = [one for one in self.recognisers if one.matches_before]
         if judged and all(one.seen is None for one in judged):
-            return ("It is not known what the optimizer saw. " if self.still else "") + CONNECT_SEEN
+            return ("It is not known what was used to make this. " if self.still else "") + CONNECT_SEEN
         if judged or self.still:
             return CONNECT_ANOTHER
         return USE_ANOTHER_PHOTO if any(one.has_threshold for one in self.recognisers) else SET_THRESHOLD
@@ -215,7 +215,8 @@ def _unseen(evidence: list[Comparison]) -> str:
     count, all_of = len(still) or len(evidence), len(evidence)
     if not evidence:
         return ""
-    of = f"{count} of {all_of} recogniser{'s' * (all_of > 1)} that the optimizer did not see"
+    who = "recognisers that were" if all_of > 1 else "recogniser that was"
+    of = f"{count} of {all_of} {who} not used to make this"
     if still:
         return f"{of} STILL MATCH{'ES' * (count == 1)}: {names_of(still)}."
     return f"{of} no longer match{'es' * (count == 1)}."
@@ -224,7 +225,7 @@ def _unseen(evidence: list[Comparison]) -> str:
 def _matching_although(recognisers: Sequence[Comparison]) -> str:
     """Those that match and are no evidence: a failure is one, whoever sees it."""
     said = []
-    for why, seen in ((", although the optimizer saw it", True), ("", None)):
+    for why, seen in ((", although it was used to make this", True), ("", None)):
         said += [
             f"{one.recogniser} STILL MATCHES{why}." for one in recognisers if one.seen is seen and one.matches_after
         ]
@@ -241,11 +242,12 @@ def _no_evidence(recognisers: Sequence[Comparison]) -> str:
     reasons, many = [], len(judged)
     if judged and all(one.seen is None for one in judged):
         recognisers_match = "recogniser no longer matches" if many == 1 else "recognisers no longer match"
-        reasons.append(f"{many} of {many} {recognisers_match}, but it is not known which of them the optimizer saw")
+        unknown_use = "it is not known which of them were used to make this"
+        reasons.append(f"{many} of {many} {recognisers_match}, but {unknown_use}")
     elif many == 1:
-        reasons.append("the only recogniser that no longer matches was in the loss")
+        reasons.append("the only recogniser that no longer matches was used to make this")
     elif many:
-        reasons.append(f"the {many} recognisers that no longer match were in the loss")
+        reasons.append(f"the {many} recognisers that no longer match were used to make this")
     if strangers:
         reasons.append(f"{names_of(strangers)} did not know the person before")
     if unknown:

@@ -53,7 +53,7 @@ def draw_report(original: Tensor, protected: Tensor, verification: Verification)
     _heading(sheet, verification.protected, verification.verdict)
     reference = "another photo of the person" if verification.against_other else "the original"
     zones = "Lines: thresholds; pale red: the same person, pale green: a stranger."
-    sheet.paragraph(f"Compared with {reference}. {zones} Hatched: the optimizer saw it, no evidence.", 15, FAINT)
+    sheet.paragraph(f"Compared with {reference}. {zones} Hatched: used to make this, no evidence.", 15, FAINT)
     for face in verification.worst_first()[:MOST_FACES]:
         _face_heading(sheet, face.number, len(verification.faces))
         _panels(sheet, original, protected, face.face)
@@ -77,7 +77,7 @@ def draw_robustness(report: RobustnessReport) -> Tensor:
     sheet.y += 12
     sheet.paragraph(
         "Red: matches at one of its thresholds. Green: past all of them, the further the stronger. Grey: no threshold "
-        "known. Small: the original after the same processing. Hatched: the optimizer saw the recogniser, no evidence.",
+        "known. Small: the original after the same processing. Hatched: used to make this, no evidence.",
         15,
         FAINT,
     )
@@ -141,8 +141,8 @@ def _bars(sheet: Sheet, one: Comparison) -> None:
         return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
 
     sheet.text((MARGIN, top + 4), elided(one.recogniser, 18, NAME_WIDTH), 18)
-    sheet.text((MARGIN, top + 30), f"{one.metric}, {METRICS[one.metric].direction}", 14, FAINT)
-    seen = {True: "seen by the optimizer", False: "not seen by the optimizer", None: "not known whether seen"}[one.seen]
+    sheet.text((MARGIN, top + 30), f"{METRICS[one.metric].word}, {METRICS[one.metric].direction}", 14, FAINT)
+    seen = {True: "used to make this", False: "not used to make this", None: "not known whether used"}[one.seen]
     sheet.text((MARGIN, top + 50), seen, 14, GREY if one.seen else INK)
     _zones(sheet, one, x, (left, top, right, top + 2 * BAR + 12))
     colour = RED if one.matches_after else GREEN if one.counts else GREY
@@ -206,7 +206,7 @@ def _heat_table(sheet: Sheet, report: RobustnessReport, index: int) -> None:
     for column, one in enumerate(recognisers):
         x = MARGIN + LABEL_WIDTH + (column + 0.5) * width
         sheet.text((x, sheet.y), elided(one.recogniser, 15, width - 8), 15, INK, "ma")
-        sheet.text((x, sheet.y + 20), f"{one.metric}, {one.seen_word}", 13, FAINT, "ma")
+        sheet.text((x, sheet.y + 20), f"{METRICS[one.metric].word}, {one.seen_word}", 13, FAINT, "ma")
     sheet.y += 46
     for name, faces in report.rows():
         sheet.text((MARGIN, sheet.y + CELL / 2), elided(name, 16, LABEL_WIDTH - 10), 16, INK, "lm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..surrogates.metric import METRICS
 from .comparison import THRESHOLDS, Comparison, FaceComparison, listed
 
 UNCHANGED = "NOT PROTECTED: nothing was changed, the two photos are equal in every pixel."
@@ -62,13 +63,13 @@ class Verification:
 
     def table(self) -> str:
         """Markdown: one row per face and recogniser; below it, one per face on how visible the change is."""
-        heads = ["face", "recogniser", "metric", "before", "after", *THRESHOLDS, "in the loss", "verdict"]
+        heads = ["face", "recogniser", "value", "before", "after", *THRESHOLDS, "used to make it", "verdict"]
         rows = []
         for face in self.faces:
             for one in face.recognisers:
                 limits = [_number(one.thresholds[name]) for name in THRESHOLDS]
-                numbers = [_number(one.before), _number(one.after), *limits]
-                rows.append([str(face.number), one.recogniser, one.metric, *numbers, one.seen_word, one.verdict])
+                numbers = [METRICS[one.metric].word, _number(one.before), _number(one.after), *limits]
+                rows.append([str(face.number), one.recogniser, *numbers, one.seen_word, one.verdict])
         return "\n\n".join([markdown(heads, rows), *self._visibility_table()])
 
     def _visibility_table(self) -> list[str]:
@@ -118,7 +119,7 @@ class RobustnessReport:
         said = []
         for (face, index), after in again.items():
             one = self.plain.faces[face].recognisers[index]
-            whom = one.recogniser + (", which the optimizer saw," if one.seen else "")
+            whom = one.recogniser + (", which was used to make this," if one.seen else "")
             where = f" (face {self.plain.faces[face].number})" if len(self.plain.faces) > 1 else ""
             whole = len(after) == len(self.processed) and len(after) > 1
             said.append(f"After {many if whole else listed(after)} {whom} matches again{where}.")
@@ -130,7 +131,8 @@ class RobustnessReport:
         for index, face in enumerate(self.plain.faces):
             heads = ["face " + str(face.number)]
             for one in face.recognisers:
-                heads += [f"{one.recogniser} ({one.metric}, {one.seen_word})", "the original, so processed"]
+                about = f"{METRICS[one.metric].word}, {one.seen_word}"
+                heads += [f"{one.recogniser} ({about})", "the original, so processed"]
             rows = []
             for name, faces in self.rows():
                 cells = []

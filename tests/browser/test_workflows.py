@@ -146,7 +146,7 @@ def test_protect_photo_runs_from_the_page_and_says_whether_it_worked(page):
     run = page.queue()
     assert run["status"]["status_str"] == "success", run["status"]
     for node in ids if page.name == "nodes2" else ids[:1]:  # the slider is drawn with Nodes 2.0 only
-        assert page.wait_for_image(node) == (512, 512)
+        assert page.wait_for_image(node, timeout=240) == (512, 512)
     texts = [text for output in run["outputs"].values() for text in output.get("text", [])]
     assert texts and all("Photo 1: Protected" in text and "dlib_resnet, which was not used" in text for text in texts)
     assert any(image["filename"].startswith("FaceProtect_") for image in _images(run))

@@ -95,7 +95,7 @@ def test_protect_photo_says_what_it_saw(comfyui):
     assert asked(result)["dlib_resnet"]["counts"] and found(result)[0]["protected"] is True
     result = comfyui.run(changed(prompt, verify={"seen": None})).check()
     assert asked(result)["dlib_resnet"]["seen"] is None and found(result)[0]["protected"] is None
-    assert "it is not known which of them the optimizer saw" in text(result, "verdict")
+    assert "it is not known which of them were used to make this" in text(result, "verdict")
 
 
 def test_a_workflow_of_protect_photo_that_was_saved_before_it_had_this_output_still_runs(comfyui):

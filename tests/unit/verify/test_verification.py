@@ -55,13 +55,13 @@ def verify(photo, darker, faces, detector):
 def test_a_recogniser_that_the_optimizer_did_not_see_is_evidence(verify):
     found = verify([mood("a"), mood("b")], seen=[])
     assert found.protected is True
-    assert found.verdict == "2 of 2 recognisers that the optimizer did not see no longer match."
+    assert found.verdict == "2 of 2 recognisers that were not used to make this no longer match."
 
 
 def test_one_that_still_matches_is_named(verify):
     found = verify([mood("a"), mood("dull", 0.1), mood("c")], seen=[])
     assert found.protected is False
-    assert found.verdict == "1 of 3 recognisers that the optimizer did not see STILL MATCHES: dull."
+    assert found.verdict == "1 of 3 recognisers that were not used to make this STILL MATCHES: dull."
 
 
 def test_a_recogniser_in_the_loss_never_counts(verify):
@@ -69,17 +69,17 @@ def test_a_recogniser_in_the_loss_never_counts(verify):
     found = verify([seen], seen=[seen])
     assert found.protected is None
     assert found.verdict == (
-        "No evidence: the only recogniser that no longer matches was in the loss. Connect one that the optimizer did "
-        "not see."
+        "No evidence: the only recogniser that no longer matches was used to make this. Connect one that was "
+        "not used to make this."
     )
-    assert verify([seen, mood("b")], seen=[seen]).verdict.startswith("1 of 1 recogniser that the optimizer did not")
+    assert verify([seen, mood("b")], seen=[seen]).verdict.startswith("1 of 1 recogniser that was not used")
 
 
 def test_but_if_it_still_matches_that_is_a_failure(verify):
     seen = mood("dull", 0.1)
     found = verify([seen, mood("b")], seen=[seen])
     assert found.protected is False
-    assert "dull STILL MATCHES, although the optimizer saw it." in found.verdict
+    assert "dull STILL MATCHES, although it was used to make this." in found.verdict
 
 
 def test_it_is_known_again_by_its_fingerprint_and_in_another_rounding(verify, recognizer):
@@ -178,8 +178,8 @@ def test_the_worst_face_comes_first(photo, darker, detector):
     found = verify_photo(original, protected, [mood("a")], seen=[], detector=detector)
     assert [face.number for face in found.faces] == [0, 1] and found.protected is False
     assert found.verdict == (
-        "Face 1: 1 of 1 recogniser that the optimizer did not see STILL MATCHES: a. "
-        "Face 0: 1 of 1 recogniser that the optimizer did not see no longer matches."
+        "Face 1: 1 of 1 recogniser that was not used to make this STILL MATCHES: a. "
+        "Face 0: 1 of 1 recogniser that was not used to make this no longer matches."
     )
 
 
@@ -296,14 +296,14 @@ def test_a_recogniser_that_matches_again_is_named_with_the_processing(last):
 def test_one_that_the_optimizer_saw_comes_last_and_is_marked(last):
     seen = mood("a")
     found = last([seen, mood("b")], {"undo": brighter}, seen=[seen])
-    assert found.verdict.startswith("After undo b matches again. After undo a, which the optimizer saw, matches again.")
+    assert found.verdict.startswith("After undo b matches again. After undo a, which was used")
 
 
 def test_if_nobody_matches_again_the_verdict_is_that_of_the_photo(last, verify):
     found = last([mood("a")], {"a": as_saved, "b": as_saved})
     assert found.protected is True and found.plain == verify([mood("a")], seen=[])
     assert found.verdict == (
-        "Unprocessed and after each of 3 processings: 1 of 1 recogniser that the optimizer did not see no longer "
+        "Unprocessed and after each of 3 processings: 1 of 1 recogniser that was not used to make this no longer "
         "matches."
     )
     assert last([mood("a")], {"a": as_saved}, seen=None).protected is None
