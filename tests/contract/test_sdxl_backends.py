@@ -55,7 +55,7 @@ def test_the_u_net_is_read_off_the_file(backends):
     assert backends[1][0].prediction_type == "v_prediction"
 
 
-@pytest.mark.parametrize("timestep", [1, 151, 951])
+@pytest.mark.parametrize("timestep", [1, 951])
 def test_both_predict_the_same_noise_of_any_shape(backends, in_comfyui, timestep):
     (ours, _), (theirs, _) = backends
     context = conditioning()[0][0]
@@ -93,7 +93,7 @@ def test_both_invert_and_learn_alike(pack, backends, in_comfyui):
     found = []
     for denoiser, _ in backends:
         schedule = pack.core.DDIMSchedule.from_alphas_cumprod(backends[1][0].alphas_cumprod)
-        path = pack.core.ddim_invert(denoiser, noise(), conditioning()[0][0], schedule, depth=3)
+        path = pack.core.ddim_invert(denoiser, noise(), conditioning()[0][0], schedule, depth=2)
         losses = []
         pack.core.learn_null_text(
             denoiser, path, conditioning()[0][0], iterations=1, lr=0.01,
