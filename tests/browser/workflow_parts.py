@@ -80,7 +80,7 @@ def protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -
     """By diffusion with a model, else by light and shade."""
     names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
     links = {} if model is None else {name: model[output] for name, output in names.items()}
-    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **{"size": 256} | inputs)
+    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
 
 
 def compare(flow: Workflow, before: Output, after: Output, title: str = "Before and after") -> Node:
