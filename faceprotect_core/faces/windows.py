@@ -33,9 +33,10 @@ class _RowByRow(nn.Conv2d):
     """A convolution to one channel, as the sum of its kernel's rows: CPUs compute 16 channels in the time of one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        reach, height = self.padding[0], x.shape[-2]
-        rows = F.conv2d(x, self.weight[0].transpose(0, 1)[:, :, None], padding=(reach, self.padding[1]))
-        return sum(rows[:, row : row + 1, row : row + height] for row in range(self.kernel_size[0])) + self.bias
+        size, height = self.kernel_size[0], x.shape[-2]
+        rows = F.conv2d(x, self.weight[0].transpose(0, 1)[:, :, None], padding=size // 2)
+        assert self.bias is not None
+        return sum((rows[:, row : row + 1, row : row + height] for row in range(size)), self.bias)
 
 
 class WindowScorer(nn.Module):
