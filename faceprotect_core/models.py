@@ -52,7 +52,7 @@ def load_model(name: str = DEMO, device: str = "cpu") -> LoadedModel:
 
         denoiser, codec, context = load_demo_model()
         files = sorted(WEIGHTS.glob("*.safetensors"))
-        for network in (denoiser.unet, codec.vae):
+        for network in (denoiser.unet, codec.vae, codec.light):
             network.to(device)
         return LoadedModel(denoiser, codec, context.to(device), 256, digest_of_files(files), _schedule(denoiser))
     from .diffusers_backend import load_diffusers, load_single_file, weights_files

@@ -55,3 +55,9 @@ class ImageCodec(Protocol):
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent -> image [B, 3, H, W]; about [0, 1], differentiable, NOT clamped."""
         ...
+
+
+def decoder_of_changes(codec: ImageCodec) -> Callable[[Tensor], Tensor]:
+    """What decodes latents whose difference is wanted: `codec.light`, a cheaper decoder of the same latents, where the
+    codec has one; else `codec.decode`, which it is like."""
+    return getattr(codec, "light", None) or codec.decode

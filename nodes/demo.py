@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..faceprotect_core.demo import load_demo_weights
+from ..faceprotect_core.demo import light_decoder, load_demo_weights
 from ..faceprotect_core.demo.architecture import COMFY_UNET_CONFIG, COMFY_VAE_CONFIG
 from . import host
 from .sockets import CATEGORY
@@ -33,4 +33,5 @@ class LoadDemoModel(io.ComfyNode):
         with torch.inference_mode(False):
             model = host.model_from_diffusers(weights.unet, COMFY_UNET_CONFIG)
             vae = host.vae_from_diffusers(weights.vae, COMFY_VAE_CONFIG)
+            vae.patcher.model_options[host.LIGHT_DECODER] = light_decoder(weights)
         return io.NodeOutput(model, vae, [[weights.null_context, {}]])

@@ -12,7 +12,7 @@ BLOCKS = (3, 3, 2)
 
 
 class LightDecoder(nn.Sequential):
-    """Scaled latent [B, 4, h, w] -> image [B, 3, 8 h, 8 w] in about [-1, 1]."""
+    """Scaled latent [B, 4, h, w] -> image [B, 3, 8 h, 8 w] in about [0, 1], not clamped; computed in float32."""
 
     def __init__(self):
         layers: list[nn.Module] = [_convolution(4, WIDTHS[0]), nn.ReLU()]
@@ -21,6 +21,9 @@ class LightDecoder(nn.Sequential):
             layers += [_convolution(width, 4 * finer) if finer == 3 else nn.Conv2d(width, 4 * finer, 1)]
             layers += [nn.PixelShuffle(2)]
         super().__init__(*layers)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return super().forward(latent.float()).to(latent.dtype) / 2.0 + 0.5
 
 
 class _Block(nn.Module):

@@ -136,7 +136,11 @@ class DiffusersCodec:
         posterior_seed: None encodes to the posterior's mode; a number samples the posterior with that seed (the release
             samples with a fixed seed).
         low_memory: decoding computes its blocks again in the backward pass; the result is the same.
+
+    light: None, or what `decoder_of_changes` gives instead of `decode`.
     """
+
+    light: nn.Module | None = None
 
     def __init__(self, vae: nn.Module, posterior_seed: int | None = None, low_memory: bool = False):
         self.vae, self.posterior_seed, self.low_memory = vae, posterior_seed, low_memory

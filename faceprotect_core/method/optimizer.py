@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import given, require, require_image
 from ..progress import OnStep
-from ..protocols import Denoiser, ImageCodec
+from ..protocols import Denoiser, ImageCodec, decoder_of_changes
 from .attention import SelfAttentionReference, StructureLoss, require_embeddings
 from .inversion import Trajectory
 from .restraint.fidelity import Fidelity
@@ -117,7 +117,8 @@ class NoisyLatent:
     def __init__(
         self, denoiser, codec, trajectory, embeddings, structure, photo, mask, fidelity_weight=0.0, keep_colours=False
     ):
-        self.denoiser, self.codec, self.trajectory = denoiser, codec, trajectory
+        self.denoiser, self.trajectory = denoiser, trajectory
+        self.decode = codec.decode if photo is None else decoder_of_changes(codec)
         self.embeddings, self.structure = embeddings.detach(), structure
         self.photo, self.mask = photo, mask
         self.start, self.fidelity_weight = trajectory.latents[-1], fidelity_weight
@@ -130,7 +131,7 @@ class NoisyLatent:
     @torch.no_grad()
     def _decode_unchanged(self) -> Tensor:
         structure = self.structure
-        return self.codec.decode(structure.latent if structure else self.denoise(self.start)[0])
+        return self.decode(structure.latent if structure else self.denoise(self.start)[0])
 
     def _unchanged_image(self) -> Tensor:
         """What the surrogates would see of the unchanged latent: the photo itself for "detail"."""
@@ -142,7 +143,7 @@ class NoisyLatent:
 
     def shown(self, decoded_latent: Tensor, structure_loss: Tensor) -> Rendering:
         """What `denoise` gave -> the changed image, as `output` wants it."""
-        image = self.codec.decode(decoded_latent)
+        image = self.decode(decoded_latent)
         if self.photo is not None:
             change = image - self.decoded_unchanged
             lightness = (change * change.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True).expand_as(change)

@@ -19,7 +19,7 @@ from ..method.inversion import expand_context
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ..method.protect import PAPER, Settings
 from ..method.variables import Objective
-from ..protocols import Denoiser, ImageCodec
+from ..protocols import Denoiser, ImageCodec, decoder_of_changes
 
 # Seconds of a backward pass to those of its forward pass, gradients of activations alone. One thread, 256 px: U-Net
 # 1.04 to 1.08, decoder 1.04, recogniser 1.06 (demo model); U-Net 1.13 to 1.22, decoder 1.29 (reduced model of the
@@ -132,7 +132,8 @@ def predict_cost(
     random numbers are drawn. What the models raise is raised as it would be in the run.
     """
     attention = _SelfAttention()
-    probes = _probe_all(denoiser, codec, image, context, objective, attention)
+    decode = decoder_of_changes(codec) if settings.output == "detail" else codec.decode
+    probes = _probe_all(denoiser, codec, decode, image, context, objective, attention)
     passes, depth, structure = count_passes(settings), settings.depth, settings.structure
     seconds = sum(probes[part].seconds_of(count) for part, count in passes.items())
     memory = _memory([probes["plain"]], image.device) if settings.null_text_iterations else 0
@@ -203,7 +204,7 @@ class _SelfAttention:
         return StructureLoss({layer: (query.detach(), key.detach())})(layer, query, key, value)
 
 
-def _probe_all(denoiser, codec, image: Tensor, context: Tensor, objective, attention) -> dict[str, Probe]:
+def _probe_all(denoiser, codec, decode, image: Tensor, context: Tensor, objective, attention) -> dict[str, Probe]:
     """The second pass through each network counts: the first takes up to 1.4 times as long (demo model's decoder).
 
     Decoding, the most expensive part, is probed on a quarter of the pixels: within 10 % in the demo model, 20 % over in
@@ -219,7 +220,7 @@ def _probe_all(denoiser, codec, image: Tensor, context: Tensor, objective, atten
     loss = objective.at(0) if hasattr(objective, "at") else objective
     runs = {
         "compared": (lambda: denoiser(changed, TIMESTEP, context, attention), denoiser),
-        "decode": (lambda: codec.decode(quarter), codec),
+        "decode": (lambda: decode(quarter), codec if decode == codec.decode else decode),
         "objective": (lambda: loss(shown), objective),
     }
     for run in runs.values():

@@ -175,6 +175,11 @@ class _RecordedCodec:
     codec: ImageCodec
     recorder: Recorder
 
+    @property
+    def light(self) -> Callable[[Tensor], Tensor] | None:
+        """As it is: a few layers."""
+        return getattr(self.codec, "light", None)
+
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.encode(image)
 

@@ -128,9 +128,14 @@ def _network(architecture: Architecture, tensors: Mapping[str, Tensor], path: Pa
         _require_same_tensors(architecture, expected, tensors, path)
         counters = {name for name in expected if name.endswith(STEP_COUNTER)}
         weights = to_float32({name: tensors[name] for name in expected if name not in counters}, path)
+        weights = {name: _channels_last(weight) for name, weight in weights.items()}
         module.load_state_dict(weights | {name: torch.tensor(0) for name in counters}, assign=True)
-        module = module.eval().requires_grad_(False)
-        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on a CPU
+        return module.eval().requires_grad_(False)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """A convolution's weights in the layout with which CPUs are a tenth faster; the same numbers."""
+    return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
 
 def _require_same_tensors(

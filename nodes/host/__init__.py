@@ -31,6 +31,7 @@ from .progress import PREVIEW_SIZE, PhotoProgress, Progress, nothing, show_on_no
 from .ready import Ready, ready
 from .settings import (
     EXACT_DTYPES,
+    LIGHT_DECODER,
     MOST_FACES_AT_ONCE,
     SETTINGS,
     PerformanceSettings,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import comfy.latent_formats
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from ...faceprotect_core.speed.gradient_codec import StraightThroughCodec
 from ...faceprotect_core.speed.memory import decoder_bytes, tiny_decoder_bytes
 from ...faceprotect_core.speed.tiling import TiledCodec
 from .models import plain_patcher
-from .settings import compute_dtype, is_taesd, settings_of
+from .settings import LIGHT_DECODER, compute_dtype, is_taesd, settings_of
 from .supported import require_supported, require_supported_vae
 
 
@@ -22,7 +23,8 @@ class ComfyCodec:
     """An ImageCodec over ComfyUI's VAE, for use inside `gradients`; decode is differentiable and not clamped. Without a
     model it is for round trips only: all formats that it takes have the scale of Stable Diffusion 1.x.
 
-    low_memory: decoding computes its blocks again in the backward pass; the result is the same.
+    low_memory: decoding computes its blocks again in the backward pass; the result is the same. light: of the demo
+    model, see `decoder_of_changes`.
     """
 
     def __init__(self, vae, model=None, low_memory: bool = False):
@@ -33,6 +35,8 @@ class ComfyCodec:
         self.patchers = (self.patcher,)
         self.latent_format = comfy.latent_formats.SD15() if model is None else model.model.latent_format
         self.settings = settings_of(vae.patcher)
+        light = vae.patcher.model_options.get(LIGHT_DECODER)
+        self.light = light and partial(_decode_where_it_is, light)
         self.low_memory = low_memory
 
     @property
@@ -88,6 +92,13 @@ class ComfyGradientCodec(StraightThroughCodec):
         full = self.full.vae.memory_used_decode(latent_shape, self.full.dtype) * latent_shape[0]
         size = [min(length, self.tile // 8) if self.tile else length for length in latent_shape[2:]]
         return max(full, self.near.decode_bytes((*latent_shape[:2], *size), low))
+
+
+def _decode_where_it_is(decoder: nn.Module, latent: Tensor) -> Tensor:
+    """The decoder is too small for ComfyUI to look after: it goes where the latent is."""
+    with torch.inference_mode(False):
+        decoder.to(latent.device)
+    return decoder(latent)
 
 
 def codec_of(vae, model) -> ComfyCodec | ComfyGradientCodec:

@@ -19,6 +19,9 @@ EXACT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its clones inherit: LoRAs keep them
 
 
+LIGHT_DECODER = "faceprotect_light_decoder"  # the same, of a VAE that has one: for changes, see decoder_of_changes
+
+
 MOST_FACES_AT_ONCE = 8  # that are chosen without being set
 
 

@@ -21,6 +21,7 @@ def backends(pack):
     with torch.inference_mode():  # as in the server
         model = pack.host.model_from_diffusers(weights.unet, pack.architecture.COMFY_UNET_CONFIG)
         vae = pack.host.vae_from_diffusers(weights.vae, pack.architecture.COMFY_VAE_CONFIG)
+        vae.patcher.model_options[pack.host.LIGHT_DECODER] = pack.demo.light_decoder(weights)
         ours = pack.host.ComfyDenoiser(model), pack.host.ComfyCodec(vae, model)
     return ours, (denoiser, codec), context
 
@@ -181,6 +182,16 @@ def test_a_patch_of_the_users_after_the_middle_block_comes_first(pack, backends,
 
     pack.host.ComfyDenoiser(patched)(noise(1, 16), 101, context, bottleneck=look)
     assert (seen[0] == 3.0).all() and repr(patched.model_options) == options
+
+
+def test_both_decode_changes_by_the_light_decoder_and_so_does_a_clone_of_the_vae(pack, backends, in_comfyui):
+    _, (_, theirs), _ = backends
+    latent = noise(1, 16)
+    expected = theirs.light(latent)
+    assert (expected - theirs.decode(latent)).abs().max() > 0.01
+    model, vae, _ = pack.nodes.demo.LoadDemoModel.execute().result
+    for one in (vae, pack.host.with_settings(model, vae, pack.host.PerformanceSettings())[1]):
+        close(pack.host.codec_of(one, model).light(latent), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("output", ["published", "detail"])

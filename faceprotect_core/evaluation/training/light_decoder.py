@@ -88,7 +88,7 @@ def distillation_loss(decoder: nn.Module, pairs: Pairs, chosen: Tensor, device: 
     latents = torch.cat([pairs.latents[chosen], pairs.beside[chosen]]).to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16):
         output = decoder(latents)
-    output, beside = output.float().chunk(2)
+    output, beside = (2.0 * output - 1.0).chunk(2)
     change = F.l1_loss(beside - output, decoded_beside - decoded)
     of_photo = reconstruction_loss(output, 0.5 * (photo + decoded))
     return of_photo + reconstruction_loss(beside, decoded_beside) + change
@@ -156,7 +156,7 @@ def report(decoder: LightDecoder, held_out: Pairs, device: torch.device) -> None
 
     def decode(latents: Tensor) -> Tensor:
         images = torch.cat([decoder(latent.to(device)).cpu() for latent in latents.split(1)])
-        return images.div(2).add(0.5).clamp(0, 1).mul(255).round()
+        return images.clamp(0, 1).mul(255).round()
 
     images = decode(held_out.latents)
     log.info(

@@ -25,8 +25,9 @@ def portrait():
 
 def test_the_weights_are_small_and_say_that_they_are_for_research_only():
     files = sorted(WEIGHTS.glob("*.safetensors"))
-    assert [file.stem for file in files] == ["null_context", "unet", "vae"]
-    assert sum(file.stat().st_size for file in files) <= 20_000_000
+    sizes = {file.stem: file.stat().st_size for file in files}
+    assert sorted(sizes) == ["decoder", "null_context", "unet", "vae"]
+    assert sizes.pop("decoder") <= 3_000_000 and sum(sizes.values()) <= 20_000_000
     for file in files:
         with safe_open(file, "pt") as opened:
             assert opened.metadata()["license"] == "research only"

@@ -160,7 +160,7 @@ def test_the_bytes_are_those_that_autograd_keeps(golden, part, low_memory):
 
 def test_all_that_is_decoded_is_held_as_if_it_had_been_probed(golden):
     denoiser, codec = adapters(golden, False)
-    arguments = denoiser, codec, golden.image("image"), golden.context, golden.objective()
+    arguments = denoiser, codec, codec.decode, golden.image("image"), golden.context, golden.objective()
     latent = golden.latent.clone().requires_grad_()
     found = cost._probe_all(*arguments, cost._SelfAttention())["decode"]
     whole = cost._probe(lambda: codec.decode(latent), codec, latent.device)
@@ -260,7 +260,9 @@ def test_the_bytes_of_light_and_shade_are_those_that_autograd_keeps(monkeypatch)
         rendering = variable.render(value)
         return rendering.image.square().mean((1, 2, 3)) + rendering.losses["fidelity"]
 
-    assert held[-1].held == kept_bytes(run, [value, image, variable.mask, *vars(variable.fidelity).values()])
+    parts = (*vars(variable.fidelity).values(), *vars(variable.fidelity.unlikeness).values())
+    of_photo = [one for one in parts if isinstance(one, torch.Tensor)]
+    assert held[-1].held == kept_bytes(run, [value, image, variable.mask, *of_photo])
     assert predicted.memory > image.nbytes
 
 
