@@ -158,12 +158,12 @@ def measure(pairs: Sequence[Pair], read: Read, way: str, presets: Sequence[str],
     results = json.loads(out.read_text()) if out.exists() else {}
     for preset in presets:
         people = results.setdefault(f"{way}, {preset}", {})
-        evaluation = Evaluation(way, preset, model)
-        for pair in pairs:
-            if pair.name not in people:
-                people[pair.name] = evaluation.person(read(pair.photo), read(pair.other))
-                out.write_text(json.dumps(results, indent=1))
-                log.info("%s, %s: %.0f s", preset, pair.name, people[pair.name]["seconds"])
+        missing = [pair for pair in pairs if pair.name not in people]
+        evaluation = Evaluation(way, preset, model) if missing else None
+        for pair in missing:
+            people[pair.name] = evaluation.person(read(pair.photo), read(pair.other))
+            out.write_text(json.dumps(results, indent=1))
+            log.info("%s, %s: %.0f s", preset, pair.name, people[pair.name]["seconds"])
     return table(results)
 
 

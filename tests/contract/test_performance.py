@@ -192,17 +192,19 @@ def test_comfyui_is_told_that_cuda_graphs_take_twice_the_memory(pack, loaded, mo
     assert told[0]["minimum_memory_required"] == told[1]["minimum_memory_required"]
 
 
-def test_comfyui_is_told_of_the_copies_that_another_precision_takes(pack, loaded, monkeypatch):
+@pytest.mark.parametrize("memory", ["low", "ample"])
+def test_comfyui_is_told_of_the_copies_that_another_precision_takes(pack, loaded, monkeypatch, memory):
+    """Where memory is low, each layer casts its own weights, and nothing is copied."""
     import comfy.model_management as management
 
     told, load_models = [], management.load_models_gpu
     monkeypatch.setattr(management, "load_models_gpu", lambda *a, **kw: (told.append(kw), load_models(*a, **kw)))
     for precision in ("float32", "bfloat16"):
-        denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, precision, "low")[0])
+        denoiser = pack.host.ComfyDenoiser(with_settings(pack, *loaded, precision, memory)[0])
         with pack.host.optimization(denoiser, None, SHAPE, 1):
             pass
-    halves = 2 * sum(weight.numel() for weight in loaded[0].model.parameters())
-    gained = denoiser.step_bytes(SHAPE, low=True)  # bfloat16 holds half: the other half is not needed any more
+    halves = 2 * sum(weight.numel() for weight in loaded[0].model.parameters()) if memory == "ample" else 0
+    gained = denoiser.step_bytes(SHAPE, low=memory == "low")  # bfloat16 holds half: the other half is not needed
     assert told[1]["memory_required"] == pytest.approx(told[0]["memory_required"] + halves - gained)
 
 
