@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import comfy.utils
 from comfy_execution.graph_utils import ExecutionBlocker
-from PIL import Image, ImageDraw, ImageOps
 from server import PromptServer
 from torch import Tensor
 
@@ -112,6 +111,8 @@ def show_on_node(node_id: str, text: str) -> None:
 
 def _preview(image: Tensor, caption: str) -> tuple:
     """The first image [B, 3, H, W], with a line of text below it: an app shows no nodes, but it shows this."""
+    from PIL import Image, ImageDraw, ImageOps
+
     picture = Image.fromarray(to_pixels(image[0]))
     if caption:
         height = round(PREVIEW_SIZE * picture.height / picture.width)
