@@ -3,7 +3,6 @@ PYTHON ?= .venv/bin/python
 PYTEST ?= .venv/bin/pytest
 RUFF ?= .venv/bin/ruff
 MYPY ?= .venv/bin/mypy
-LAYERS = $(wildcard tests/unit tests/contract tests/host tests/browser tests/gpu)
 
 .PHONY: help environment test demo serve lint unit contract host browser gpu versions
 
@@ -35,7 +34,7 @@ lint: environment
 
 test: lint
 	@.ci/environment test
-	@$(PYTEST) $(LAYERS)
+	@PYTEST=$(PYTEST) .ci/test
 
 unit contract browser: environment
 	@$(PYTEST) tests/$@
