@@ -62,22 +62,22 @@ class DiffusersDenoiser:
         dtype = self.unet.dtype
         at = torch.full((), timestep, device=latent.device)  # a number would be copied to a GPU, which waits for it
         with self._computed_by(self_attention), self._recomputed(self_attention), self._changed_by(bottleneck):
-            output = self.unet(latent.to(dtype), at, context.to(dtype), added_cond_kwargs=self._added(latent)).sample
+            output = self.unet(latent.to(dtype), at, context.to(dtype), **self._besides(latent)).sample
         output = output.to(latent.dtype)
         if self.prediction_type == "epsilon":
             return output
         alpha = self.alphas_cumprod[timestep].item()
         return alpha**0.5 * output + (1.0 - alpha) ** 0.5 * latent
 
-    def _added(self, latent: Tensor) -> dict[str, Tensor] | None:
+    def _besides(self, latent: Tensor) -> dict[str, dict[str, Tensor]]:
         """SDXL's pooled text [B, dim] and sizes [B, 6], made once for a size of picture: they come from the CPU."""
         if self.pooled is None:
-            return None
+            return {}
         size = (latent.shape[2] * 8, latent.shape[3] * 8)
         if size not in self._sizes:
             self._sizes[size] = latent.new_tensor([[*size, 0, 0, *size]]).to(self.unet.dtype)
         added = {"text_embeds": self.pooled.to(self.unet.dtype), "time_ids": self._sizes[size]}
-        return {name: one.expand(latent.shape[0], -1) for name, one in added.items()}
+        return {"added_cond_kwargs": {name: one.expand(latent.shape[0], -1) for name, one in added.items()}}
 
     def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager:
         """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the

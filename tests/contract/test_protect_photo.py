@@ -40,7 +40,7 @@ def node(pack, monkeypatch):
         said, bar, time = [], [], iter(range(1, 10_000, 2))
         for place in (host, host.progress):
             monkeypatch.setattr(place, "show_on_node", lambda node_id, text: said.append(text))
-        monkeypatch.setattr(host.Progress, "__call__", lambda _, event: bar.append(event.step))
+        monkeypatch.setattr(host.Progress, "__call__", lambda _, event, caption="": bar.append(event.step))
         monkeypatch.setattr(host.progress, "time", SimpleNamespace(monotonic=lambda: next(time)))
         with torch.inference_mode():
             model, vae, prompt = pack.nodes.demo.LoadDemoModel.execute().result
