@@ -41,7 +41,8 @@ def quick(monkeypatch):
     """Two iterations instead of twenty, four processings instead of fourteen."""
     monkeypatch.setitem(methods.PRESETS[DIFFUSION], "fast", QUICK)
     monkeypatch.setitem(methods.PRESETS[LIGHT], "fast", QUICK_LIGHT)
-    monkeypatch.setattr(trial, "processings", lambda *model: {name: processings(*model)[name] for name in PROCESSED})
+    few = lambda *model, **schedule: {name: processings(*model, **schedule)[name] for name in PROCESSED}  # noqa: E731
+    monkeypatch.setattr(trial, "processings", few)
 
 
 @pytest.fixture(scope="module")
