@@ -254,6 +254,8 @@ class _Studio:
                     break
                 report = _of_attempt(attempt, on_step)
                 crops, starts = [photo.crops[one] for one in failed], [whole[one].value for one in failed]
+                if self.protectors[attempt - 2].aim.settings.instant:
+                    starts = None  # fast is no faster and no better for beginning at the network's change
                 for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
                     whole[number] = further
                 again = self._pasted(photo, whole)

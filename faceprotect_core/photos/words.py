@@ -20,7 +20,7 @@ DOUBT = (
 GONE = "The detector finds no face there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
 BY_NETWORK = "One look of a network made this, without iterations."
-NOT_BY_NETWORK = "What a network made at one look was not enough, and iterations went on from there."
+NOT_BY_NETWORK = "What a network made at one look was not enough, so this is made by iterations, as with fast."
 STILL_KNOWN = "still recognised, so it is changed further"
 _DOING = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
 

@@ -120,7 +120,8 @@ def test_saving_again_keeps_every_value_and_link(loaded, name):
 def test_demo_runs_from_the_page(page):
     page.load(FOLDER / "demo.json")
     few = 1 if page.name == "classic" else 2  # another number, or the second page would only see the cache
-    for node, value in (("FaceProtectNullTextLearner", 1), ("FaceProtectLatentOptimizer", few)):
+    loops = {"FaceProtectNullTextLearner": 1, "FaceProtectLatentOptimizer": few, "FaceProtectLightAndShade": few}
+    for node, value in loops.items():
         page.page.evaluate(SET_WIDGET, [node, "iterations", value])
     after = page.page.evaluate(NODE_ID, ["PreviewImage", "After"])
     numbers = page.page.evaluate(NODE_ID, ["PreviewAny", "Numbers of the run"])
@@ -131,7 +132,7 @@ def test_demo_runs_from_the_page(page):
     assert len(history["identity"]) == few
     assert list(history["surrogates"]) == ["1. mobilefacenet", "2. faceres", "3. mobileface"]
     for kind in ("FaceProtectLatentOptimizer", "FaceProtectLightAndShade"):
-        assert "mobileface" in page.page.evaluate(TEXT_ON_NODE, kind)
+        page.page.wait_for_function(f"type => ({TEXT_ON_NODE})(type).includes('mobileface')", arg=kind, timeout=60_000)
     page.page.wait_for_timeout(500)
     page.screenshot(f"demo_ran_{page.name}")
 

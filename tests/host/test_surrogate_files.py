@@ -98,7 +98,7 @@ def test_every_format_is_loaded_and_says_what_it_is(comfyui, name):
     result = comfyui.run(loading(in_list(name)))
     text = shown(result)
     for part in (
-        f"MobileFaceNet in {Path(name).name}", "112 x 112", "RGB", "arcface_112", "cosine", "above 0.302",
+        f"MobileFaceNet in {Path(name).name}", "112 x 112", "RGB", "arcface_112", "by similarity", "above 0.302",
         "AMT-GAN release, for its own mobile_face.pth", "Doubtful", "check the licence of your file",
     ):  # fmt: skip
         assert part in text
