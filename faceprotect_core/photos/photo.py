@@ -253,9 +253,10 @@ class _Studio:
                 if not failed:
                     break
                 report = _of_attempt(attempt, on_step)
-                crops, starts = [photo.crops[one] for one in failed], [whole[one].value for one in failed]
-                if self.protectors[attempt - 2].aim.settings.instant:
-                    starts = None  # fast is no faster and no better for beginning at the network's change
+                crops = [photo.crops[one] for one in failed]
+                # Fast is no faster and no better for beginning at the network's change.
+                anew = self.protectors[attempt - 2].aim.settings.instant
+                starts = None if anew else [whole[one].value for one in failed]
                 for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
                     whole[number] = further
                 again = self._pasted(photo, whole)
