@@ -88,9 +88,7 @@ def compare(flow: Workflow, before: Output, after: Output, title: str = "Before 
     return flow.node("ImageCompare", title, size=(400, 440), image_a=before, image_b=after)
 
 
-def verify(
-    flow: Workflow, kind: str, original: Output, protected: Output, seen: Output, **inputs
-) -> tuple[Node, Node]:
+def verify(flow: Workflow, kind: str, original: Output, protected: Output, seen: Output, **inputs) -> tuple[Node, Node]:
     """One of the two verifying nodes and its picture."""
     check = flow.node(kind, size=(460, 290), original=original, protected=protected, seen=seen, **inputs)
     return check, flow.node("PreviewImage", "Report", size=(460, 420), images=check["report"])

@@ -174,9 +174,7 @@ def test_sdxls_sizes_and_another_autoencoder_are_honoured(comfyui, sdxl_checkpoi
         "sizes": replace(plain, nodes=plain.nodes | {"empty_prompt": sized}),
         "autoencoder": replace(plain, nodes=plain.nodes | {"other_vae": elsewhere}, vae=["other_vae", 0]),
     }
-    pictures = {
-        name: picture(comfyui, small_pipeline(source, output="published")) for name, source in sources.items()
-    }
+    pictures = {name: picture(comfyui, small_pipeline(source, output="published")) for name, source in sources.items()}
     assert not np.array_equal(pictures["sizes"], pictures["plain"])
     assert not np.array_equal(pictures["autoencoder"], pictures["plain"])
 
