@@ -66,7 +66,7 @@ def test_a_photo_is_protected_and_the_verdict_shown(app, comfyui, tmp_path):
     app.page.get_by_text("Rerun").wait_for()
     app.screenshot("app_ran")
 
-    (finished,) = comfyui.get("/history").json().values()
+    *_, finished = comfyui.get("/history").json().values()
     assert finished["status"]["status_str"] == "success"
     verdicts = [text for output in finished["outputs"].values() for text in output.get("text", [])]
     assert any(text.startswith("Photo 1: Protected") for text in verdicts)
