@@ -11,6 +11,7 @@ from PIL import Image
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.photos.read import is_picture, read_photo
 from faceprotect_core.photos.write import write_photo
+from needs import missing
 from photo_files import as_bytes, pixels
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
@@ -25,7 +26,10 @@ def xmp(words: str) -> bytes:
 
 @pytest.fixture
 def heif():
-    pillow_heif = pytest.importorskip("pillow_heif", reason="for HEIC: pip install pillow-heif")
+    try:
+        import pillow_heif
+    except ImportError:
+        missing("HEIC needs pillow-heif: pip install pillow-heif")
     pillow_heif.register_heif_opener()
     return pillow_heif
 
