@@ -91,3 +91,10 @@ def headings(page: Path) -> list[str]:
     """As GitHub names them in links."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines]
+
+
+@pytest.mark.parametrize("command", ["demo", "test"])
+def test_the_readme_names_what_the_makefile_has(command):
+    readme, makefile = (ROOT.joinpath(name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
+    assert re.search(rf"^    make {command}\b", readme, re.MULTILINE)
+    assert re.search(rf"^{command}:", makefile, re.MULTILINE)
