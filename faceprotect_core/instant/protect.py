@@ -26,10 +26,10 @@ def instant_light(photo: Tensor, mask: Tensor, grid: int = GRID, psnr: float = P
         photo: [B, 3, H, W] in [0, 1], faces as `crop_face` cuts them.
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change.
         grid: values along each side of the plane.
-        psnr: in dB over the whole crop, 31 to 38; how far the change goes.
+        psnr: in dB over the whole crop, 31 to 38: how far the change goes, before each value is limited to `LARGEST`.
 
     Returns:
-        [B, 1, grid, grid]: a value of `LightAndShade`, for its `start`.
+        [B, 1, grid, grid]: a value of `LightAndShade`, for its `start`, within `LARGEST`.
     """
     network = load_protector_network().to(photo.device)
     mask = mask.to(photo).expand(len(photo), -1, -1, -1)
