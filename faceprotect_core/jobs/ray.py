@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import torch
 
 from ..checks import ProtectionError, require
+from ..openmp import SPINS
 from .job import RayOptions, Work, attempt, raised_at
 
 OBJECT_STORE_BYTES = 100 * 2**20  # only names and small results travel; Ray would take 30 % of the memory
 CORES_PER_WORKER = 2
-# Threads that wait must not spin: two workers of two threads each on two cores took 292 s with spinning, 20 s without.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Threads that wait must hardly spin: two workers of two threads each on two cores took 292 s with spinning, 20 s without.
+WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": SPINS}
 
 
 # ------------------------------------------------------------------------------------------------ in the workers
