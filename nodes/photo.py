@@ -181,10 +181,7 @@ class ProtectPhoto(io.ComfyNode):
         require_untouched(cls.hidden, "image", WHERE)
         require_untouched(cls.hidden, "other_photo", f"{WHERE} (other photo)")
         way, models = _way(way, preset, model, vae, conditioning)
-        taesd = ""
-        if models:
-            *models, taesd = host.with_installed_taesd(*models[:2], WHERE)
-            models = (*models, conditioning)
+        models, taesd = host.with_installed_taesd(models, WHERE)
         size = host.crop_size(size, models[0] if models else None, WHERE)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
@@ -254,9 +251,7 @@ def _notes(models: tuple, taesd: str) -> list[str]:
         notes.append(f"Note: the presets were measured with the built-in model, and not with {file!r}.")
         notes.append(host.warning_of(models[0]))
     if taesd:
-        notes.append(
-            f"Note: the gradient came from {taesd}, which saves time and memory; see Performance Settings."
-        )
+        notes.append(f"Note: the gradient came from {taesd}, which saves time and memory; see Performance Settings.")
     return [note for note in notes if note]
 
 

@@ -10,8 +10,6 @@ import comfy.model_patcher
 import comfy.taesd.taesd
 import torch
 
-import nodes
-
 from ...faceprotect_core.checks import require
 from .supported import require_supported
 
@@ -87,20 +85,25 @@ def gradient_vae_of(vae, model, precision: str, where: str):
     return tiny
 
 
-def with_installed_taesd(model, vae, where: str) -> tuple[Any, Any, str]:
-    """For Protect Photo: MODEL and VAE with the gradient of the TAESD in models/vae_approx, and its name, else "".
+def with_installed_taesd(models: tuple, where: str) -> tuple[tuple, str]:
+    """For Protect Photo: MODEL, VAE and more with the gradient of the TAESD in models/vae_approx, and its name or "".
 
     So where the settings allow it and choose no other gradient. The demo model's changes have a decoder of their own.
     """
+    if not models:
+        return models, ""
+    from nodes import VAELoader  # ComfyUI's, which is slow to import and there by then
+
+    model, vae, *more = models
     settings, scale = settings_of(vae.patcher), model.model.latent_format.scale_factor
     name = next((name for near, name in TAESD.items() if abs(near - scale) < 1e-3), "")
     chosen = settings.gradient_vae is not None or settings.gradient_tile or is_taesd(vae)
     own = LIGHT_DECODER in vae.patcher.model_options
-    if chosen or own or not settings.taesd_if_installed or name not in nodes.VAELoader.vae_list(nodes.VAELoader):
-        return model, vae, ""
-    (installed,) = nodes.VAELoader().load_vae(name)
+    if chosen or own or not settings.taesd_if_installed or name not in VAELoader.vae_list(VAELoader):
+        return models, ""
+    (installed,) = VAELoader().load_vae(name)
     tiny = gradient_vae_of(installed, model, settings.precision, where)
-    return *with_settings(model, vae, dataclasses.replace(settings, gradient_vae=tiny)), name
+    return (*with_settings(model, vae, dataclasses.replace(settings, gradient_vae=tiny)), *more), name
 
 
 def compute_dtype(dtype: torch.dtype, precision: str = "as loaded") -> torch.dtype:

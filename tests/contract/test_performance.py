@@ -350,7 +350,7 @@ def look_in(monkeypatch, *folders: str) -> None:
 
 
 def test_protect_photo_takes_the_gradient_of_an_installed_taesd(pack, loaded, tiny_vae, installed):
-    model, vae, name = pack.host.with_installed_taesd(*loaded, "here")
+    (model, vae), name = pack.host.with_installed_taesd(loaded, "here")
     near = pack.host.codec_of(vae, model).near.patcher.model.taesd_decoder
     assert name == "taesd"
     for key, weight in tiny_vae.first_stage_model.taesd_decoder.state_dict().items():
@@ -362,13 +362,14 @@ def test_protect_photo_takes_the_gradient_of_an_installed_taesd(pack, loaded, ti
     "chosen", [{"taesd_if_installed": False}, {"gradient_tile": 128}], ids=["switched off", "tiles instead"]
 )
 def test_it_does_not_where_the_settings_say_otherwise(pack, loaded, installed, chosen):
-    model, vae = with_settings(pack, *loaded, *DEFAULTS, **chosen)
-    assert pack.host.with_installed_taesd(model, vae, "here") == (model, vae, "")
+    models = with_settings(pack, *loaded, *DEFAULTS, **chosen)
+    assert pack.host.with_installed_taesd(models, "here") == (models, "")
 
 
 def test_it_does_not_where_there_is_none_or_the_vae_has_a_light_decoder(pack, loaded, installed, monkeypatch):
-    model, vae = with_settings(pack, *loaded, *DEFAULTS)
-    vae.patcher.model_options[pack.host.LIGHT_DECODER] = torch.nn.Identity()  # as Load Demo Model's
-    assert pack.host.with_installed_taesd(model, vae, "here") == (model, vae, "")
+    models = with_settings(pack, *loaded, *DEFAULTS)
+    models[1].patcher.model_options[pack.host.LIGHT_DECODER] = torch.nn.Identity()  # as Load Demo Model's
+    assert pack.host.with_installed_taesd(models, "here") == (models, "")
     look_in(monkeypatch)
-    assert pack.host.with_installed_taesd(*loaded, "here") == (*loaded, "")
+    assert pack.host.with_installed_taesd(loaded, "here") == (loaded, "")
+    assert pack.host.with_installed_taesd((), "here") == ((), "")
