@@ -84,7 +84,11 @@ def protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -
 
 
 def compare(flow: Workflow, before: Output, after: Output, title: str = "Before and after") -> Node:
-    """Both pictures under a slider, which the frontend draws with Nodes 2.0 only."""
+    """Both pictures under a slider, which the frontend draws with Nodes 2.0 only.
+
+    Frontend 1.58 shows what the nodes show that it is connected to, and their preview rather than their result: after
+    Protect Photo connect it to the file that is saved.
+    """
     return flow.node("ImageCompare", title, size=(400, 440), image_a=before, image_b=after)
 
 
