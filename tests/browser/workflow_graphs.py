@@ -164,7 +164,7 @@ def sdxl() -> Workflow:
     )
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     protected = flow.node(
-        "FaceProtectProtectPhoto", size=(300, 720), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
+        "FaceProtectProtectPhoto", size=(300, 900), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
         conditioning=empty["CONDITIONING"], preset="fast",
     )  # fmt: skip
     loaders = Block("2  Stable Diffusion XL", BLUE, [[model, settings, empty]])

@@ -80,7 +80,7 @@ def protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -
     """By diffusion with a model, else by light and shade."""
     names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
     links = {} if model is None else {name: model[output] for name, output in names.items()}
-    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
+    return flow.node("FaceProtectProtectPhoto", size=(300, 900), image=image, **links, **inputs)
 
 
 def compare(flow: Workflow, before: Output, after: Output, title: str = "Before and after") -> Node:
@@ -105,7 +105,7 @@ def verify_robustness(flow: Workflow, model: Node, *photos: Output) -> tuple[Nod
 
 
 def save(flow: Workflow, images: Output) -> Node:
-    return flow.node("FaceProtectSaveImage", size=(330, 340), images=images)
+    return flow.node("FaceProtectSaveImage", size=(330, 380), images=images)
 
 
 def results(flow: Workflow, square: Node, protected: Node) -> list[Node]:
