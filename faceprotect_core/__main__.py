@@ -68,7 +68,7 @@ def _add_evaluate(commands) -> None:
 def _add_protect(commands) -> None:
     command = commands.add_parser(
         "protect",
-        help="protect all photos of a folder",
+        help="protect all photos of a folder, or one photo",
         description="Protects the faces in all photos of a folder and its subfolders. Originals are never changed. "
         "Run it again to go on after a stop, or after adding photos. Protected photos are known again by a mark in the "
         "file and refused: start from the originals.",
@@ -83,13 +83,17 @@ def _add_protect(commands) -> None:
         help="folder for the protected photos and faceprotect.json, or a file for one photo",
     )
     choices = ("instant", "fast", "balanced", "strong")
-    add("--preset", choices=choices, default="balanced", help="how hard to protect, and how long to try (balanced)")
+    add("--preset", choices=choices, default="balanced", help="how hard to protect; stronger takes longer (balanced)")
     ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion is the paper's method, and what --model chooses"
     add("--way", choices=(LIGHT_AND_SHADE, "diffusion"), help=ways)
     add("--surrogate", nargs="+", metavar="NAME|FILE", help="recognisers to protect against (three built-in ones)")
     add("--judge", metavar="NAME|FILE|none", help="a recogniser that is not used, and asked at the end (dlib_resnet)")
-    add("--faces", type=_which, default="all", help="all, largest, or numbers from the left such as 0,2 (all)")
-    add("--goal", choices=("dodge", "synthetic", "impersonate"), default="dodge", help="see the README (dodge)")
+    add("--faces", type=_which, default="all", help="all, largest, or numbers such as 0,2 (all); 0 is the leftmost")
+    goals = (
+        "dodge: no longer be recognised; synthetic: the same, pulled towards the face of nobody; impersonate: be taken "
+        "for the person in --target, which does not promise that you are no longer recognised (dodge)"
+    )
+    add("--goal", choices=("dodge", "synthetic", "impersonate"), default="dodge", help=goals)
     add("--target", type=Path, metavar="FILE", help="photo of whom to look like, for synthetic and impersonate")
     add(
         "--model",
@@ -98,14 +102,18 @@ def _add_protect(commands) -> None:
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (cpu)")
     add("--min-face", type=_positive, default=80.0, metavar="PIXELS", help="smallest face to look for (80)")
-    add("--threshold", type=float, default=0.0, help="detector score above which something is a face (0)")
+    add("--threshold", type=float, default=0.0, help="lower finds more faces, and more false ones (0)")
     add("--format", choices=("keep", "png", "jpeg", "webp"), default="keep", help="of the written photos (keep)")
     add("--quality", type=_quality, default=95, metavar="1..100", help="of JPEG and WebP (95)")
-    add("--keep-metadata", action="store_true", help="keep EXIF, with the place; never thumbnail or MakerNote")
+    add(
+        "--keep-metadata",
+        action="store_true",
+        help="keep the camera's notes (EXIF), with the place; never its thumbnail",
+    )
     no_mark = 'leave out "Software: FaceProtect", by which protected photos are known again, and not protected twice'
     add("--no-mark", dest="mark", action="store_false", help=no_mark)
-    add("--overwrite", action="store_true", help="replace files in OUT_DIR that are not from an earlier run")
-    add("--batch", type=_count, default=1, metavar="N", help="faces at once, also across photos; slower on a CPU (1)")
+    add("--overwrite", action="store_true", help="replace files in OUT that are not from an earlier run")
+    add("--batch", type=_count, default=1, metavar="N", help="faces at once, of one photo or more; slower on a CPU (1)")
     add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
     add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
 
@@ -236,14 +244,16 @@ class Reporter:
             return f"FAILED: {done.entry['reason']}"
         verdict = done.entry["verdict"]
         if done.status != "protected":
-            return f"already: {verdict}"
+            return f"already done. {verdict}"
         notes = "".join(f" {note}" for note in done.entry.get("notes", ()))
-        return f"{verdict}{notes} {done.entry['seconds']:.0f} s; {done.entry['scope']}"
+        return f"{verdict}{notes} {done.entry['seconds']:.0f} s"
 
     def summary(self, done, passed_over: list[str]) -> None:
         count = Counter(photo.status for photo in done)
         parts = [f"{count['protected']} protected", f"{count['already']} already done", f"{count['failed']} failed"]
-        _write(self.stream, f"{len(done)} photos: {', '.join(parts)}.\n")
+        _write(self.stream, f"{len(done)} photo{'s' * (len(done) != 1)}: {', '.join(parts)}.\n")
+        for scope in sorted({photo.entry["scope"] for photo in done if "scope" in photo.entry}):
+            _write(self.stream, f"{scope}\n")
         if count["failed"]:
             _write(self.stream, "Nothing was written for the photos that failed.\n")
         if passed_over:

@@ -90,7 +90,7 @@ class DetectFaces(io.ComfyNode):
         found = find_faces(photos, "Detect Faces", threshold=threshold, min_face=min_face)
         mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
         regions = torch.cat([_regions(photo, faces) for photo, faces in zip(photos, found, strict=True)])
-        report = "\n\n".join([*map(words.found, found), f"Note: {words.scope(min_face)}."])
+        report = "\n\n".join([*map(words.found, found), words.scope(min_face)])
         host.show_on_node(cls.hidden.unique_id, report)
         boxes = [[_box(face) for face in faces] for faces in found]
         return io.NodeOutput(found, boxes, mask, regions, ui=ui.PreviewText(report))

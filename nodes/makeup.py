@@ -51,7 +51,8 @@ class MakeupReference(io.ComfyNode):
             outputs=[
                 ObjectiveSocket.Output(
                     display_name="objective",
-                    tooltip="The loss with the makeup added, for the optimizer. Its margin is that of identity alone.",
+                    tooltip="The loss with the makeup added, for the optimizer. What counts as far enough past a "
+                    "threshold is identity alone.",
                 )
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

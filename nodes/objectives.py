@@ -199,7 +199,7 @@ def as_little_as_suffices(photo: Tensor | None, changed: Tensor, objective: Iden
     """[B, 3, H, W] in [0, 1]: see `least_change`."""
     require(
         photo is not None and objective.margin is not None,
-        f"{where}: least_change takes a change of a photo back to a margin, and there is no "
+        f"{where}: least_change takes back what goes further past the thresholds than margin says, and there is no "
         f"{'photo' if photo is None else 'margin'}",
         "choose output detail and connect the photo, and switch stop_at_margin on in FR Surrogate Loss; or switch "
         "least_change off",
@@ -230,7 +230,7 @@ def _require_that_it_fits(framing: str, jitter: int, steepness: float, stop_at_m
     )
     require(
         steepness == 0 or stop_at_margin,
-        f"{WHERE}: steepness is {steepness:g}, and there is no margin around which pushing could ease off",
+        f"{WHERE}: steepness is {steepness:g}, and without stop_at_margin pushing has nowhere to ease off",
         "switch stop_at_margin on, or set steepness to 0",
     )
 

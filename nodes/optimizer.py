@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..faceprotect_core import optimize_latent
 from ..faceprotect_core.checks import require
+from ..faceprotect_core.surrogates.metric import METRICS
 from . import host
 from .objectives import as_little_as_suffices, least_change_input
 from .sockets import (
@@ -194,11 +195,12 @@ def summary(report: dict) -> str:
     """One line per surrogate, image and reference, for the node itself."""
     lines = []
     for name, found in report["surrogates"].items():
+        metric = METRICS[found["metric"]]
         for reference in ("source", "target"):
             for value, matches in zip(found.get(reference, []), found.get(f"matches_{reference}") or [], strict=False):
                 verdict = "matches" if matches else "no longer matches" if reference == "source" else "does not match"
                 whom = "the photo" if reference == "source" else "the target"
-                numbers = f"{found['metric']} {value:.2f}, threshold {found['threshold']:.2f}"
+                numbers = f"{metric.word} {value:.2f}; the same person {metric.side} {found['threshold']:.2f}"
                 lines.append(f"{name} {verdict} {whom} ({numbers})")
     # Nodes 2.0 reads this as markdown: a single line break would be lost there.
     return "\n\n".join([*lines, "These were seen by the optimizer: no evidence about other recognisers."])

@@ -210,13 +210,13 @@ class ProtectPhoto(io.ComfyNode):
                 predictor=CostPredictor(),
                 on_step=progress,
             )
-            results = []
+            results, said = [], []
             for outcome in outcomes:
                 progress.finished += 1
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
-            said = [f"Photo {number}: {_said_of(result)}" for number, result in enumerate(results, start=1)]
-            said += [f"Note: {words.scope(select.smallest)}.", *_notes(models, taesd)]
+                said.append(f"Photo {progress.finished}: {_said_of(results[-1], where)}")
+            said += [words.scope(select.smallest), *_notes(models, taesd)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
                 logging.info("FaceProtect: %s", said[-1])
@@ -321,10 +321,12 @@ def _one_face(photo, name: str) -> torch.Tensor:
 
 
 def _require_protected(result: PhotoResult, where: str, preset: str) -> None:
-    failed = [f"face {number}: {words.verdict(face)}" for number, face in enumerate(result.faces) if not face.protected]
+    failed = [
+        f"face {number} is {words.verdict(face)}" for number, face in enumerate(result.faces) if not face.protected
+    ]
     require(
         not failed,
-        f"{where}: {' '.join(failed)} (faces count from the left, starting at 0)",
+        f"{where}: {' '.join(failed)} Faces count from the left, starting at 0",
         "choose the preset strong"
         if preset != "strong"
         else "use a larger or sharper photo, or the blocks with more iterations",
@@ -341,8 +343,9 @@ def _outputs(results: list, image) -> tuple:
     return host.to_comfy_image(images, like=image[kept]), host.to_comfy_image(masks)[..., 0]
 
 
-def _said_of(result: PhotoResult | ProtectionError) -> str:
+def _said_of(result: PhotoResult | ProtectionError, where: str) -> str:
     if not isinstance(result, PhotoResult):
-        return f"NOT PROTECTED, left out. {result}"
+        reason = str(result).removeprefix(f"{where}: ")
+        return f"NOT PROTECTED, left out. {reason[:1].upper()}{reason[1:]}"
     seen = [crop.photo_face for crop in result.crops] + [face for crop in result.crops[:1] for face in crop.keep]
     return "\n\n".join(words.report(result.faces, seen))

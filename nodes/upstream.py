@@ -68,13 +68,13 @@ def require_untouched(hidden, name: str, where: str) -> None:
     stronger = "and choose a stronger preset if it should be changed more"
     require(
         not before,
-        f"{where}: the photo comes out of {' and '.join(before)}, so it is protected already: the person is no longer "
-        "known from it, and to protect it again can undo that",
+        f"{where}: the photo comes out of {' and '.join(before)}, so it is protected already; protected again, the "
+        "person in it may be known again",
         f"connect the original photo, {stronger}",
     )
     file = next(protected_files_before(hidden, name), None)
     require(
         file is None,
-        f"{where}: {file!r} is protected already: it is what an earlier run wrote",
+        f"{where}: {file!r} is protected already, an earlier run wrote it",
         f"load the original photo (from a folder that is loaded take protected ones out), {stronger}",
     )

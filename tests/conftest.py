@@ -22,6 +22,7 @@ if CPU.exists() and "GenuineIntel" in CPU.read_text():
 
 def pytest_addoption(parser):
     parser.addoption("--frontend", metavar="FOLDER", help="the static files of another ComfyUI frontend")
+    parser.addoption("--manager", metavar="FOLDER", help="an unpacked ComfyUI Manager, to be loaded beside the pack")
 
 
 @pytest.fixture(scope="session")
@@ -37,5 +38,6 @@ def comfyui(comfyui_installation, pytestconfig):
     """A running ComfyUI with this pack and no other, on the CPU."""
     frontend = pytestconfig.getoption("--frontend")
     flags = ["--front-end-root", str(Path(frontend).resolve())] if frontend else []
-    with ComfyUIServer(installation=comfyui_installation, flags=flags) as server:
+    manager = pytestconfig.getoption("--manager")
+    with ComfyUIServer(installation=comfyui_installation, flags=flags, manager=manager) as server:
         yield server

@@ -112,7 +112,7 @@ def crop_face(
         mask = mask * face_mask([inside], size, size, mask_scale)
     require(
         bool((mask > 0.5).any()),
-        "Crop Face: nothing of the face may be changed: the mask around it is empty",
+        "Crop Face: nothing of the face may be changed, the mask around it is empty",
         "draw a larger mask over the whole face, or choose its neighbour as well when two faces touch",
     )
     masks = mask.to(image), paste_mask.to(image)

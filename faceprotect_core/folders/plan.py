@@ -81,7 +81,7 @@ class Task:
         """To protect a protected photo can undo it: the second run flees from the first, and is judged against it."""
         require(
             digest not in self.made and not is_marked(self.source),
-            f"{self.name!r} is protected already: it is what an earlier run wrote",
+            f"{self.name!r} is protected already, an earlier run wrote it",
             "protect the original photo; for more protection with --preset strong",
         )
 

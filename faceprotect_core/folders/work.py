@@ -156,6 +156,6 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
 
 def _require_protected(verdicts, what: str, fix: str) -> None:
     require(bool(verdicts), f"{what} has no face", "use a photo in which the face is upright and well lit")
-    failed = [str(number) for number, verdict in enumerate(verdicts) if not verdict.protected]
-    said = "; ".join(words.short(verdict) for verdict in verdicts if not verdict.protected)
-    require(not failed, f"{what} is NOT PROTECTED enough: face {', '.join(failed)} of {len(verdicts)} ({said})", fix)
+    failed = {number: verdict for number, verdict in enumerate(verdicts) if not verdict.protected}
+    said = ". ".join(f"Face {number}: {words.short(verdict)}" for number, verdict in failed.items())
+    require(not failed, f"{what} is NOT PROTECTED enough. {said}", fix)

@@ -133,6 +133,6 @@ def _check(photo: Tensor, mask: Tensor | None, settings: LightAndShadeSettings) 
     )
     require(
         mask is None or bool((mask.flatten(1).amax(1) > 0).all()),
-        f"{WHERE}: the mask is empty: nothing may change",
+        f"{WHERE}: the mask is empty, so nothing may change",
         "draw over the whole face, or disconnect the mask",
     )

@@ -274,8 +274,8 @@ def _check_ensemble(surrogates, margin, weights, steepness: float, face, jitter:
     require(weights is None or any(weights), f"{WHERE}: all weights are 0", "give one surrogate a weight above 0")
     require(
         steepness == 0 or (0 < steepness < float("inf") and margin is not None),
-        f"{WHERE}: steepness is {steepness} and the margin {margin}",
-        "use 0, or about 6 together with a margin",
+        f"{WHERE}: steepness is {steepness}, and the margin past the thresholds {margin}",
+        "use 0, or about 6 together with a margin past the thresholds",
     )
     require(
         jitter is None or not jitter.copies or face is not None,

@@ -15,22 +15,23 @@ from ..surrogates.metric import METRICS
 from ..verify.verdict import JUDGE, LOSS, ROOM, FaceVerdict, Score
 
 DOUBT = (
-    "DOUBTFUL: the face is covered, very dark or turned, and its landmarks are uncertain; do not trust this verdict."
+    "DOUBTFUL. The face is covered, very dark or turned, so it is uncertain where its eyes, nose and mouth are. Do not "
+    "trust this verdict."
 )
-GONE = "The detector finds no face there any more."
+GONE = "No face is found there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
-BY_NETWORK = "One look of a network made this, without iterations."
-NOT_BY_NETWORK = "What a network made at one look was not enough, so this is made by iterations, as with fast."
-STILL_KNOWN = "still recognised, so it is changed further"
-_DOING = {"inversion": "inverting", "null_text": "learning embeddings", "protection": "protecting"}
+BY_NETWORK = "A network made this at one look."
+NOT_BY_NETWORK = "What a network made at one look was not enough, so this was made as with fast."
+STILL_KNOWN = "still recognised, goes further"
+_DOING = {"inversion": "getting ready", "null_text": "learning the face", "protection": "protecting"}
 
 
 def doing(step: Step) -> str:
-    """What is done with which faces, as in "faces 2 to 3 of 5, inverting 1 of 3"; "" for what takes no time."""
+    """What is done with which faces, as in "face 2 of 5, protecting, step 1 of 3"; "" for what takes no time."""
     if step.stage not in _DOING:
         return ""
     which = "" if step.faces == 1 else f"{faces_at_work(step)} of {step.faces}, "
-    return f"{which}{_DOING[step.stage]} {step.step} of {step.steps}"
+    return f"{which}{_DOING[step.stage]}, step {step.step} of {step.steps}"
 
 
 def photos_at_work(name: str, photos: int) -> str:
@@ -54,7 +55,7 @@ def expected(cost: PredictedCost) -> str:
 
 def cost(predicted: Cost, measured: Meter) -> str:
     """What it was predicted to be, and what it was."""
-    return f"Predicted {predicted}; {measured}."
+    return f"Expected {predicted} of memory; {measured}."
 
 
 def left(seconds: float) -> str:
@@ -66,12 +67,12 @@ def _counted(faces: int) -> str:
 
 
 def scope(smallest: float | None = None) -> str:
-    """What a report is not about. smallest: the size in pixels from which on faces were sought; None: none were."""
+    """Which faces stay as they were. smallest: the size in pixels from which on faces were sought; None: none were."""
     if smallest is None:
-        return "no other faces were looked for or changed"
+        return "No other faces were looked for or changed."
     return (
-        f"faces smaller than {smallest:g} pixels were not looked for, and faces that were not found (half hidden, in "
-        "profile, strongly tilted) were not changed"
+        f"Not changed: faces smaller than {smallest:g} pixels, and any that were not found (half hidden, in profile, "
+        "strongly tilted)."
     )
 
 
@@ -89,7 +90,7 @@ def verdict(face: FaceVerdict) -> str:
     if face.network:
         said.append(BY_NETWORK if face.asked == 1 else NOT_BY_NETWORK)
     if face.asked > 1 and any(score.role == JUDGE for score in face.scores):
-        said.append(f"A first version did not suffice: the judge was asked {face.asked} times, which weakens its word.")
+        said.append(f"A first version was not enough, so the judge was asked {face.asked} times; its word weighs less.")
     if not face.found_again:
         said.append(GONE)
     if face.doubtful:
@@ -100,14 +101,14 @@ def verdict(face: FaceVerdict) -> str:
 def photo_verdict(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, in one sentence."""
     if not faces:
-        return "NOT PROTECTED: no face."
+        return "NOT PROTECTED, no face."
     count = _counted(len(faces))
     failed = sum(not face.protected for face in faces)
     if failed:
-        return f"NOT PROTECTED: {failed} of {count}."
+        return f"NOT PROTECTED, {failed} of {count}."
     doubtful = sum(face.doubtful for face in faces)
     done = "Taken for the target" if faces[0].goal == "impersonate" else "Protected"
-    return f"{done}: {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
+    return f"{done}, {count}." + (f" {doubtful} of them DOUBTFUL." if doubtful else "")
 
 
 def report(faces: Sequence[FaceVerdict], seen: Sequence[Face]) -> list[str]:
@@ -128,7 +129,7 @@ def in_a_line(faces: Sequence[FaceVerdict]) -> str:
 def short(face: FaceVerdict) -> str:
     """The most telling number about one face."""
     score = _telling(face)
-    return f"{score.recogniser}, {_ROLES[score.role]}: {_numbers(score, face.goal)}"
+    return f"{score.recogniser}, {_ROLES[score.role]}, says {_numbers(score, face.goal)}"
 
 
 def _telling(face: FaceVerdict) -> Score:

@@ -303,8 +303,8 @@ class Meter:
         if peak is None:
             return took
         if peak > self._held:
-            return f"{took}; the process's peak memory rose from {gigabytes(self._held)} to {gigabytes(peak)}"
-        return f"{took}; the process's peak memory stayed at {gigabytes(peak)}"
+            return f"{took}; the most memory in use rose from {gigabytes(self._held)} to {gigabytes(peak)}"
+        return f"{took}; the most memory in use stayed at {gigabytes(peak)}"
 
     def _used(self) -> int | None:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else process_peak()

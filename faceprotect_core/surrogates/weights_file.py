@@ -223,7 +223,7 @@ def _require_plain(name: str, tensor: Tensor, path: Path) -> None:
     )
     require(
         plain,
-        f"{path.name}: {name} is no plain tensor: {_dtype_name(tensor)}, {tensor.layout}, on {tensor.device}",
+        f"{path.name}: {name} is no plain tensor, but {_dtype_name(tensor)}, {tensor.layout}, on {tensor.device}",
         "get the weights in float32 or float16; quantised and sparse ones cannot be used",
     )
 

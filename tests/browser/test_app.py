@@ -27,6 +27,8 @@ BAR = "() => parseFloat(document.querySelector('[data-testid=linear-progress-nod
 def app(comfyui, browser):
     """The app, opened from ComfyUI's templates, with ComfyUI's settings as they are at first."""
     page = Frontend(comfyui, browser)
+    # Newer frontends offer a tour on top of the first app; a user who has a photo skips it.
+    page.page.add_locator_handler(page.page.get_by_test_id("coach-landing"), lambda tour: tour.press("Escape"))
     page.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = page.page.get_by_role("dialog")
     dialog.get_by_text(PACK_NAME, exact=True).click()

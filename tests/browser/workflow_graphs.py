@@ -147,7 +147,7 @@ def _demo(
 def protect_photo() -> Workflow:
     """One node for a photo of any size."""
     flow = Workflow("protect_photo")
-    note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=PHOTO_NOTE)
+    note = flow.node("MarkdownNote", "Read me first", size=(380, 750), text=PHOTO_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(300, 400), image=PHOTO)
     protected = parts.protect_photo(flow, None, photo["IMAGE"], on_failure="stop")
     return _compared(flow, note, [Block("1  Photo", BLUE, [[photo]])], photo, protected)
@@ -164,7 +164,7 @@ def sdxl() -> Workflow:
     )
     empty = flow.node("CLIPTextEncode", "Empty prompt", size=(290, 110), clip=model["CLIP"], text="")
     protected = flow.node(
-        "FaceProtectProtectPhoto", size=(300, 720), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
+        "FaceProtectProtectPhoto", size=(300, 900), image=photo["IMAGE"], model=settings["model"], vae=settings["vae"],
         conditioning=empty["CONDITIONING"], preset="fast",
     )  # fmt: skip
     loaders = Block("2  Stable Diffusion XL", BLUE, [[model, settings, empty]])
@@ -180,13 +180,13 @@ def _compared(
 ) -> Workflow:
     """What Protect Photo gives, beside the photo, and a file of it. number: of the node's block."""
     report = flow.node("PreviewAny", "Did it work?", size=(400, 200), source=protected["report"])
-    compare = parts.compare(flow, photo["IMAGE"], protected["image"])
     save = parts.save(flow, protected["image"])
+    compare = parts.compare(flow, photo["IMAGE"], save["images"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         before,
         [Block(f"{number}  Protect", RED, [[protected]])],
-        [Block(f"{number + 1}  Look, and save", GREEN, [[report, compare], [save]])],
+        [Block(f"{number + 1}  Look, and save", GREEN, [[report, save], [compare]])],
     ]
     return flow
 
@@ -202,15 +202,15 @@ def protect_photo_app() -> Workflow:
     protected = parts.protect_photo(
         flow, None, photo["IMAGE"], on_failure="leave out", properties={"Execution Message": "Protecting your photo"}
     )
-    compare = parts.compare(flow, photo["IMAGE"], protected["image"])
     save = parts.save(flow, protected["image"])
+    compare = parts.compare(flow, photo["IMAGE"], save["images"])
     # After the file, so that the form ends with the verdict.
     check, picture = parts.verify(flow, "FaceProtectVerify", photo["IMAGE"], save["images"], protected["seen"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo", BLUE, [[photo]])],
         [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[compare, save]])],
+        [Block("3  Look, and save", GREEN, [[save, compare]])],
         [Block("4  Did it work?", GREEN, [[check, picture]])],
     ]
     flow.app = App(
@@ -248,10 +248,17 @@ def whole_photo() -> Workflow:
     pasted = flow.node(
         "FaceProtectPasteFace", size=(290, 0), image=photo["IMAGE"], crop=crop["crop"], crops=optimizer["image"]
     )
-    by_blocks = flow.node("PreviewImage", "After, by the blocks", size=(290, 320), images=pasted["image"])
+    by_blocks = [
+        flow.node("PreviewImage", "After, by the blocks", size=(290, 320), images=pasted["image"]),
+        parts.compare(flow, photo["IMAGE"], pasted["image"], "Before and after, by the blocks"),
+    ]
     one_node = parts.protect_photo(flow, model, photo["IMAGE"], faces=found["faces"], on_failure="leave out")
-    by_one = flow.node("PreviewImage", "After, by the one node", size=(300, 320), images=one_node["image"])
-    report = flow.node("PreviewAny", "Did it work?", size=(300, 180), source=one_node["report"])
+    save = parts.save(flow, one_node["image"])
+    by_one = [
+        flow.node("PreviewAny", "Did it work?", size=(400, 200), source=one_node["report"]),
+        save,
+        parts.compare(flow, photo["IMAGE"], save["images"], "Before and after, by the one node"),
+    ]
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photo and model", BLUE, [[photo, model]]), Block("2  Cut the faces out", BLUE, [[found, crop]])],
@@ -260,8 +267,8 @@ def whole_photo() -> Workflow:
             Block("4  Who must not recognise it", PURPLE, [surrogates, [loss]]),
         ],
         [Block("5  Protect", RED, [[optimizer]])],
-        [Block("6  Carry the change back", BLUE, [[pasted, by_blocks]])],
-        [Block("The same in one node", ORANGE, [[one_node, by_one, report]])],
+        [Block("6  Carry the change back", BLUE, [[pasted, *by_blocks]])],
+        [Block("The same in one node", ORANGE, [[one_node], by_one])],
     ]
     return flow
 
@@ -321,14 +328,14 @@ def batch_folder() -> Workflow:
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=FOLDER_NOTE)
     photos = flow.node("LoadImageDataSetFromFolder", "Your photos", size=(300, 0), folder=PHOTO_FOLDER)
     protected = parts.protect_photo(flow, None, photos["images"], on_failure="leave out", preset="fast")
-    after = flow.node("PreviewImage", "Protected", size=(330, 360), images=protected["image"])
-    report = flow.node("PreviewAny", "Did it work?", size=(330, 300), source=protected["report"])
+    report = flow.node("PreviewAny", "Did it work?", size=(400, 300), source=protected["report"])
     save = parts.save(flow, protected["image"])
+    compare = parts.compare(flow, photos["images"], save["images"])
     flow.canvas = [
         [Block("What this is", ORANGE, [[note]])],
         [Block("1  Photos", BLUE, [[photos]])],
         [Block("2  Protect", RED, [[protected]])],
-        [Block("3  Look, and save", GREEN, [[after, report, save]])],
+        [Block("3  Look, and save", GREEN, [[report, save], [compare]])],
     ]
     return flow
 

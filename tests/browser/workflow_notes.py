@@ -207,8 +207,10 @@ somebody still knows.
 **What to pick**
 - *Your photo*: any size, one or several faces.
 
-**How long**: about a minute for each face on two CPU cores, half of it for each way. To save one, select the blocks \
-or the node and press Ctrl+B (bypass).
+**How long**: about a minute for each face on two CPU cores, half of it for each way. To leave one out, select the \
+blocks or the node and press Ctrl+B (bypass).
+
+**Before and after**: under the sliders (with Nodes 2.0). What the one node makes is saved, too.
 
 **What to change**
 - **Detect Faces**: *min_face* for small faces, *threshold* for faces that are hard to see.
@@ -281,10 +283,12 @@ and the report says which and why. The others go on.
 
 **How long**: a few seconds for each face on two CPU cores with the preset *fast*.
 
+**Before and after**: under the slider (with Nodes 2.0); its arrows go from photo to photo.
+
 **For large folders** use the command line. It goes on where it stopped, keeps the files' names, turns photos upright \
 by their EXIF data (core's folder loader does not), and keeps colour profiles:
 
-`python -m faceprotect_core protect IN_DIR OUT_DIR`
+`python -m faceprotect_core protect PHOTOS PROTECTED`
 
 {LIMITS_NOTE}"""
 

@@ -80,11 +80,15 @@ def protect_photo(flow: Workflow, model: Node | None, image: Output, **inputs) -
     """By diffusion with a model, else by light and shade."""
     names = {"model": "model", "vae": "vae", "conditioning": "empty_prompt"}
     links = {} if model is None else {name: model[output] for name, output in names.items()}
-    return flow.node("FaceProtectProtectPhoto", size=(300, 720), image=image, **links, **inputs)
+    return flow.node("FaceProtectProtectPhoto", size=(300, 900), image=image, **links, **inputs)
 
 
 def compare(flow: Workflow, before: Output, after: Output, title: str = "Before and after") -> Node:
-    """Both pictures under a slider, which the frontend draws with Nodes 2.0 only."""
+    """Both pictures under a slider, which the frontend draws with Nodes 2.0 only.
+
+    Frontend 1.58 shows what the nodes show that it is connected to, and their preview rather than their result: after
+    Protect Photo connect it to the file that is saved.
+    """
     return flow.node("ImageCompare", title, size=(400, 440), image_a=before, image_b=after)
 
 
@@ -101,7 +105,7 @@ def verify_robustness(flow: Workflow, model: Node, *photos: Output) -> tuple[Nod
 
 
 def save(flow: Workflow, images: Output) -> Node:
-    return flow.node("FaceProtectSaveImage", size=(330, 340), images=images)
+    return flow.node("FaceProtectSaveImage", size=(330, 380), images=images)
 
 
 def results(flow: Workflow, square: Node, protected: Node) -> list[Node]:

@@ -64,8 +64,8 @@ def test_the_faces_of_a_batch_of_photos_come_out_together_as_one_after_the_other
     torch.testing.assert_close(together, alone, rtol=0, atol=5e-4)  # 3e-5 was measured
     assert (together - photos[[0, 2, 3]]).abs().amax((1, 2, 3)).min() > 0.02
     for number in (1, 3, 4):
-        assert f"Photo {number}: NOT PROTECTED: 1 of 1 face." in report
-    assert "Photo 2: NOT PROTECTED, left out. Protect Photo, image 2 of 4: no face found" in report
+        assert f"Photo {number}: NOT PROTECTED, 1 of 1 face." in report
+    assert "Photo 2: NOT PROTECTED, left out. No face found" in report
     assert bar == sorted(bar) and bar[-1] == 1000
     texts = [text.split(": ")[0] for text in said]
     assert set(texts) >= {"photos 1 to 2 of 4", "photos 1 to 2 of 4, faces 1 to 2 of 2", "photo 4 of 4, face 1 of 1"}

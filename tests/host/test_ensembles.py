@@ -95,7 +95,7 @@ def test_several_photos_of_a_target_are_one_person(comfyui, files):
         ({"weights": "1, two"}, {}, "objective", "'1, two' are not all numbers"),
         ({"weights": "1, 1"}, {}, "objective", "[1.0, 1.0], for 3 surrogates"),
         ({"framing": "box", "faces": None, "jitter": 1}, {}, "objective", "with framing 'box' nothing is aligned"),
-        ({"steepness": 6.0}, {}, "objective", "there is no margin around which"),
+        ({"steepness": 6.0}, {}, "objective", "without stop_at_margin pushing has nowhere"),
         ({"stop_at_margin": False}, {"early_stop": True}, "optimizer", "there is no margin"),
         ({}, {"keep_colours": True, "output": "published", "mask": None}, "optimizer", "keep_colours works with"),
     ],

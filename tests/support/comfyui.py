@@ -34,7 +34,7 @@ PACK = Path(__file__).resolve().parents[2]
 PACK_NAME = "faceprotect"  # the folder in custom_nodes, as the registry names it
 FOLDERS = (
     *("models/checkpoints", "models/loras", "models/face_recognition", "custom_nodes"),
-    *("user/default/workflows", "user/default/subgraphs"),
+    *("user/default/workflows", "user/default/subgraphs", "output"),
 )
 FLAGS = (
     "--disable-api-nodes --database-url sqlite:///:memory: --disable-auto-launch --dont-print-server "
@@ -103,12 +103,27 @@ class ComfyUIServer:
 
     packs: {folder name in custom_nodes: the pack's folder}; each is linked in, and no other pack is loaded.
     flags: further options for main.py. device: "cpu", or "auto" for what ComfyUI chooses.
+    manager: the folder of an unpacked ComfyUI Manager, which is then loaded, and told to stay offline.
     """
 
-    def __init__(self, packs: dict[str, Path] | None = None, flags=(), device="cpu", installation=None, timeout=300):
+    def __init__(
+        self,
+        packs: dict[str, Path] | None = None,
+        flags=(),
+        device="cpu",
+        installation=None,
+        timeout=300,
+        manager: Path | None = None,
+    ):
         self.installation = installation or find_comfyui()
         self.packs = {PACK_NAME: PACK} if packs is None else packs
-        self.flags = [*FLAGS, *flags, *(["--cpu"] if device == "cpu" else [])]
+        self.manager = manager and Path(manager).resolve()
+        self.flags = [
+            *FLAGS,
+            *flags,
+            *(["--cpu"] if device == "cpu" else []),
+            *(["--enable-manager"] if manager else []),
+        ]
         self.timeout = timeout
         self.process = None
 
@@ -133,7 +148,7 @@ class ComfyUIServer:
             self.process = subprocess.Popen(
                 self._command(),
                 cwd=self.installation.folder,
-                env=_environment(),
+                env=_environment(self.manager),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -151,6 +166,9 @@ class ComfyUIServer:
         (user / "user.css").touch()
         for name, folder in self.packs.items():
             (self.base_dir / "custom_nodes" / name).symlink_to(Path(folder).resolve(), target_is_directory=True)
+        if self.manager:
+            (self.base_dir / "user/__manager").mkdir()
+            (self.base_dir / "user/__manager/config.ini").write_text("[default]\nnetwork_mode = offline\n")
 
     def _command(self) -> list[str]:
         custom_nodes = ["--disable-all-custom-nodes"]
@@ -164,7 +182,7 @@ class ComfyUIServer:
         while time.monotonic() < deadline:
             self._check_alive()
             try:
-                self.get("/system_stats", timeout=5)
+                self.get("/v2/manager/version" if self.manager else "/system_stats", timeout=5)
                 return
             except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.1)
@@ -287,11 +305,13 @@ def _end_with_parent():
     return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-def _environment() -> dict:
-    """This process's environment, with every model hub told to stay offline: nothing is fetched at run time."""
+def _environment(manager: Path | None) -> dict:
+    """This process's environment, with model hubs and installers told to stay offline: nothing is fetched at run time.
+    manager: before any that is installed."""
     unwanted = ("PYTHONPATH", "COMFYUI_PATH", "COMFYUI_PYTHON")
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
+    return {**kept, **offline, "PYTHONUNBUFFERED": "1", **({"PYTHONPATH": str(manager)} if manager else {})}
 
 
 def _png(image: np.ndarray) -> bytes:

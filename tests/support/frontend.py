@@ -17,8 +17,12 @@ CHROMIUM_FLAGS = (
 ).split()
 VIEWPORT = {"width": 1600, "height": 1000}
 EMPTY_GRAPH = json.dumps({"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "version": 0.4})
-# Console errors that ComfyUI's frontend 1.47 makes by itself, with no pack and no workflow.
-NOT_OURS = ("ComfyApp graph accessed before initialization", "/user.css)")
+# Console errors that ComfyUI's frontends make by themselves. 1.47: the first two. 1.58: its own first graph names
+# a model that is not here; with Manager it asks the registry.
+NOT_OURS = (
+    *("ComfyApp graph accessed before initialization", "/user.css)"),
+    *("https://huggingface.co/Comfy-Org/z_image_turbo/", "https://api.comfy.org/"),
+)
 NODES_2 = "Comfy.VueNodes.Enabled"
 READY = "() => window.app?.vueAppReady && window.app.extensionManager?.workflow?.activeWorkflow != null"
 

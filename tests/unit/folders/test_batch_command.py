@@ -42,4 +42,4 @@ def test_the_terminal_says_which_photos_are_at_work(photos, said):
     ],
 )
 def test_the_terminal_says_which_faces_are_at_work(event, said):
-    assert words.doing(Step("protection", 1, 2, **event)) == f"{said}protecting 1 of 2"
+    assert words.doing(Step("protection", 1, 2, **event)) == f"{said}protecting, step 1 of 2"

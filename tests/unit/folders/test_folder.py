@@ -38,7 +38,7 @@ def test_the_record_says_what_was_done_without_an_absolute_path(folders, tmp_pat
     entry = record(target)["sub/c.png"]
     assert entry["status"] == "protected" and entry["output"] == "sub/c.png"
     assert entry["verdict"] == (
-        "Protected: 1 face. fake, not used to make this: distance 0.81; the same person below 0.60."
+        "Protected, 1 face. fake, not used to make this, says distance 0.81; the same person below 0.60."
     )
     (face,) = entry["faces"]
     assert [(score["recogniser"], score["role"], score["after"]) for score in face["scores"]] == [
@@ -215,7 +215,7 @@ def test_a_photo_that_is_not_protected_enough_is_not_written(folders):
     assert set(statuses(done).values()) == {"failed"} and set(files(target)) == {RECORD}
     reason = record(target)["a.png"]["reason"]
     assert "--preset strong" in reason
-    assert "NOT PROTECTED enough: face 0 of 1 (fake, not used to make this: distance 0.50; the same person" in reason
+    assert "NOT PROTECTED enough. Face 0: fake, not used to make this, says distance 0.50; the same person" in reason
 
 
 def test_a_file_that_does_not_survive_its_own_compression_never_gets_its_name(folders):

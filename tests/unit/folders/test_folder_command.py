@@ -14,6 +14,7 @@ from faceprotect_core import load_surrogate
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders.protector import Choice, load_protector
+from faceprotect_core.photos import words
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from folder_photos import FakeProtector, record, write_photo
 from folder_photos import run_protect as run
@@ -22,11 +23,12 @@ from folder_photos import run_protect as run
 def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):
     assert run(*folders) == 0
     lines = capsys.readouterr().out.splitlines()
-    said = "Protected: 1 face. fake, not used to make this: distance 0.81; the same person below 0.60."
+    said = "Protected, 1 face. fake, not used to make this, says distance 0.81; the same person below 0.60."
     assert lines[0].startswith(f"1 of 3  a.png  {said} 0 s")
-    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed." and len(lines) == 4
+    assert lines[3] == "3 photos: 3 protected, 0 already done, 0 failed."
+    assert lines[4:] == [words.scope()] and all(words.scope() not in line for line in lines[:4]), "once, at the end"
     assert run(*folders) == 0
-    assert f"1 of 3  a.png  already: {said}\n" in capsys.readouterr().out
+    assert f"1 of 3  a.png  already done. {said}\n" in capsys.readouterr().out
 
 
 def test_a_failed_photo_exits_with_1(folders, fake, capsys):
@@ -197,7 +199,7 @@ def test_a_real_photo_is_protected_by_the_command_and_only_its_face_changes(tmp_
     options = ["--batch", batch, "--way", way.replace(" ", "-"), "--surrogate", "mobileface"]
     assert run(tmp_path / "in", tmp_path / "out", *options) == 1
     out = capsys.readouterr().out
-    assert "1 of 2  astronaut.png  Protected: 1 face. dlib_resnet, not used to make this: distance 0." in out
+    assert "1 of 2  astronaut.png  Protected, 1 face. dlib_resnet, not used to make this, says distance 0." in out
     assert "nobody.png  FAILED: no face found" in out
     written = np.asarray(Image.open(tmp_path / "out" / "astronaut.png"))
     changed = (written != pixels).any(-1)

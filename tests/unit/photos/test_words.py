@@ -111,11 +111,11 @@ def test_to_impersonate_says_who_takes_it_for_the_target_and_promises_nothing():
 @pytest.mark.parametrize(
     "faces, said",
     [
-        ([PROTECTED], "Protected: 1 face."),
-        ([PROTECTED] * 3, "Protected: 3 faces."),
-        ([PROTECTED, KNOWN, PROTECTED], "NOT PROTECTED: 1 of 3 faces."),
-        ([KNOWN], "NOT PROTECTED: 1 of 1 face."),
-        ([PROTECTED, DOUBTFUL], "Protected: 2 faces. 1 of them DOUBTFUL."),
+        ([PROTECTED], "Protected, 1 face."),
+        ([PROTECTED] * 3, "Protected, 3 faces."),
+        ([PROTECTED, KNOWN, PROTECTED], "NOT PROTECTED, 1 of 3 faces."),
+        ([KNOWN], "NOT PROTECTED, 1 of 1 face."),
+        ([PROTECTED, DOUBTFUL], "Protected, 2 faces. 1 of them DOUBTFUL."),
     ],
 )
 def test_a_photo_is_protected_when_all_its_faces_are(faces, said):
@@ -124,10 +124,10 @@ def test_a_photo_is_protected_when_all_its_faces_are(faces, said):
 
 def test_what_was_not_looked_for_is_said():
     assert words.scope(80.0) == (
-        "faces smaller than 80 pixels were not looked for, and faces that were not found (half hidden, in profile, "
-        "strongly tilted) were not changed"
+        "Not changed: faces smaller than 80 pixels, and any that were not found (half hidden, in profile, strongly "
+        "tilted)."
     )
-    assert words.scope() == "no other faces were looked for or changed"
+    assert words.scope() == "No other faces were looked for or changed."
 
 
 def test_a_face_that_was_found_in_the_turned_photo_is_said():
@@ -143,20 +143,24 @@ def test_a_face_that_was_found_in_the_turned_photo_is_said():
 def test_a_line_shows_the_number_that_is_the_least_past_its_threshold():
     closest = verdict(judge(0.66), used(-0.5))
     assert words.in_a_line([PROTECTED, closest]) == (
-        "Protected: 2 faces. dlib_resnet, not used to make this: distance 0.66; the same person below 0.65."
+        "Protected, 2 faces. dlib_resnet, not used to make this, says distance 0.66; the same person below 0.65."
     )
     far = verdict(judge(0.9), used(0.5, "faceres"), used(0.4))
     assert words.in_a_line([closest, far, KNOWN]) == (
-        "NOT PROTECTED: 2 of 3 faces. faceres, used to make this: similarity 0.50; the same person above 0.31."
+        "NOT PROTECTED, 2 of 3 faces. faceres, used to make this, says similarity 0.50; the same person above 0.31."
     )
 
 
 def test_the_number_is_the_judges_unless_somebody_was_not_fooled():
-    assert words.short(verdict(used(0.3), judge(2.0))).startswith("dlib_resnet, not used to make this: distance 2.00")
-    assert words.short(verdict(used(0.4), judge(2.0))).startswith("mobileface, used to make this: similarity 0.40")
+    assert words.short(verdict(used(0.3), judge(2.0))).startswith(
+        "dlib_resnet, not used to make this, says distance 2.00"
+    )
+    assert words.short(verdict(used(0.4), judge(2.0))).startswith("mobileface, used to make this, says similarity 0.40")
     assert words.short(verdict(used(0.4), used(0.6, "faceres"), judge(0.64))).startswith("faceres")
     assert words.short(verdict(used(0.3), used(0.1, "faceres"))).startswith("mobileface"), "without a judge"
-    assert words.short(NOT_TAKEN).startswith("mobileface, used to make this: similarity to the target 0.20"), "counts"
+    assert words.short(NOT_TAKEN).startswith("mobileface, used to make this, says similarity to the target 0.20"), (
+        "counts"
+    )
     hardly, still = replace(used(0.30), reached=False), used(0.32, "faceres")
     assert words.short(verdict(hardly, still)).startswith("faceres"), "who still matches, not who is nearly gone"
 

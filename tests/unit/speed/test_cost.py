@@ -350,8 +350,8 @@ def test_a_cost_in_words():
 @pytest.mark.parametrize(
     ("peaks", "says"),
     [
-        ((1.1, 2.3), "; the process's peak memory rose from 1.1 GB to 2.3 GB"),
-        ((2.3, 2.3), "; the process's peak memory stayed at 2.3 GB"),
+        ((1.1, 2.3), "; the most memory in use rose from 1.1 GB to 2.3 GB"),
+        ((2.3, 2.3), "; the most memory in use stayed at 2.3 GB"),
         ((None, None), ""),
     ],
 )
@@ -400,5 +400,5 @@ def test_the_command_line_says_what_the_first_photo_costs_and_cost():
         )
     first, _, measured, last = stream.getvalue().splitlines()
     assert first == "a.jpg  2 faces, about 54 s and 1.2 GB"
-    assert measured.startswith("Predicted 54 s and 1.2 GB; took ") and measured.endswith(".")
+    assert measured.startswith("Expected 54 s and 1.2 GB of memory; took ") and measured.endswith(".")
     assert "b.jpg" in last
