@@ -1,5 +1,5 @@
 """Stable Diffusion from one .safetensors file: its text encoders, and what is refused. Its U-Net and autoencoder are
-compared with ComfyUI's in tests/contract/test_sdxl_backends.py."""
+compared with ComfyUI's in tests/contract/test_sdxl_backends.py, its text encoders in test_text_encoders.py beside it."""
 
 import pytest
 import torch
