@@ -1,6 +1,5 @@
 """Denoiser and ImageCodec over diffusers' UNet2DConditionModel and AutoencoderKL."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from ..checks import require, require_image
 from ..method.schedule import scaled_linear_alphas_cumprod
 from ..protocols import Bottleneck, SelfAttention
-from ..speed.checkpointing import blocks_of, recomputed
+from ..speed.checkpointing import blocks_of, recomputed, recomputed_attending
 
 
 class DiffusersDenoiser:
@@ -79,13 +78,10 @@ class DiffusersDenoiser:
         added = {"text_embeds": self.pooled.to(self.unet.dtype), "time_ids": self._sizes[size]}
         return {"added_cond_kwargs": {name: one.expand(latent.shape[0], -1) for name, one in added.items()}}
 
-    def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager:
-        """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the
-        blocks, and such a circle through autograd is never freed where the backward pass does not come."""
+    def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager[None]:
         if not self.low_memory:
             return nullcontext()
-        untouched = copy.copy(self_attention)
-        return recomputed(blocks_of(self.unet), lambda: self._computed_by(copy.copy(untouched)))
+        return recomputed_attending(self.unet, self._computed_by, self_attention)
 
     @contextmanager
     def _computed_by(self, self_attention: SelfAttention | None) -> Iterator[None]:

@@ -1,11 +1,15 @@
 """Less memory for more time: what a block of a network computed is computed again in the backward pass."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..protocols import SelfAttention
+
+Attending = Callable[[SelfAttention | None], AbstractContextManager]
 # The blocks of Stable Diffusion's U-Net and autoencoder, by the names of their classes.
 BLOCKS = {
     *("ResnetBlock2D", "BasicTransformerBlock"),  # in diffusers
@@ -45,6 +49,18 @@ def recomputed(
                 del block.forward
             else:
                 block.forward = forward
+
+
+def recomputed_attending(
+    network: nn.Module, attending: Attending, self_attention: SelfAttention | None
+) -> AbstractContextManager[None]:
+    """`recomputed` for a U-Net whose self-attention is computed by self_attention within attending(self_attention).
+
+    The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the blocks,
+    and such a circle through autograd is never freed where the backward pass does not come.
+    """
+    untouched = copy.copy(self_attention)
+    return recomputed(blocks_of(network), around=lambda: attending(copy.copy(untouched)))
 
 
 def _keeping_inputs_alone(forward: Callable, around: Callable[[], AbstractContextManager]) -> Callable:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -13,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core.protocols import Bottleneck, SelfAttention
-from ...faceprotect_core.speed.checkpointing import blocks_of, recomputed
+from ...faceprotect_core.speed.checkpointing import recomputed_attending
 from ...faceprotect_core.speed.memory import unet_bytes
 from .models import plain_patcher
 from .settings import compute_dtype, settings_of
@@ -114,13 +113,10 @@ class ComfyDenoiser:
         finally:
             self._self_attention = before
 
-    def _recomputed(self, self_attention: SelfAttention | None):
-        """The blocks keep copies of self_attention and not itself: it holds the loss, thereby the graph, thereby the
-        blocks, and such a circle through autograd is never freed where the backward pass does not come."""
+    def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager[None]:
         if not self.low_memory:
             return nullcontext()
-        untouched = copy.copy(self_attention)
-        return recomputed(blocks_of(self.base.diffusion_model), around=lambda: self._attending(copy.copy(untouched)))
+        return recomputed_attending(self.base.diffusion_model, self._attending, self_attention)
 
     def step_bytes(self, latent_shape, low: bool) -> float:
         """What one step holds for the backward pass."""
