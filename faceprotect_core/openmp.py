@@ -1,8 +1,8 @@
 """Threads that wait for others spin for some microseconds and then sleep; PyTorch's on Linux would spin far longer.
 
-Beside programs that compute, spinning takes the core that the others need, and takes many times as long; never to spin
-costs an idle machine two thirds more, as each wait of a small network begins and ends with the kernel. It counts only if it
-is said before torch is imported. Whoever says otherwise is heard.
+Beside programs that compute, spinning takes the core that the others need, and takes many times as long; never to
+spin costs an idle machine two thirds more, as each wait of a small network begins and ends with the kernel. It counts
+only if it is said before torch is imported. Whoever says otherwise is heard.
 """
 
 import os

@@ -73,6 +73,13 @@ class Performance(io.ComfyNode):
                     "on a fast GPU; recording takes a few seconds for each run and needs ample memory. On a CPU it "
                     "changes nothing.",
                 ),
+                io.Boolean.Input(
+                    "taesd_if_installed",
+                    default=True,
+                    optional=True,
+                    tooltip="Protect Photo takes the gradient from TAESD (taesdxl for SDXL) where it lies in "
+                    "models/vae_approx and no gradient_vae is connected; its report says so. Off: from the VAE itself.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The same MODEL with the settings; weights are shared."),
@@ -91,6 +98,7 @@ class Performance(io.ComfyNode):
         gradient_tile=0,
         faces_at_once=0,
         cuda_graphs=False,
+        taesd_if_installed=True,
     ) -> io.NodeOutput:
         tiny = None if gradient_vae is None else host.gradient_vae_of(gradient_vae, model, precision, WHERE)
         require(
@@ -98,5 +106,7 @@ class Performance(io.ComfyNode):
             f"{WHERE}: gradient_tile is {gradient_tile}",
             f"use 0 for no tiles, or a multiple of 8 from {SMALLEST_TILE} on",
         )
-        settings = host.PerformanceSettings(precision, memory, tiny, gradient_tile, faces_at_once, cuda_graphs)
+        settings = host.PerformanceSettings(
+            precision, memory, tiny, gradient_tile, faces_at_once, cuda_graphs, taesd_if_installed
+        )
         return io.NodeOutput(*host.with_settings(model, vae, settings))

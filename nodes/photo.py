@@ -181,6 +181,7 @@ class ProtectPhoto(io.ComfyNode):
         require_untouched(cls.hidden, "image", WHERE)
         require_untouched(cls.hidden, "other_photo", f"{WHERE} (other photo)")
         way, models = _way(way, preset, model, vae, conditioning)
+        models, taesd = host.with_installed_taesd(models, WHERE)
         size = host.crop_size(size, models[0] if models else None, WHERE)
         loaded, judging = _recognisers(surrogates, judge)
         wanted = numbers if which == "numbered" else which
@@ -215,7 +216,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
                 said.append(f"Photo {progress.finished}: {_said_of(results[-1], where)}")
-            said += [words.scope(select.smallest), *_notes(models)]
+            said += [words.scope(select.smallest), *_notes(models, taesd)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
                 logging.info("FaceProtect: %s", said[-1])
@@ -243,14 +244,15 @@ def _way(way: str, preset: str, model, vae, conditioning) -> tuple[str, tuple]:
     return chosen, models if chosen == DIFFUSION else ()
 
 
-def _notes(models: tuple) -> list[str]:
-    """What the user should know of a checkpoint."""
-    file = host.file_of_model(models[0]) if models else ""
-    if not file:
-        return []
-    warning = host.warning_of(models[0])
-    measured = f"Note: the presets were measured with the built-in model, and not with {file!r}."
-    return [measured, warning] if warning else [measured]
+def _notes(models: tuple, taesd: str) -> list[str]:
+    """What the user should know of a checkpoint, and of the small decoder whose gradient was taken."""
+    notes, file = [], host.file_of_model(models[0]) if models else ""
+    if file:
+        notes.append(f"Note: the presets were measured with the built-in model, and not with {file!r}.")
+        notes.append(host.warning_of(models[0]))
+    if taesd:
+        notes.append(f"Note: the gradient came from {taesd}, which saves time and memory; see Performance Settings.")
+    return [note for note in notes if note]
 
 
 def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:
@@ -319,9 +321,7 @@ def _one_face(photo, name: str) -> torch.Tensor:
 
 
 def _require_protected(result: PhotoResult, where: str, preset: str) -> None:
-    failed = [
-        f"face {number} is {words.verdict(face)}" for number, face in enumerate(result.faces) if not face.protected
-    ]
+    failed = [f"face {index} is {words.verdict(face)}" for index, face in enumerate(result.faces) if not face.protected]
     require(
         not failed,
         f"{where}: {' '.join(failed)} Faces count from the left, starting at 0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .detect import FaceDetector, detect_faces, smallest_in_one_pass
 from .face import Face
-from .windows import WINDOW, overlap
+from .windows import PYRAMID_STEP, WINDOW, overlap
 
 SAME_FACE = 0.3  # intersection over union of the boxes above which a face was found again
 SMALLEST_AGAIN = 0.6  # of the face's size: the smallest face to look for in the other version
@@ -32,20 +33,22 @@ def moved(face: Face, x: float, y: float) -> Face:
     return replace(shifted, box_xyxy=(left + x, top + y, right + x, bottom + y))
 
 
-def find_again(photo: Tensor, face: Face, detector: FaceDetector, *, quick: bool = False) -> Face | None:
+def find_again(photo: Tensor, face: Face, detector: FaceDetector) -> Face | None:
     """The face that the detector finds in the photo where one was, or None.
+
+    Levels of the detector's pyramid on which only faces much smaller than that one would be found are left out.
 
     Args:
         photo: [3, H, W] in [0, 1].
         face: where it was, in the photo's pixels.
         detector: of `load_detector`.
-        quick: do not look for faces that would be too small to be that one; the others are then sought in slightly
-            other sizes, and a large photo takes a tenth of the time.
     """
     size = max(face.box_xyxy[2] - face.box_xyxy[0], face.box_xyxy[3] - face.box_xyxy[1])
-    smallest = max(10.0, SMALLEST_AGAIN * size)
-    if not quick:
-        smallest = min(smallest, max(WINDOW, smallest_in_one_pass(photo)))
+    needed, smallest = max(10.0, SMALLEST_AGAIN * size), max(WINDOW, smallest_in_one_pass(photo))
+    if needed > smallest:
+        smallest /= PYRAMID_STEP ** math.floor(math.log(needed / smallest, 1 / PYRAMID_STEP))
+    else:
+        smallest = needed
     found = detect_faces(photo, detector, min_face=smallest, turned=False)
     same = [one for one in found if overlap(one.box_xyxy, face.box_xyxy) > SAME_FACE]
     return max(same, key=lambda one: overlap(one.box_xyxy, face.box_xyxy), default=None)

@@ -20,7 +20,7 @@ from .job import RayOptions, Work, attempt, raised_at
 
 OBJECT_STORE_BYTES = 100 * 2**20  # only names and small results travel; Ray would take 30 % of the memory
 CORES_PER_WORKER = 2
-# Threads that wait must hardly spin: two workers of two threads each on two cores took 292 s with spinning, 20 s without.
+# Threads that wait must hardly spin: two workers of two threads on two cores took 292 s with spinning, 20 s without.
 WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": SPINS}
 
 

@@ -90,7 +90,7 @@ PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     },
     DIFFUSION: {
         "fast": _DIFFUSION.tuned(null_text_iterations=5, iterations=26, lr=0.03, fidelity_weight=0.2),
-        "balanced": _DIFFUSION,
+        "balanced": replace(_DIFFUSION, margin=0.07),
         "strong": replace(_DIFFUSION, margin=0.2).tuned(
             depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.1
         ),

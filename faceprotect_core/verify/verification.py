@@ -216,8 +216,8 @@ def _compare(
     case: _Case, subject: _Subject, inside: Face, changed: Tensor, alone: Tensor | None = None, looks=(False, True)
 ) -> FaceComparison:
     """A face of the original against its window of the protected photo, and of the processed original."""
-    found = find_again(changed, inside, case.detector, quick=alone is not None)
-    alone_again = None if alone is None else find_again(alone, inside, case.detector, quick=True)
+    found = find_again(changed, inside, case.detector)
+    alone_again = None if alone is None else find_again(alone, inside, case.detector)
     compared = []
     for index, recognizer in enumerate(case.recognizers):
         reference = subject.references[index]

@@ -39,6 +39,7 @@ from .settings import (
     gradient_vae_of,
     is_taesd,
     settings_of,
+    with_installed_taesd,
     with_settings,
 )
 from .supported import (

@@ -22,6 +22,9 @@ SETTINGS = "faceprotect"  # their name in a patcher's model_options, which its c
 LIGHT_DECODER = "faceprotect_light_decoder"  # the same, of a VAE that has one: for changes, see decoder_of_changes
 
 
+TAESD = {0.18215: "taesd", 0.13025: "taesdxl"}  # scale of the latents: its name in Load VAE
+
+
 MOST_FACES_AT_ONCE = 8  # that are chosen without being set
 
 
@@ -31,7 +34,7 @@ class PerformanceSettings:
 
     gradient_vae: a VAE whose decoder gives the gradient, from `gradient_vae_of`. gradient_tile: the gradient comes from
     tiles of that many pixels; 0: from the whole image. faces_at_once: of Protect Photo; 0: automatic.
-    cuda_graphs: networks are recorded and replayed on a GPU.
+    cuda_graphs: networks are recorded and replayed on a GPU. taesd_if_installed: see `with_installed_taesd`.
     """
 
     precision: str = "as loaded"
@@ -40,6 +43,7 @@ class PerformanceSettings:
     gradient_tile: int = 0
     faces_at_once: int = 0
     cuda_graphs: bool = False
+    taesd_if_installed: bool = True
 
 
 def settings_of(patcher) -> PerformanceSettings:
@@ -79,6 +83,27 @@ def gradient_vae_of(vae, model, precision: str, where: str):
     tiny.patcher = comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)
     tiny.patcher.model_options[SETTINGS] = PerformanceSettings(precision)
     return tiny
+
+
+def with_installed_taesd(models: tuple, where: str) -> tuple[tuple, str]:
+    """For Protect Photo: MODEL, VAE and more with the gradient of the TAESD in models/vae_approx, and its name or "".
+
+    So where the settings allow it and choose no other gradient. The demo model's changes have a decoder of their own.
+    """
+    if not models:
+        return models, ""
+    from nodes import VAELoader  # ComfyUI's, which is slow to import and there by then
+
+    model, vae, *more = models
+    settings, scale = settings_of(vae.patcher), model.model.latent_format.scale_factor
+    name = next((name for near, name in TAESD.items() if abs(near - scale) < 1e-3), "")
+    chosen = settings.gradient_vae is not None or settings.gradient_tile or is_taesd(vae)
+    own = LIGHT_DECODER in vae.patcher.model_options
+    if chosen or own or not settings.taesd_if_installed or name not in VAELoader.vae_list(VAELoader):
+        return models, ""
+    (installed,) = VAELoader().load_vae(name)
+    tiny = gradient_vae_of(installed, model, settings.precision, where)
+    return (*with_settings(model, vae, dataclasses.replace(settings, gradient_vae=tiny)), *more), name
 
 
 def compute_dtype(dtype: torch.dtype, precision: str = "as loaded") -> torch.dtype:

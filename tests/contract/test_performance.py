@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from checkpoints import SD1, write_checkpoint, write_lora
 from comfyui_models import assert_untouched, context, latent, load, load_tiny_vae, saved_bytes, state
@@ -327,3 +328,48 @@ def test_a_tiny_vae_of_another_model_is_refused(pack, loaded, scale, channels):
 def test_a_full_vae_is_refused_for_the_gradient(pack, loaded):
     with pytest.raises(pack.core.checks.ProtectionError, match="AutoencoderKL"):
         with_settings(pack, *loaded, *DEFAULTS, loaded[1])
+
+
+# TAESD that lies in models/vae_approx
+
+
+@pytest.fixture
+def installed(tiny_vae, tmp_path, monkeypatch):
+    """Its two files, as people put them there."""
+    for part in ("encoder", "decoder"):
+        network = getattr(tiny_vae.first_stage_model, f"taesd_{part}")
+        save_file(network.state_dict(), tmp_path / f"taesd_{part}.safetensors")
+    look_in(monkeypatch, str(tmp_path))
+
+
+def look_in(monkeypatch, *folders: str) -> None:
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([*folders], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+
+
+def test_protect_photo_takes_the_gradient_of_an_installed_taesd(pack, loaded, tiny_vae, installed):
+    (model, vae), name = pack.host.with_installed_taesd(loaded, "here")
+    near = pack.host.codec_of(vae, model).near.patcher.model.taesd_decoder
+    assert name == "taesd"
+    for key, weight in tiny_vae.first_stage_model.taesd_decoder.state_dict().items():
+        assert torch.equal(near.state_dict()[key], weight)
+    assert pack.host.settings_of(loaded[1].patcher).gradient_vae is None  # the user's own VAE is as it was
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"taesd_if_installed": False}, {"gradient_tile": 128}], ids=["switched off", "tiles instead"]
+)
+def test_it_does_not_where_the_settings_say_otherwise(pack, loaded, installed, chosen):
+    models = with_settings(pack, *loaded, *DEFAULTS, **chosen)
+    assert pack.host.with_installed_taesd(models, "here") == (models, "")
+
+
+def test_it_does_not_where_there_is_none_or_the_vae_has_a_light_decoder(pack, loaded, installed, monkeypatch):
+    models = with_settings(pack, *loaded, *DEFAULTS)
+    models[1].patcher.model_options[pack.host.LIGHT_DECODER] = torch.nn.Identity()  # as Load Demo Model's
+    assert pack.host.with_installed_taesd(models, "here") == (models, "")
+    look_in(monkeypatch)
+    assert pack.host.with_installed_taesd(loaded, "here") == (loaded, "")
+    assert pack.host.with_installed_taesd((), "here") == ((), "")

@@ -91,6 +91,7 @@ WIDGETS = {
         "gradient_tile",
         "faces_at_once",
         "cuda_graphs",
+        "taesd_if_installed",
     ],
     "FaceProtectVerify": [],
     "FaceProtectVerifyRobustness": [],

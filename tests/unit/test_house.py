@@ -32,7 +32,7 @@ FLOORS = (
 NODES_MAY_NOT = {"evaluation", "folders", "jobs", "conversion", "diffusers_backend", "__main__"}
 # What is there where ComfyUI is: its own packages, and those of its requirements.txt that it cannot start without.
 OF_COMFYUI = {
-    *("comfy", "comfy_api", "comfy_execution", "folder_paths", "server"),
+    *("comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "server"),
     *("torch", "numpy", "pillow", "transformers"),
 }
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit_image", "google": "onnx"}  # google.protobuf comes with onnx

@@ -1,4 +1,4 @@
-"""Threads that wait spin a little and then sleep, unless the user says otherwise, and it is said before torch is imported."""
+"""Threads that wait spin a little and then sleep, unless the user says otherwise; said before torch is imported."""
 
 import os
 import subprocess

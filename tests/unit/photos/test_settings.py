@@ -22,7 +22,7 @@ EXPECTED = {
     (DIFFUSION, "fast"): SHARED
     | DIFFUSED
     | {"null_text_iterations": 5, "iterations": 26, "lr": 0.03, "fidelity_weight": 0.2},
-    (DIFFUSION, "balanced"): SHARED | DIFFUSED,
+    (DIFFUSION, "balanced"): SHARED | DIFFUSED | {"margin": 0.07},
     (DIFFUSION, "strong"): SHARED
     | DIFFUSED
     | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.1, "margin": 0.2},
@@ -33,7 +33,7 @@ FURTHER = {
     (LIGHT, "balanced"): {"margin": 0.23, "iterations": 45, "fidelity_weight": 0.5},
     (LIGHT, "strong"): {"margin": 0.5, "iterations": 60, "fidelity_weight": 0.2},
     (DIFFUSION, "fast"): {"margin": 0.23, "iterations": 13, "fidelity_weight": 0.1},
-    (DIFFUSION, "balanced"): {"margin": 0.23, "iterations": 20, "fidelity_weight": 0.15},
+    (DIFFUSION, "balanced"): {"margin": 0.17, "iterations": 20, "fidelity_weight": 0.15},
     (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 30, "fidelity_weight": 0.05},
 }
 
