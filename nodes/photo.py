@@ -321,7 +321,7 @@ def _one_face(photo, name: str) -> torch.Tensor:
 
 
 def _require_protected(result: PhotoResult, where: str, preset: str) -> None:
-    failed = [f"face {index} is {words.verdict(face)}" for index, face in enumerate(result.faces) if not face.protected]
+    failed = [f"face {n} is {words.verdict(face)}" for n, face in enumerate(result.faces) if not face.protected]
     require(
         not failed,
         f"{where}: {' '.join(failed)} Faces count from the left, starting at 0",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..checks import ProtectionError, require
 from ..method.schedule import scaled_linear_alphas_cumprod, zero_terminal_snr
 from .adapters import DiffusersCodec, DiffusersDenoiser
-from .prompt import empty_prompt
+from .prompt import encode_prompt
 
 # The networks, a folder each; only SDXL has a second text encoder.
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -40,7 +40,7 @@ def load_diffusers(folder: Path | str, device: torch.device | str = "cpu"):
     encoders = [networks[part] for part in parts[2:]]
     names = ["tokenizer", "tokenizer_2"][: len(encoders)]
     tokens = [_empty_tokens(classes["tokenizer"], folder, *one) for one in zip(names, encoders, strict=True)]
-    context, pooled = empty_prompt(encoders, tokens)
+    context, pooled = encode_prompt(encoders, tokens)
     require_plain(unet, vae, context, pooled, folder.name)
     return DiffusersDenoiser(unet, prediction_type, alphas_cumprod, pooled=pooled), DiffusersCodec(vae), context
 

@@ -1,4 +1,4 @@
-"""The empty prompt, as the text encoders of Stable Diffusion 1.x, 2.x and SDXL see it."""
+"""A prompt, as the text encoders of Stable Diffusion 1.x, 2.x and SDXL see it."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def empty_prompt(encoders: Sequence[nn.Module], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+def encode_prompt(encoders: Sequence[nn.Module], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """The embedding [1, tokens, dim], and of SDXL, which has two encoders, the pooled output [1, dim].
 
     encoders: transformers' CLIPTextModel, of SDXL its CLIPTextModelWithProjection too. tokens: of each, [1, tokens].

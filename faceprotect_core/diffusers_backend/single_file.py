@@ -15,7 +15,7 @@ from ..checks import require
 from ..method.schedule import scaled_linear_alphas_cumprod, zero_terminal_snr
 from .adapters import DiffusersCodec, DiffusersDenoiser
 from .folder import PLAIN, model_classes, or_download_again, require_plain
-from .prompt import empty_prompt
+from .prompt import encode_prompt
 
 Tensors = dict[str, Tensor]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -52,13 +52,13 @@ def load_single_file(file: Path | str, device: torch.device | str = "cpu"):
     with or_download_again(f"the networks in {file.name!r} are not as those of Stable Diffusion 1.x or SDXL"):
         unet, vae = (network.to(device) for network in networks_of(tensors))
         encoders = [encoder.to(device) for encoder in text_encoders_of(tensors)]
-    context, pooled = empty_prompt(encoders, [ids.to(device) for ids in _empty_tokens(encoders)])
+    context, pooled = encode_prompt(encoders, [ids.to(device) for ids in _empty_tokens(encoders)])
     require_plain(unet, vae, context, pooled, file.name)
     return denoiser_of(unet, tensors, pooled), DiffusersCodec(vae), context
 
 
 def denoiser_of(unet: nn.Module, tensors: Tensors, pooled: Tensor | None) -> DiffusersDenoiser:
-    """By what the checkpoint says of how it predicts. pooled: see `empty_prompt`."""
+    """By what the checkpoint says of how it predicts. pooled: see `encode_prompt`."""
     alphas = scaled_linear_alphas_cumprod()
     alphas = zero_terminal_snr(alphas) if "ztsnr" in tensors else alphas
     return DiffusersDenoiser(unet, "v_prediction" if "v_pred" in tensors else "epsilon", alphas, pooled=pooled)
@@ -97,7 +97,7 @@ def networks_of(tensors: Tensors) -> tuple[nn.Module, nn.Module]:
     networks = []
     for part, config in (("unet", unet), ("vae", vae)):
         network = classes[part](**config)
-        network.load_state_dict({key: one.float() for key, one in convert[part](tensors, config).items()})
+        network.load_state_dict(convert[part](tensors, config))  # which casts, without a copy
         networks.append(network.eval().requires_grad_(False))
     return networks[0], networks[1]
 
@@ -162,7 +162,7 @@ def _text_encoder(part: str, tensors: Tensors, activation: str) -> nn.Module:
     )
     network = model_classes()[part](config)
     wanted = [key for key in network.state_dict() if not key.endswith("position_ids")]
-    found = {key: tensors[key.removeprefix("text_model.")].float() for key in wanted}
+    found = {key: tensors[key.removeprefix("text_model.")] for key in wanted}
     network.load_state_dict(found, strict=False)  # some versions of transformers keep the position_ids, too
     return network.eval().requires_grad_(False)
 

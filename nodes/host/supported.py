@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import comfy.latent_formats
@@ -10,11 +9,10 @@ import comfy.model_base
 import comfy.model_sampling
 
 from ...faceprotect_core.checks import require
+from ...faceprotect_core.models import SDXL_SIZE, distilled_warning
 
 PLAIN = "load a plain checkpoint: SD 1.5 (v1-5-pruned-emaonly), SD 2.1 (v2-1_512-ema-pruned) or SDXL (sd_xl_base_1.0)"
-SIZE, SDXL_SIZE = 256, 768  # of a crop in pixels, where none is chosen
-# Of the files of models that were distilled to a few steps; nothing in their tensors tells them.
-DISTILLED = re.compile(r"turbo|lightning|lcm|hyper[-_]?sd|dmd|[248][-_]?steps?(?![a-z])|schnell", re.IGNORECASE)
+SIZE = 256  # of a crop in pixels, where none is chosen and the model is not SDXL
 
 
 def is_sdxl(model) -> bool:
@@ -83,18 +81,17 @@ def require_supported_vae(vae) -> None:
 
 
 def warning_of(model) -> str:
-    """A sentence for the user where the file's name says that the model was distilled; empty otherwise."""
-    file = file_of_model(model)
-    if not DISTILLED.search(file):
-        return ""
-    return (
-        f"Warning: {file!r} sounds like a distilled model (Turbo, Lightning, Hyper, LCM). Those were trained at a few "
-        "high noise levels only, and FaceProtect works at the lowest: protection and picture can be worse than with "
-        "the plain checkpoint."
-    )
+    """A sentence for the user where the MODEL's file seems to be a distilled model; empty otherwise."""
+    path = _path_of_model(model)
+    return distilled_warning(path) if path else ""
 
 
 def file_of_model(model) -> str:
     """The name of the file that one of ComfyUI's loaders made the MODEL from; empty if unknown."""
+    path = _path_of_model(model)
+    return path.name if path else ""
+
+
+def _path_of_model(model) -> Path | None:
     loader = model.cached_patcher_init
-    return Path(loader[1][0]).name if loader and loader[1] and isinstance(loader[1][0], (str, Path)) else ""
+    return Path(loader[1][0]) if loader and loader[1] and isinstance(loader[1][0], (str, Path)) else None

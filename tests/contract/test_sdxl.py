@@ -208,20 +208,22 @@ def test_the_null_text_is_learned_over_the_joined_context(pack, vega):
     assert torch.equal(denoiser.fixed["pooled_output"], pooled)
 
 
-def test_a_prompt_changes_the_result_by_its_context_and_by_its_pooled_text(pack, vega):
-    """The photo is inverted, and changed, under it."""
+def test_a_prompt_changes_every_stage_by_its_context_and_by_its_pooled_text(pack, vega):
+    """The photo is inverted under it, the embeddings are learned from it on, and the photo is changed under it."""
     core, model, vae = pack.core, *vega
     null, other = conditioning(), conditioning(seed=5)
     prompts = {"empty": null, "context": [[-null[0][0], null[0][1]]], "pooled": [[null[0][0], other[0][1]]]}
-    images = {}
+    schedule, found = pack.host.schedule_of(model), {}
     for name, prompt in prompts.items():
         denoiser, codec = denoiser_of(pack, model, prompt), pack.host.codec_of(vae, model)
         with pack.host.gradients(denoiser.patcher, codec.patcher):
-            path = core.ddim_invert(denoiser, latent(), prompt[0][0], pack.host.schedule_of(model), depth=1)
+            path = core.ddim_invert(denoiser, latent(), prompt[0][0], schedule, depth=1)
             learned = core.learn_null_text(denoiser, path, prompt[0][0], iterations=1)
-            images[name] = core.optimize_latent(denoiser, codec, path, learned, darkness, iterations=1).image
+            image = core.optimize_latent(denoiser, codec, path, learned, darkness, iterations=1).image
+            found[name] = path.latents[-1], learned - prompt[0][0], image
     for name in ("context", "pooled"):
-        assert (images[name] - images["empty"]).abs().max() > 1e-3, name
+        for stage, empty, told in zip(("inversion", "learning", "change"), found["empty"], found[name], strict=True):
+            assert (told - empty).abs().max() > 1e-3, (name, stage)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=["bf16", "fp8"])

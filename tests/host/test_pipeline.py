@@ -180,6 +180,15 @@ def test_sdxls_sizes_and_another_autoencoder_are_honoured(comfyui, sdxl_checkpoi
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_text_prompt_changes_the_picture(comfyui, request, family):
+    """The photo is inverted, and changed, under it."""
+    source = checkpoint(request.getfixturevalue(f"{family}_checkpoint"))
+    prompt = small_pipeline(source, output="published")
+    told = changed(prompt, empty_prompt={"text": "a portrait, soft light"})
+    assert not np.array_equal(picture(comfyui, told), picture(comfyui, prompt))
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "with a LoRA"])
 def test_a_protection_run_leaves_the_model_untouched(comfyui, request, family, with_lora):
     name, lora = (request.getfixturevalue(f"{family}_{what}") for what in ("checkpoint", "lora"))

@@ -8,8 +8,7 @@
 ComfyUI reads a U-Net's kind off its tensors: 320 channels at the first layer, the width of the text it attends to
 (768: SD 1.x, 1024: SD 2.x, 2048: SDXL), proj_in as a convolution (SD 1.x) or a linear layer (SD 2.x). Depth and
 channel multipliers are read off too, so two levels with one block each are enough. The autoencoder and the text
-encoders have fixed sizes in ComfyUI, so they come in full; the text encoder's layers are zeros (each then passes its
-input on), which makes them quick to write and leaves the prompt's tokens distinguishable.
+encoders have fixed sizes in ComfyUI, so they come in full, the text encoders with norms and biases that count.
 An SD 2.x file is taken for epsilon-prediction; for v-prediction add the node ModelSamplingDiscrete. SDXL files say it
 themselves, by the tensors v_pred and ztsnr.
 """
@@ -254,7 +253,12 @@ def _vae_block(name: str, channels_in: int, width: int) -> Shapes:
     return shapes | (_conv1x1(f"{name}.nin_shortcut", width, channels_in) if channels_in != width else {})
 
 
-# The text encoders: full size, zeros but for the embeddings
+# The text encoders, in full size
+
+
+def _text_weight(key: str, shape: tuple[int, ...], pool: np.ndarray) -> np.ndarray:
+    """As `_weight`, but with norms and biases that show where one was taken for another."""
+    return _weight(key, shape, pool) if len(shape) > 1 else _weight(key, shape, pool) + _noise(key, shape, 0.1, pool)
 
 
 def _clip_l(pool: np.ndarray) -> Tensors:
@@ -267,8 +271,7 @@ def _clip_l(pool: np.ndarray) -> Tensors:
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             shapes |= _linear(f"{block}.self_attn.{part}", width, width)
         shapes |= _linear(f"{block}.mlp.fc1", 4 * width, width) | _linear(f"{block}.mlp.fc2", width, 4 * width)
-    tensors = {prefix + key: _weight(key, shape, pool) for key, shape in shapes.items() if len(shape) == 1}
-    tensors |= {prefix + key: np.zeros(shape, np.float16) for key, shape in shapes.items() if len(shape) > 1}
+    tensors = {prefix + key: _text_weight(key, shape, pool) for key, shape in shapes.items()}
     tensors[prefix + "embeddings.token_embedding.weight"] = _noise("tokens", (49408, width), 1.0, pool)
     tensors[prefix + "embeddings.position_embedding.weight"] = _noise("positions", (77, width), 1.0, pool)
     return tensors
@@ -283,8 +286,7 @@ def _open_clip(prefix: str, width: int, layers: int, pool: np.ndarray) -> Tensor
         shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
         shapes |= _linear(f"{block}.attn.out_proj", width, width)
         shapes |= _linear(f"{block}.mlp.c_fc", 4 * width, width) | _linear(f"{block}.mlp.c_proj", width, 4 * width)
-    tensors = {prefix + key: _weight(key, shape, pool) for key, shape in shapes.items() if len(shape) == 1}
-    tensors |= {prefix + key: np.zeros(shape, np.float16) for key, shape in shapes.items() if len(shape) > 1}
+    tensors = {prefix + key: _text_weight(key, shape, pool) for key, shape in shapes.items()}
     tensors[prefix + "token_embedding.weight"] = _noise("tokens", (49408, width), 1.0, pool)
     tensors[prefix + "positional_embedding"] = _noise("positions", (77, width), 1.0, pool)
     return tensors

@@ -1,5 +1,5 @@
 """Stable Diffusion from one .safetensors file: its text encoders, and what is refused. Its U-Net and autoencoder are
-compared with ComfyUI's in tests/contract/test_sdxl_backends.py."""
+compared with ComfyUI's in tests/contract/test_sdxl_backends.py, the text encoders in test_text_encoders.py."""
 
 import pytest
 import torch

@@ -28,15 +28,26 @@ def test_it_grows_with_images_pixels_width_and_the_size_of_a_number():
     assert unet_bytes(SHAPE, 2, 320, False) == unet_bytes(SHAPE, 4, 160, False) == one / 2
 
 
+def counted_and_estimated(size: int, low: bool):
+    """SDXL in the real shape, on torch's meta device: weights and all, depth 3, in bfloat16."""
+    way = WAYS["bfloat16 small" if low else "bfloat16"]
+    shape = (1, 4, size // 8, size // 8)
+    step, decoding = unet_bytes(shape, 2, 320, low, sdxl=True), decoder_bytes(shape, 2, 128, low)
+    return count(shape_only(MODELS["sdxl"], size, ("mobile_face",)), way, "cuda"), optimization_bytes(step, 3, decoding)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "gigabytes"), [(768, 12), (1024, 16)])
 def test_sdxl_fits_in_low_memory_and_the_estimate_is_near_what_is_counted(size, gigabytes):
-    """In the real shape, on torch's meta device: weights and all, depth 3, in bfloat16."""
-    counted = count(shape_only(MODELS["sdxl"], size, ("mobile_face",)), WAYS["bfloat16 small"], "cuda")
+    counted, estimated = counted_and_estimated(size, low=True)
     assert counted.weights + counted.peak < gigabytes * 1e9
-    shape = (1, 4, size // 8, size // 8)
-    step, decoding = unet_bytes(shape, 2, 320, True, sdxl=True), decoder_bytes(shape, 2, 128, True)
-    assert optimization_bytes(step, 3, decoding) == pytest.approx(counted.latent.peak, rel=0.2)
+    assert estimated == pytest.approx(counted.latent.peak, rel=0.2)
+
+
+@pytest.mark.slow
+def test_with_ample_memory_too_the_estimate_of_sdxl_is_near_what_is_counted():
+    counted, estimated = counted_and_estimated(768, low=False)
+    assert estimated == pytest.approx(counted.latent.peak, rel=0.2)
 
 
 def test_with_cuda_graphs_more_is_kept():
