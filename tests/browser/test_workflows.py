@@ -36,6 +36,10 @@ TEXT_ON_NODE = """type => {
 NODES = "() => app.graph.nodes.map(node => [node.id, node.type, LiteGraph.registered_node_types[node.type].title])"
 NODE_ID = "([type, title]) => app.graph.nodes.find(one => one.type === type && one.title === title).id"
 SLIDER = ["ImageCompare", "Before and after"]
+# What of a help page, from its heading on, is wider than the panel.
+CUT = """heading => [...heading.parentElement.querySelectorAll("*")]
+    .filter(one => one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1)
+    .map(one => one.textContent.slice(0, 80))"""
 # Title bars included; on the classic canvas there are no elements.
 RECTANGLES = """() => app.graph.nodes.map(node => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`)
@@ -185,7 +189,7 @@ def _images(run: dict) -> list[dict]:
     return [image for output in run["outputs"].values() for image in output.get("images", [])]
 
 
-def test_the_info_panel_shows_the_help_page_of_every_node(page):
+def test_the_info_panel_shows_the_help_page_of_every_node_and_cuts_nothing(page):
     shown = {}
     # These hold every node of the pack but Performance Settings, which is put beside the last.
     for name in ("whole_photo", "protect_photo", "verify", "light_and_shade", "makeup", "noise_baseline"):
@@ -198,16 +202,20 @@ def test_the_info_panel_shows_the_help_page_of_every_node(page):
                 page.screenshot(f"help_{kind}_{page.name}")
     page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
     assert sorted(shown) == sorted(page.stem for page in (PACK / "js/docs").glob("*.md"))
+    assert {kind: cut for kind, cut in shown.items() if cut} == {}
 
 
-def _show_help(page: Frontend, node_id: int, title: str) -> None:
+def _show_help(page: Frontend, node_id: int, title: str) -> list[str]:
+    """What of it is cut."""
     info = page.page.get_by_role("tab", name="Info")
     page.page.evaluate(SELECT, node_id)
     if not info.is_visible():
         page.page.get_by_test_id("info-button").click()
     info.click()
-    page.page.get_by_role("heading", level=1, name=title, exact=True).wait_for()
+    heading = page.page.get_by_role("heading", level=1, name=title, exact=True)
+    heading.wait_for()
     page.page.get_by_role("heading", level=2, name="Limits").wait_for()
+    return heading.evaluate(CUT)
 
 
 def exported(page: Frontend, what: str) -> dict:

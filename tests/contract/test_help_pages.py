@@ -10,7 +10,7 @@ DOCS = PACK / "js/docs"
 SECTIONS = ("## What it implements", "## Inputs", "## Outputs", "## Tips", "## Limits")
 
 SHOWN = ("required", "optional")  # and not "hidden"
-PANEL_WIDTH = 31  # characters of an equation that the panel shows without scrolling
+PANEL_WIDTH = 29  # characters of an equation that the panel shows without scrolling
 
 
 @pytest.fixture(scope="module")
