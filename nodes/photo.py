@@ -251,7 +251,7 @@ def _notes(models: tuple, taesd: str) -> list[str]:
         notes.append(f"Note: the presets were measured with the built-in model, and not with {file!r}.")
         notes.append(host.warning_of(models[0]))
     if taesd:
-        notes.append(f"Note: the gradient came from {taesd}, which saves time and memory; see Performance Settings.")
+        notes.append(f"Note: a small decoder ({taesd}) gave the gradient, to save time; see Performance Settings.")
     return [note for note in notes if note]
 
 

@@ -88,8 +88,8 @@ def select_faces(
     require(
         bool(known),
         f"no face found in the photo of {photo.shape[2]} x {photo.shape[1]} pixels",
-        "use a photo in which the face is upright and well lit, look for smaller faces (min_face), or draw a mask over "
-        "the face and connect only that",
+        "use a photo in which the face is upright and well lit, look for smaller faces (min_face of Detect Faces), or "
+        "draw a mask over the face and connect only that",
     )
     return _chosen(known, boxes, mask, which)
 

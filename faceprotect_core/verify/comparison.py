@@ -16,8 +16,11 @@ CONNECT_SEEN = "Connect the objective of FR Surrogate Loss, or seen of Protect P
 CONNECT_ANOTHER = "Connect one that was not used to make this."
 USE_ANOTHER_PHOTO = "Use another photo of the same person, upright and well lit."
 SET_THRESHOLD = "Set the threshold in Load FR Surrogate if you have measured it."
-DOUBTFUL = "DOUBTFUL: the face is covered, very dark or turned, and its landmarks are uncertain; do not trust this."
-NOT_FOUND_AGAIN = "The detector does not find the face again; it was compared where it was."
+DOUBTFUL = (
+    "DOUBTFUL. The face is covered, very dark or turned, so it is uncertain where its eyes, nose and mouth are. Do not "
+    "trust this."
+)
+NOT_FOUND_AGAIN = "The face is not found again, so it was compared where it was."
 
 
 def known_thresholds(surrogate: FRSurrogate) -> dict[str, float | None]:

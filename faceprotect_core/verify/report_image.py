@@ -52,8 +52,10 @@ def draw_report(original: Tensor, protected: Tensor, verification: Verification)
     sheet = Sheet()
     _heading(sheet, verification.protected, verification.verdict)
     reference = "another photo of the person" if verification.against_other else "the original"
-    zones = "Lines: thresholds; pale red: the same person, pale green: a stranger."
-    sheet.paragraph(f"Compared with {reference}. {zones} Hatched: used to make this, no evidence.", 15, FAINT)
+    zones = "The lines are thresholds. Pale red is the same person, pale green a stranger."
+    sheet.paragraph(
+        f"Compared with {reference}. {zones} Hatched bars were used to make this and are no evidence.", 15, FAINT
+    )
     for face in verification.worst_first()[:MOST_FACES]:
         _face_heading(sheet, face.number, len(verification.faces))
         _panels(sheet, original, protected, face.face)
@@ -77,7 +79,7 @@ def draw_robustness(report: RobustnessReport) -> Tensor:
     sheet.y += 12
     sheet.paragraph(
         "Red: matches at one of its thresholds. Green: past all of them, the further the stronger. Grey: no threshold "
-        "known. Small: the original after the same processing. Hatched: used to make this, no evidence.",
+        "known. Small: the original after the same processing. Hatched rows were used to make this: no evidence.",
         15,
         FAINT,
     )
@@ -117,7 +119,7 @@ def _panels(sheet: Sheet, original: Tensor, protected: Tensor, face: Face) -> No
 def _visibility(sheet: Sheet, visibility: Visibility) -> None:
     """In words, and the numbers below."""
     sheet.paragraph(f"The change is {visibility.words}.", 19)
-    source = "In words: by CIEDE2000, after Mokrzycki and Tatol (2011)."
+    source = "The words go by CIEDE2000, after Mokrzycki and Tatol (2011)."
     sheet.paragraph(f"Over the face: {visibility.numbers}. {source}", 15, FAINT)
     sheet.y += GAP
 

@@ -109,7 +109,7 @@ def require_other_network(judge: FRSurrogate | None, surrogates: Sequence[FRSurr
     require(
         same is None,
         f"the judge {judge.name if judge else ''} is the same network as {same.name if same else ''}, which is used to "
-        "make the protection: it would only say that the optimiser worked",
+        "make the protection; it would only say that the optimiser worked",
         "name another recogniser as the judge, or none; or take this one out of those that are used",
     )
 

@@ -118,5 +118,6 @@ def _preview(image: Tensor, caption: str) -> tuple:
         height = round(PREVIEW_SIZE * picture.height / picture.width)
         picture = ImageOps.expand(picture.resize((PREVIEW_SIZE, height)), (0, 0, 0, CAPTION))
         place = (PREVIEW_SIZE / 2, height + CAPTION / 2)
-        ImageDraw.Draw(picture).text(place, caption, "white", font(20), "mm")
+        fits = (PREVIEW_SIZE - 12) / font(20).getlength(caption)
+        ImageDraw.Draw(picture).text(place, caption, "white", font(min(20, int(20 * fits))), "mm")
     return ("JPEG", picture, PREVIEW_SIZE)
