@@ -119,7 +119,7 @@ def _panels(sheet: Sheet, original: Tensor, protected: Tensor, face: Face) -> No
 def _visibility(sheet: Sheet, visibility: Visibility) -> None:
     """In words, and the numbers below."""
     sheet.paragraph(f"The change is {visibility.words}.", 19)
-    source = "The words go by CIEDE2000, after Mokrzycki and Tatol (2011)."
+    source = "The words after Mokrzycki and Tatol (2011)."
     sheet.paragraph(f"Over the face: {visibility.numbers}. {source}", 15, FAINT)
     sheet.y += GAP
 

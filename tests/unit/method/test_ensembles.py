@@ -303,7 +303,7 @@ REFUSALS = {
         lambda: IdentityObjective(NETWORKS, source=SOURCE, margin=0.1, steepness=float("inf")), "steepness is inf",
     ),
     "steepness without a margin": (
-        lambda: IdentityObjective(NETWORKS, source=SOURCE, steepness=6.0), "the margin None",
+        lambda: IdentityObjective(NETWORKS, source=SOURCE, steepness=6.0), "the margin past the thresholds None",
     ),
     "jitter without a face": (
         lambda: IdentityObjective(NETWORKS, source=SOURCE, jitter=AlignmentJitter(1)), "there is no face to align",
