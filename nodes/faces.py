@@ -167,12 +167,23 @@ def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] |
         faces = [[face_from_mediapipe(face["landmarks_xy"], float(face["score"])) for face in one] for one in frames]
     else:
         faces = found.faces
+        require_faces(faces, where)
     require(
         faces is None or len(faces) == count,
         f"{where}: faces of {len(faces or [])} images are connected, and {count} images",
         "detect the faces in the very images that are connected here",
     )
     return faces
+
+
+def require_faces(value, where: str) -> None:
+    """None, or a list of the faces of each image."""
+    lists = isinstance(value, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in value)
+    require(
+        value is None or (lists and all(isinstance(face, Face) for one in value for face in one)),
+        f"{where}: what is connected to faces is no FACEPROTECT_FACES, but {str(value)[:40]!r}",
+        "connect faces of Detect Faces, or nothing",
+    )
 
 
 def boxes_per_image(bboxes: list | dict | None, count: int, where: str) -> list[list[Box]] | None:

@@ -17,6 +17,7 @@ from ..faceprotect_core.verify.reports import RobustnessReport, Verification
 from ..faceprotect_core.verify.robustness import processings
 from ..faceprotect_core.verify.verification import verify_photo, verify_robustness
 from . import host
+from .faces import require_faces
 from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData, SurrogateSocket
 from .surrogates import loaded_or_built_in
 
@@ -169,6 +170,7 @@ class _Check:
     def of(cls, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces) -> "_Check":
         photos, changed = host.to_core_image(original, where), host.to_core_image(protected, where)
         others = None if other is None else host.to_core_image(other, f"{where} (other)")
+        require_faces(faces, where)
         count = len(photos)
         for what, number, allowed in (
             ("protected photos", len(changed), (count,)),

@@ -36,6 +36,16 @@ def test_boxes_come_as_one_as_a_list_and_as_a_list_for_each_image(node, bboxes, 
     assert node.boxes_per_image(bboxes, count, "Crop Face") == expected
 
 
+@pytest.mark.parametrize("value", [7, 1.5, True, "a face", ["a face"], [["a face"]], {"faces": []}])
+def test_what_is_no_faces_is_refused_with_a_sentence(pack, node, photos, value):
+    """As a workflow that was edited by hand, or made by a program, may have it."""
+    with pytest.raises(pack.core.ProtectionError, match="is no FACEPROTECT_FACES.*How to fix"):
+        node.FaceSelector(photos, node.Found(faces=value), "all", "Protect Photo")
+    photo = photos.permute(0, 2, 3, 1)
+    with pytest.raises(pack.core.ProtectionError, match="Verify Protection: .*is no FACEPROTECT_FACES.*How to fix"):
+        pack.nodes.verify.VerifyProtection.execute(photo, photo, faces=value)
+
+
 def test_boxes_of_another_batch_are_refused(pack, node):
     with pytest.raises(pack.core.ProtectionError, match="boxes of 2 images are connected, and 3 images.*How to fix"):
         node.boxes_per_image([[BOX], [BOX]], 3, "Crop Face")
