@@ -28,7 +28,7 @@ from .report.plots import write_plots
 from .report.tables import markdown
 from .results import Results, quality_of, visible_of, write_results
 from .run import Plan, plan, references, run
-from .trial import DODGING, IMPERSONATION, Job, Lab, Setup
+from .trial import DODGING, IMPERSONATION, Job, Lab, Setup, sizes
 
 log = logging.getLogger("faceprotect.evaluation.protocol")
 DESCRIPTION = """\
@@ -95,6 +95,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="your own, e.g. w600k_r50=0.01:0.25; rates need them",
     )
     add("--psnr", type=_decibels, default=[], metavar="DB,...", help="compare all methods at equal PSNR besides")
+    add(
+        "--ciede2000",
+        type=_differences,
+        default=[],
+        metavar="MEAN,...",
+        help="and at equal CIEDE2000 over the face without lips and eyes, where makeup is meant to be seen",
+    )
     add("--purifier", type=Path, metavar="DIR", help="another diffusers folder: its vae is one more processing")
     add("--identities", type=_positive, metavar="N", help="how many people (all)")
     add(
@@ -148,6 +155,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         model=_located(arguments.model),
         framing=arguments.framing,
         psnr=tuple(arguments.psnr),
+        ciede2000=tuple(arguments.ciede2000),
         purifier=arguments.purifier and arguments.purifier.absolute(),
         thresholds=tuple(arguments.threshold),
         device=arguments.device,
@@ -204,7 +212,7 @@ def settings_of(lab: Lab, arguments: argparse.Namespace, people: int) -> dict:
         "model": Path(setup.model).name,
         "model_sha256": lab.model.sha256,
         "framing": setup.framing,
-        "strengths": [f"{value:g} dB" for value in setup.psnr],
+        "strengths": [*sizes(setup)],
         "processings": list(lab.processings),
         "files": {name: sha256_of(path) for name, path in files.items() if path},
         "targets": {target.name: [sha256_of(target.photo), sha256_of(target.test)] for target in setup.targets},
@@ -319,7 +327,15 @@ def _positive(text: str) -> int:
 
 
 def _decibels(text: str) -> list[float]:
+    return _within(text, 10, 60, "dB")
+
+
+def _differences(text: str) -> list[float]:
+    return _within(text, 0.1, 20, "of CIEDE2000")
+
+
+def _within(text: str, low: float, high: float, unit: str) -> list[float]:
     values = [float(one) for one in text.split(",")]
-    if not all(10 <= value <= 60 for value in values):
-        raise argparse.ArgumentTypeError(f"{text} is not between 10 and 60 dB")
+    if not all(low <= value <= high for value in values):
+        raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g} {unit}")
     return values

@@ -20,7 +20,7 @@ from .run import Plan, trial_file
 from .trial import DODGING, IMPERSONATION, OWN, Experiment, Job, Lab
 
 FAR = 0.01  # the paper's
-VISIBLE = ("ms_ssim", "ciede2000", "ciede2000_95")
+VISIBLE = ("ms_ssim", "ciede2000", "ciede2000_95", "psnr")
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class Quality(Row):
 @dataclass(frozen=True)
 class Visible(Row):
     """What an eye sees of a change of some strength, means over people: MS-SSIM of the photo, CIEDE2000 over the face
-    and its 95th percentile. None where it was not measured: by earlier versions, or on a photo too small."""
+    and its 95th percentile, PSNR. None where it was not measured: by earlier versions, or on a photo too small."""
 
     strength: str
     people: int
     ms_ssim: float | None
     ciede2000: float | None
     ciede2000_95: float | None
+    psnr: float | None
 
 
 @dataclass(frozen=True, eq=False)

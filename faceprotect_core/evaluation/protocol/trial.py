@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr, to_psnr
 from ...verify.robustness import processings, vae_round_trip
 from ..painted import painted
-from .change import Subject, changed_by, visible_change
+from .change import Subject, changed_by, to_ciede2000, visible_change
 from .data import Pair, Target, read_square
 from .methods import Method, chosen_methods
 
@@ -50,9 +51,9 @@ class Setup:
 
     base: what "ours" means, see `base_method`. recognisers: built-in names or weights files, seen and unseen.
     framing: what a recogniser sees of a photo: the face aligned as it wants it, the face's box, or all of it. psnr: in
-    dB, to which the changes of all methods are scaled besides, to be compared. purifier: a folder whose vae is one more
-    processing, so that not only the model purifies that the method went through. thresholds: (recogniser, FAR,
-    threshold) of the user's own.
+    dB, and ciede2000, see `to_ciede2000`: to which the changes of all methods are scaled besides, to be compared.
+    purifier: a folder whose vae is one more processing, so that not only the model purifies that the method went
+    through. thresholds: (recogniser, FAR, threshold) of the user's own.
     """
 
     out: Path
@@ -63,6 +64,7 @@ class Setup:
     model: str = "demo"
     framing: Framing = "aligned"
     psnr: tuple[float, ...] = ()
+    ciede2000: tuple[float, ...] = ()
     purifier: Path | None = None
     thresholds: tuple[tuple[str, float, float], ...] = ()
     device: str = "cpu"
@@ -102,9 +104,19 @@ class Job:
     pair: Pair
 
 
+def sizes(setup: Setup) -> dict[str, Callable[[Subject, Tensor], Tensor]]:
+    """Name -> what scales a change to one of the sizes that all methods are compared at."""
+    at_psnr = {f"{value:g} dB": partial(_to_psnr, wanted=value) for value in setup.psnr}
+    return at_psnr | {f"CIEDE2000 {value:g}": partial(to_ciede2000, wanted=value) for value in setup.ciede2000}
+
+
+def _to_psnr(subject: Subject, changed: Tensor, wanted: float) -> Tensor:
+    return to_psnr(subject.photo, changed, wanted)[0]
+
+
 def strengths(setup: Setup, method: Method) -> list[str]:
     """The names of the sizes in which a method's change is looked at."""
-    return [OWN, *(f"{value:g} dB" for value in setup.psnr if method.attacks)]
+    return [OWN, *(sizes(setup) if method.attacks else ())]
 
 
 class Lab:
@@ -145,8 +157,8 @@ class Lab:
         again = find_again(changed[0], subject.face, self.detector)
         places = [subject.face] if again is None else [subject.face, again]
         scaled = {OWN: changed}
-        for name, wanted in zip(strengths(self.setup, method)[1:], self.setup.psnr, strict=False):
-            scaled[name], _ = to_psnr(subject.photo, changed, wanted)
+        if method.attacks:
+            scaled |= {name: to_size(subject, changed) for name, to_size in sizes(self.setup).items()}
         record = {
             "settings": self.settings(job),
             "found_again": again is not None,

@@ -32,7 +32,7 @@ def results(experiments: dict[Experiment, dict[str, float]], measured: bool = Tr
             rates += [rate(one, judge, 77.0, goal=goal, **other) for other in ({"far": 0.1}, {"processing": "vae"})]
             if one.target:
                 rates.append(rate(one, judge, 77.0))
-    numbers = (0.987, 2.04, 5.96) if measured else (None,) * 3
+    numbers = (0.987, 2.04, 5.96, 35.04) if measured else (None,) * 4
     quality = [Quality(one, 5, 34.5, 31.0, 0.98, None, None, None, 100.0, 1.0) for one in experiments]
     visible = [Visible(one, strength, 5, *numbers) for one in experiments for strength in (OWN, *strengths)]
     settings = {"strengths": list(strengths), "comparable": ["ours", "pgd"], "depths": []}
@@ -65,11 +65,12 @@ def test_each_is_asked_about_what_it_did_not_see(goal):
     assert row(table, "pgd") == "| pgd | 5 | 60 | 40 | 20 | 40 | 34.5 | 0.987 | 2.0 | 6.0 |"
 
 
-def test_at_equal_psnr_those_are_left_out_that_cannot_be_scaled():
-    found = results(CLEAN | left_out("ours", 90.0, 80.0, 70.0) | left_out("paper", 9.0, 8.0, 7.0), strengths=("35 dB",))
-    own, equal = main_table(found, METHODS).split("### Dodging, every change at 35 dB")
+@pytest.mark.parametrize("size", ["35 dB", "CIEDE2000 2"])
+def test_at_equal_size_those_are_left_out_that_cannot_be_scaled(size):
+    found = results(CLEAN | left_out("ours", 90.0, 80.0, 70.0) | left_out("paper", 9.0, 8.0, 7.0), strengths=(size,))
+    own, equal = main_table(found, METHODS).split(f"### Dodging, every change at {size}")
     assert "| paper |" in own and "| paper |" not in equal
-    assert row(equal, "ours").startswith("| ours | 5 | 91 | 81 | 71 | 81 | 35 | 0.987 |")
+    assert row(equal, "ours").startswith("| ours | 5 | 91 | 81 | 71 | 81 | 35.0 | 0.987 |")
     assert row(equal, "clean") == row(own, "clean")
 
 

@@ -66,7 +66,16 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
     targets.mkdir()
     for letter in "ab":  # the other person is the target
         targets.joinpath(f"eve_{letter}.png").write_bytes(people.joinpath(f"2_{letter}.png").read_bytes())
-    arguments = ("--methods", "ours,pgd,depth 2", "--psnr", "31", "--goals", "dodging,impersonation")
+    arguments = (
+        "--methods",
+        "ours,pgd,depth 2",
+        "--psnr",
+        "31",
+        "--ciede2000",
+        "2",
+        "--goals",
+        "dodging,impersonation",
+    )
     arguments += ("--targets", str(targets), "--target-count", "1", "--identities", "1")
     assert evaluate(people, out, *arguments) == 0
     assert all((out / name).stat().st_size > 0 for name in (*FILES, "psr.png", "processing.png", "purification.png"))
@@ -82,6 +91,7 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
         rates = list(csv.DictReader(file))
     keys = {(rate["method"], rate["goal"], rate["strength"]) for rate in rates}
     assert {("clean", "dodging", "own"), ("ours", "dodging", "31 dB"), ("ours", "impersonation eve", "own")} <= keys
+    assert ("pgd", "dodging", "CIEDE2000 2") in keys
     assert {rate["processing"] for rate in rates} == set(PROCESSED)
     assert {rate["far"] for rate in rates} == {"0.1", "0.01", "0.001"}
     assert all(0 <= float(rate["psr"]) <= 100 and 0 <= float(rate["clean"]) <= 100 for rate in rates)
@@ -99,6 +109,8 @@ def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do
     assert float(visible["clean", "own"]["ms_ssim"]) == pytest.approx(1)
     assert 0 < float(visible["pgd", "31 dB"]["ciede2000"]) < float(visible["pgd", "31 dB"]["ciede2000_95"]) < 30
     assert 0.5 < float(visible["pgd", "31 dB"]["ms_ssim"]) < 0.99999
+    assert float(visible["pgd", "31 dB"]["psnr"]) == pytest.approx(31, abs=0.2)
+    assert float(visible["pgd", "CIEDE2000 2"]["ciede2000"]) == pytest.approx(2, abs=0.4)  # lips and eyes do not count
 
 
 @pytest.fixture

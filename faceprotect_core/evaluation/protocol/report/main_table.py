@@ -14,9 +14,10 @@ from .rows import VISIBLE_HEADS, section, shown, table, visible, what_they_are
 INTRO = f"""\
 PSR in percent at FAR {FAR:g}, each recogniser asked about the photos in whose loss it was not (black box), mean over
 those losses; for impersonation, over the targets, too. *clean* is the unprotected photo: a rate counts as far as it is
-above that. Each method first with the strength that it has by itself; then, where --psnr asks for it, with every change
-scaled to one PSNR, without those that return the decoded latent, whose change is mostly the autoencoder's blur. PSNR in
-dB and MS-SSIM of the whole photo; CIEDE2000 over the face, mean and 95th percentile: about 1 can just be told apart.
+above that. Each method first with the strength that it has by itself; then, where --psnr or --ciede2000 asks for it,
+with every change scaled to one PSNR, or to one CIEDE2000 over the face without lips and eyes, where makeup is meant to
+be seen; without those that return the decoded latent, whose change is mostly the autoencoder's blur. PSNR in dB and
+MS-SSIM of the whole photo; CIEDE2000 over the face, mean and 95th percentile: about 1 can just be told apart.
 A - where a trial is from a version that did not measure it."""
 NO_BLACK_BOX = """\
 Every recogniser was in the loss, and says nothing about others: with --leave-one-out, or some for --black-box, here is
@@ -86,5 +87,5 @@ def _black_box(
 
 def _psnr(results: Results, experiments: list[Experiment], strength: str) -> str:
     if strength != OWN:
-        return strength.removesuffix(" dB")
+        return shown(results.seen(experiments, strength)["psnr"], 1)
     return shown(mean([results.looks(one).psnr for one in experiments]), 1)
