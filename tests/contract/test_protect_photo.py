@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -85,3 +86,12 @@ def test_what_is_wrong_with_the_models_ends_the_run_whatever_is_chosen(node, pho
     monkeypatch.setattr(pack.host.ComfyCodec, "encode", encode)
     with pytest.raises(RuntimeError, match="the shapes do not match"):
         node(photos[:1], 1, on_failure)
+
+
+@pytest.mark.parametrize("caption", ["face 1 of 1", "photos 12 to 15 of 200, faces 3 to 6 of 23: about 120 min left"])
+def test_a_caption_stands_whole_below_the_preview(pack, caption):
+    progress = pack.host.progress
+    _, picture, _ = progress._preview(torch.ones(1, 3, 64, 64), caption)
+    line = np.asarray(picture.convert("L"))[-progress.CAPTION :]
+    assert line.shape == (progress.CAPTION, progress.PREVIEW_SIZE)
+    assert line[:, :6].max() == line[:, -6:].max() == 0 and line.max() > 200

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from faceprotect_core.faces import detect_faces, overlap
-from faceprotect_core.faces.detect import LEVEL_PIXELS
+from faceprotect_core.faces import detect_faces, find_again, overlap
+from faceprotect_core.faces.detect import LEVEL_PIXELS, smallest_in_one_pass
 from faceprotect_core.faces.windows import score_windows
 
 SIZES = (115, 133, 150, 168, 185, 203, 220, 238)  # pixels: of the faces
@@ -83,6 +83,20 @@ def test_a_large_turned_photo_is_searched_for_small_faces_too(astronaut, detecto
     found = detect_faces(photo.rot90(2, (1, 2)), detector)
     small, large = sorted(face.box_xyxy[2] - face.box_xyxy[0] for face in found)
     assert small < 120 and large > 240 and all(face.lies_turned for face in found)
+
+
+@pytest.mark.parametrize("side", [500, 1000, 2000])
+def test_a_face_is_found_again_without_levels_on_which_it_is_far_too_large(astronaut, detector, side):
+    photo = F.interpolate(astronaut[None, :, ROWS, COLUMNS], size=(side, side), mode="bilinear", antialias=True)[0]
+    levels, fewer = [], []
+    face = detect_faces(photo, spying(detector, levels), min_face=max(80, smallest_in_one_pass(photo)))[0]
+    found = find_again(photo, face, spying(detector, fewer))
+    size = face.box_xyxy[2] - face.box_xyxy[0]
+    assert overlap(found.box_xyxy, face.box_xyxy) > 0.5
+    assert np.abs(np.subtract(found.landmarks, face.landmarks)).max() < 0.03 * size
+    levels, fewer = np.sqrt(levels), np.sqrt(fewer)  # the sides, with the margin around
+    assert len(fewer) < len(levels) and np.abs(fewer - levels[-len(fewer) :]).max() <= 3  # rounded level by level
+    assert 1 <= fewer[0] / (side * 80 / (0.6 * size)) < 1.2 * 1.05
 
 
 def group(astronaut, face, megapixels: int) -> tuple[torch.Tensor, list[np.ndarray]]:
