@@ -44,6 +44,8 @@ LOSS_MARGIN = 0.25  # of the surrogates in the loss: beyond it pushing eases off
 ITERATIONS = {LIGHT: 60, DIFFUSION: 40}
 DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"].diffusion, iterations=ITERATIONS[DIFFUSION])
 LARGEST_FACTOR, HALVINGS = 2.0, 12
+CURVE = (0.6, 0.8, 1.0, 1.2, 1.4)  # of the change at the equal margin: how much more is seen of how much more margin
+CURVED = ("margin", "psnr", "ciede2000", "ms-ssim")
 AFTER = ("jpeg 50", "half size", "vae", "ddim", "mirrored")
 COARSE = 16  # of two scales: values along each side of the coarser plane
 Change = Callable[[Tensor, Face, Tensor, IdentityObjective], Tensor]
@@ -145,6 +147,11 @@ class Comparison:
             seconds = time.perf_counter() - start
             image, factor = self._at_equal_margin(photo, face, change, reference)
             rows[name] = {"seconds": seconds, "factor": factor} | self._numbers(photo, face, mask, image, second)
+            if factor is not None:
+                rows[name]["curve"] = {
+                    str(part): self._on_the_curve(photo, face, mask, part * factor * change, reference)
+                    for part in CURVE
+                }
             images[name] = image
         return rows, images
 
@@ -165,6 +172,13 @@ class Comparison:
             middle = (low + high) / 2
             low, high = (low, middle) if far(middle) else (middle, high)
         return at(high), high
+
+    @torch.no_grad()
+    def _on_the_curve(self, photo, face, mask, change, reference) -> dict[str, float]:
+        image = as_saved(photo + change)
+        margin = self.judge.margin(self.judge.embed(image, face), reference, 0.01)
+        seen = psnr(photo, image), ciede2000(photo, image, mask > FACE)[0], ms_ssim(photo, image)
+        return {name: one.item() for name, one in zip(CURVED, (margin, *seen), strict=True)}
 
     @torch.no_grad()
     def _numbers(self, photo, face, mask, image, second) -> dict:
@@ -192,6 +206,18 @@ def table(people: dict[str, dict]) -> str:
             cells.append(f"{sum(row[key] < 0 for row in reached)}")
         lines.append(f"| {name} | {len(reached)} of {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def curve(people: dict[str, dict]) -> str:
+    """How far the judge is past its threshold, and what that costs, as the change grows. Those alone that have one."""
+    known = [(name, row["curve"]) for one in people.values() for name, row in one.items() if "curve" in row]
+    names = list(dict.fromkeys(name for name, _ in known))
+    lines = ["| factor | " + " | ".join(f"{name}: {', '.join(CURVED)}" for name in names) + " |"]
+    lines.append("|" + " --- |" * (len(names) + 1))
+    for part in map(str, CURVE):
+        cells = [[_mean([found[part] for its, found in known if its == name], key) for key in CURVED] for name in names]
+        lines.append(f"| {part} | {' | '.join(', '.join(one) for one in cells)} |")
+    return "\n".join(lines) if names else ""
 
 
 def _mean(rows: list[dict], key: str) -> str:
@@ -227,7 +253,7 @@ def main() -> None:
         if args.pictures:
             _save(args.pictures, path.stem, photo, images)
         log.info("%s", path.stem)
-    log.info("%s", table(people))
+    log.info("%s\n\n%s", table(people), curve(people))
 
 
 def _save(folder: Path, stem: str, photo: Tensor, images: dict[str, Tensor]) -> None:

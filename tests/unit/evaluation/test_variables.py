@@ -5,7 +5,17 @@ import torch
 
 from faceprotect_core import IdentityObjective, Settings
 from faceprotect_core.evaluation import variables
-from faceprotect_core.evaluation.variables import Colour, TwoScales, table
+from faceprotect_core.evaluation.variables import (
+    CURVE,
+    CURVED,
+    EQUAL_MARGIN,
+    Colour,
+    Comparison,
+    TwoScales,
+    curve,
+    table,
+)
+from faceprotect_core.faces import crop_face, find_face
 from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings
 from tiny import random_image, tiny_surrogate
 
@@ -62,3 +72,27 @@ def test_who_cannot_be_brought_to_the_margin_is_counted_and_not_averaged():
     people = {"1": {"light": numbers | {"factor": 1.0}}, "2": {"light": numbers | {"factor": None, "psnr": 99.0}}}
     # The numbers are from before MS-SSIM was measured.
     assert "| light | 1 of 2 | 1.000 | 1.000 | - | 1.000 | 1.000 | 1.000 |" in table(people)
+
+
+def test_the_curve_is_the_mean_over_those_who_have_one():
+    def grown(start: float) -> dict:
+        return {str(part): dict.fromkeys(CURVED, start + part) for part in CURVE}
+
+    people = {"1": {"light": {"curve": grown(0.0)}, "latent": {}}, "2": {"light": {"curve": grown(1.0)}}}
+    first, _, *rows = curve(people).splitlines()
+    assert first == "| factor | light: margin, psnr, ciede2000, ms-ssim |"
+    assert rows[0] == "| 0.6 | 1.100, 1.100, 1.100, 1.100 |" and len(rows) == len(CURVE)
+    assert curve({"1": {"latent": {}}}) == ""
+
+
+def test_the_equal_margin_is_where_the_judge_is_that_far_past_and_the_curve_goes_through_it(astronaut):
+    photo = crop_face(astronaut, find_face(astronaut), 256).image[None]
+    comparison = Comparison()
+    comparison.variables = {"head over heels": lambda *_: photo.flip(2) - photo}
+    comparison.processings = {}
+    rows, _ = comparison.person(photo, photo, ["head over heels"])
+    row = rows["head over heels"]
+    low, _, middle, *_ = (row["curve"][str(part)] for part in CURVE)
+    assert low["margin"] < middle["margin"] == pytest.approx(EQUAL_MARGIN, abs=0.01)
+    assert low["psnr"] > middle["psnr"] == pytest.approx(row["psnr"])
+    assert low["ciede2000"] < middle["ciede2000"] == pytest.approx(row["ciede2000"])
