@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from .checks import ProtectionError, require
+from .checks import ProtectionError
 from .photos import words
 from .progress import Step
 from .speed.cost import Meter, PredictedCost
@@ -114,8 +114,12 @@ def _add_protect(commands) -> None:
     add("--no-mark", dest="mark", action="store_false", help=no_mark)
     add("--overwrite", action="store_true", help="replace files in OUT that are not from an earlier run")
     add("--batch", type=_count, default=1, metavar="N", help="faces at once, of one photo or more; slower on a CPU (1)")
-    add("--ray", action="store_true", help="several photos at once, with Ray (pip install 'ray[data]')")
-    add("--workers", type=_count, metavar="N", help="how many, with --ray (one per GPU, or per two CPU cores)")
+    add("--ray", action="store_true", help="work on other processes and machines, with Ray (pip install 'ray[data]')")
+    at_once = (
+        "photos at once (on a CPU one per core up to 4, with a model of your own 1; with --ray one per GPU, or per two "
+        "CPU cores)"
+    )
+    add("--workers", type=_count, metavar="N", help=at_once)
 
 
 def _which(text: str) -> str:
@@ -143,7 +147,6 @@ def _quality(text: str) -> int:
 
 
 def _protect(arguments: argparse.Namespace) -> int:
-    require(arguments.workers is None or arguments.ray, "--workers needs --ray", "add --ray, or leave --workers out")
     from .folders.plan import folder_of, passed_over
     from .folders.protector import Choice, load_protector
     from .folders.record import Record
@@ -165,7 +168,7 @@ def _protect(arguments: argparse.Namespace) -> int:
         options,
         on_photo=reporter.photo,
         on_step=reporter.step,
-        **(_ray(arguments, choice) if arguments.ray else {}),
+        **(_ray(arguments, choice) if arguments.ray else _threads(arguments, choice)),
     )
     reporter.summary(done, passed_over(source, out))
     return SOME_FAILED if any(photo.status == "failed" for photo in done) else FINE
@@ -184,6 +187,13 @@ def _recognisers(arguments: argparse.Namespace) -> dict:
         }
     left = [one for one in (BUILT_IN_JUDGE, *BUILT_IN_SURROGATES) if one not in arguments.surrogate]
     return {"judge": arguments.judge or (left[0] if left else "none"), "surrogates": tuple(arguments.surrogate)}
+
+
+def _threads(arguments: argparse.Namespace, choice) -> dict:
+    """What protect_folder needs for several photos at once."""
+    from .folders.protector import load_beside_others, photos_at_once
+
+    return {"threads": arguments.workers or photos_at_once(choice), "load": partial(load_beside_others, choice)}
 
 
 def _ray(arguments: argparse.Namespace, choice) -> dict:

@@ -73,6 +73,8 @@ class WindowScorer(nn.Module):
 
     def forward(self, image: Tensor, top: int = MARGIN) -> Tensor:
         x = F.pad((image * 255 - self.mean_rgb) / 256, (MARGIN, MARGIN, top, MARGIN))
+        if x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)  # in 0.7 of the time (docs/PERFORMANCE.md)
         *layers, last = self.convs
         for layer in layers:
             x = layer(x).relu_()

@@ -22,6 +22,7 @@ from ..surrogates import FRSurrogate, load_surrogate
 from ..verify.verdict import FaceVerdict, judge_photo, require_other_network
 
 NO_JUDGE = "none"
+MOST_AT_ONCE = 4  # photos; each holds its pixels and those that its face was looked for in
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Choice:
     @property
     def chosen_way(self) -> Way:
         return self.way or (LIGHT if self.model is None else DIFFUSION)
+
+
+def photos_at_once(choice: Choice) -> int:
+    """How many photos of a folder to work on together on this machine: on a CPU one for each core that PyTorch uses, up
+    to 4; on a GPU, with several faces in a batch and with a large model one after the other."""
+    small = choice.chosen_way == LIGHT or choice.model in (None, DEMO)
+    alone = not small or choice.batch > 1 or choice.device != "cpu"
+    return 1 if alone else min(MOST_AT_ONCE, torch.get_num_threads())
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +159,11 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
             "threshold": choice.threshold,
         },
     )
+
+
+def load_beside_others(choice: Choice) -> PhotoProtector:
+    """The same, but it predicts no cost: beside others at work that cannot be measured."""
+    return replace(load_protector(choice), predictor=None)
 
 
 def _check(choice: Choice) -> None:

@@ -43,6 +43,7 @@ def protect_folder(
     on_photo: Callable[[PhotoDone], None] | None = None,
     on_step: OnTaskStep | None = None,
     ray: RayOptions | None = None,
+    threads: int = 1,
     load: Callable[[], Protector] | None = None,
 ) -> list[PhotoDone]:
     """Protects all photos of a folder, or one. What an earlier run has done is reported first, and not done again.
@@ -54,21 +55,28 @@ def protect_folder(
         source: a folder, or one photo. out: a folder, or for one photo the file that is to be written.
         ray: several photos at once, with the same results; they are reported as they finish, and on_step is not
             called. What fails for a reason that may pass (memory, disk, a worker that died) is tried once more.
-        load: with Ray, makes the same protector in each worker; picklable. Of `protector` only settings are used then.
+        threads: without Ray, so many photos at once in this process, which share its cores, with the same results up
+            to rounding; they are reported as they finish, and on_step is called from one thread at a time.
+        load: with Ray or several threads, makes the same protector in each of them; with Ray picklable. Of `protector`
+            only settings are used then.
 
     Raises:
         ProtectionError: the folders cannot be used, see `plan`; the record is damaged; Ray or its workers are missing.
     """
-    require(ray is None or load is not None, "with Ray there is no load", "pass what makes a protector in each worker")
+    at_once = ray is not None or threads > 1
+    fix = "pass what makes a protector in each worker"
+    require(not at_once or load is not None, "there is no load, and several photos at once need one", fix)
     source, out, options = Path(source), Path(out), options or Options()
     out_dir = folder_of(out, source)
     plan(source, out, options, Record.read(out_dir))  # what is wrong is said before anything is made
     require_writable(out_dir)
     with locked(out_dir):
-        return _protect_tasks(source, out, protector, options, on_photo, on_step, ray, load)
+        return _protect_tasks(source, out, protector, options, on_photo, on_step, ray, threads, load)
 
 
-def _protect_tasks(source: Path, out: Path, protector, options, on_photo, on_step, ray, load) -> list[PhotoDone]:
+def _protect_tasks(
+    source: Path, out: Path, protector, options, on_photo, on_step, ray, threads, load
+) -> list[PhotoDone]:
     out_dir = folder_of(out, source)
     record = Record.read(out_dir)
     tasks = plan(source, out, options, record)
@@ -87,10 +95,11 @@ def _protect_tasks(source: Path, out: Path, protector, options, on_photo, on_ste
         else:
             left.append(task)
     start, protected = time.monotonic(), 0
-    if ray is None:
+    threads = min(threads, len(left))
+    if ray is None and threads <= 1:
         outcomes = work_through(left, protector, options, on_step)
     else:
-        outcomes = work_on_workers(left, out_dir, load, options, settings, ray)
+        outcomes = work_on_workers(left, out_dir, load, options, settings, ray, threads, on_step)
     with closing(outcomes):
         for outcome in outcomes:
             entry = _recorded(record, outcome.task, outcome.entry(settings))

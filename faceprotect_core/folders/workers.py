@@ -1,7 +1,8 @@
-"""The photos of a folder on Ray's workers: a file gets its name here, at the moment at which the record hears of it.
+"""The photos of a folder, several at once: on threads, or on Ray's workers.
 
-So a stop at any time leaves neither half-written files nor files that the record does not know. The folders must have
-the same paths on all machines.
+A file gets its name here, at the moment at which the record hears of it: so a stop at any time leaves neither
+half-written files nor files that the record does not know. With Ray the folders must have the same paths on all
+machines.
 """
 
 from __future__ import annotations
@@ -14,29 +15,58 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event, Lock
 
 from ..checks import ProtectionError, require
 from ..files import sha256_of
 from ..jobs.job import RayOptions
 from ..jobs.run import run_jobs
+from ..photos.photo import PhotoEvent
 from .outcome import Outcome
 from .plan import Options, Task
-from .work import Protector, settings_of, work_through
+from .work import OnTaskStep, Protector, settings_of, work_through
 
 TRIES = 2
 
 
+class _Stopped(BaseException):
+    """Nobody waits for this photo any more; raised in its thread."""
+
+
 def work_on_workers(
-    tasks: list[Task], out_dir: Path, load: Callable[[], Protector], options: Options, settings: dict, ray: RayOptions
+    tasks: list[Task],
+    out_dir: Path,
+    load: Callable[[], Protector],
+    options: Options,
+    settings: dict,
+    ray: RayOptions | None = None,
+    threads: int = 1,
+    on_step: OnTaskStep | None = None,
 ) -> Iterator[Outcome]:
-    """What became of each photo, as they finish. settings: what the workers' protectors must agree with."""
+    """What became of each photo, as they finish.
+
+    settings: what the workers' protectors must agree with. on_step: on threads, called from one of them at a time.
+    """
     staging = Path(tempfile.mkdtemp(prefix=".faceprotect-", dir=out_dir.absolute()))
+    stopped, one_at_a_time = Event(), Lock()
+
+    def report(task: Task, event: PhotoEvent) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        if on_step:
+            with one_at_a_time:
+                on_step(task, event)
+
     try:
         staged = [_staged(task, staging / f"{number}{task.output.suffix}") for number, task in enumerate(tasks)]
-        outcomes = run_jobs(staged, partial(_load, load, options, settings), ray=ray)
+        work = partial(_load, load, options, settings, None if ray else report)
+        outcomes = run_jobs(staged, work, ray=ray, threads=threads)
         with closing(outcomes):
-            for number, outcome in outcomes:
-                yield _landed(staged[number], outcome, options)
+            try:
+                for number, outcome in outcomes:
+                    yield _landed(staged[number], outcome, options)
+            finally:
+                stopped.set()  # what is at work ends with its next step
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -46,7 +76,9 @@ def _staged(task: Task, path: Path) -> Task:
     return replace(task, source=task.source.absolute(), output=task.output.absolute(), staged=path)
 
 
-def _load(load: Callable[[], Protector], options: Options, settings: dict) -> Callable[[Task], Outcome]:
+def _load(
+    load: Callable[[], Protector], options: Options, settings: dict, on_step: OnTaskStep | None
+) -> Callable[[Task], Outcome]:
     protector = load()
     require(
         settings_of(protector, options) == settings,
@@ -56,7 +88,7 @@ def _load(load: Callable[[], Protector], options: Options, settings: dict) -> Ca
 
     def work(task: Task) -> Outcome:
         for _ in range(TRIES):
-            (outcome,) = work_through([task], protector, options)
+            (outcome,) = work_through([task], protector, options, on_step)
             if outcome.final:
                 break
         return outcome

@@ -1,7 +1,7 @@
-"""Many independent jobs: here, one after the other, or on several workers of Ray, each of which loads once.
+"""Many independent jobs: one after the other, on several threads, or on several workers of Ray; each loads once.
 
-A worker is a process with one GPU, or with some CPU cores. Jobs, results and what loads the models travel between
-processes: they must be picklable, and small. What is done with Ray is in ray.py.
+A worker of Ray is a process with one GPU, or with some CPU cores. Jobs, results and what loads the models travel
+between processes: they must be picklable, and small. What is done with Ray is in ray.py, with threads in threads.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ def run_jobs(
     load: Callable[[], Work],
     *,
     ray: RayOptions | None = None,
+    threads: int = 1,
     retries: int = 1,
     on_done: Callable[[int, object], None] | None = None,
 ) -> Iterator[tuple[int, object]]:
@@ -26,20 +27,25 @@ def run_jobs(
     final: it says what is wrong with the job, not with the machine.
 
     Args:
-        jobs: without Ray they are taken one by one and done in order; with Ray all at once, and yielded as they finish.
-        load: called once per worker; returns work(job) -> result.
+        jobs: taken one by one and done in order; with Ray or threads all at once, and yielded as they finish.
+        load: called once per worker or thread; returns work(job) -> result.
+        threads: how many of this process, without Ray.
         on_done: called with what is yielded, before it is.
 
     Raises:
         ProtectionError: Ray is missing, or has no such workers.
         Exception: what `load` raised.
     """
-    if ray is None:
-        outcomes = _run_here(jobs, load, retries)
-    else:
+    if ray is not None:
         from .ray import run_with_ray
 
         outcomes = run_with_ray(list(jobs), load, ray, retries)
+    elif threads > 1:
+        from .threads import run_on_threads
+
+        outcomes = run_on_threads(list(jobs), load, threads, retries)
+    else:
+        outcomes = _run_here(jobs, load, retries)
     with closing(outcomes):
         for number, outcome in outcomes:
             if on_done:

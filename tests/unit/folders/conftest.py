@@ -7,7 +7,9 @@ from folder_photos import FakeProtector, write_folders
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, monkeypatch):
+    """Protected one photo after the other, however many cores there are."""
+    monkeypatch.setattr(protector_module, "photos_at_once", lambda choice: 1)
     return write_folders(tmp_path)
 
 

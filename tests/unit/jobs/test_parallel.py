@@ -265,7 +265,7 @@ def test_files_of_recognisers_hold_elsewhere_and_names_stay_names(tmp_path, monk
     assert in_a_worker("--judge", "none", "--model", "demo") == Choice(judge="none", model="demo")
 
 
-@pytest.mark.parametrize("arguments", [["--workers", "2"], ["--ray", "--workers", "0"]])
+@pytest.mark.parametrize("arguments", [["--workers", "0"], ["--ray", "--workers", "0"]])
 def test_workers_that_cannot_be_exit_with_2(tmp_path, capsys, arguments):
     try:
         code = command.main(["protect", str(tmp_path), str(tmp_path / "out"), *arguments])
