@@ -37,8 +37,8 @@ class LightAndShadeSettings:
     """
 
     grid: int = 64
-    iterations: int = 90
-    lr: float = 0.12
+    iterations: int = 45
+    lr: float = 0.25
     fidelity_weight: float = 1.0
     seed: int = 0
 

@@ -17,7 +17,7 @@ WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
-    depth=1, pairing="exact", null_text_iterations=10, iterations=40, lr=0.02, fidelity_weight=0.3, output="detail",
+    depth=1, pairing="exact", null_text_iterations=10, iterations=24, lr=0.1, fidelity_weight=0.3, output="detail",
     keep_colours=True,
 )  # fmt: skip
 
@@ -84,15 +84,15 @@ _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
         "instant": replace(_LIGHT, margin=0.05, jitter=0, network=True, tries=3).tuned(iterations=0),
-        "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.25, fidelity_weight=0.7),
+        "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.4, fidelity_weight=0.7),
         "balanced": _LIGHT,
-        "strong": replace(_LIGHT, margin=0.4).tuned(iterations=120, fidelity_weight=0.4),
+        "strong": replace(_LIGHT, margin=0.4).tuned(iterations=60, fidelity_weight=0.4),
     },
     DIFFUSION: {
-        "fast": _DIFFUSION.tuned(null_text_iterations=5, iterations=26, lr=0.03, fidelity_weight=0.2),
+        "fast": _DIFFUSION.tuned(null_text_iterations=5, iterations=16, lr=0.12, fidelity_weight=0.2),
         "balanced": _DIFFUSION,
         "strong": replace(_DIFFUSION, margin=0.2).tuned(
-            depth=3, null_text_iterations=20, iterations=60, fidelity_weight=0.1
+            depth=3, null_text_iterations=20, iterations=36, fidelity_weight=0.1
         ),
     },
 }

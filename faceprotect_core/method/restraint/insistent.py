@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..objectives import IdentityObjective
 
-EVERY = 6  # iterations between two looks at the images themselves
+EVERY = 3  # iterations between two looks at the images themselves
 MORE = 1.35  # times as much, whenever an image is still behind
 
 

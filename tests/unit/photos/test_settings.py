@@ -7,34 +7,34 @@ import pytest
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
 SHARED = {"size": 256, "margin": 0.13, "steepness": 6.0, "jitter": 1, "tries": 2, "insists": False, "network": False}
-LIT = {"grid": 64, "iterations": 90, "lr": 0.12, "fidelity_weight": 1.0, "seed": 0}
+LIT = {"grid": 64, "iterations": 45, "lr": 0.25, "fidelity_weight": 1.0, "seed": 0}
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
-    "iterations": 40, "lr": 0.02, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 0.3,
+    "iterations": 24, "lr": 0.1, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 0.3,
     "keep_colours": True, "early_stop": False,
 }  # fmt: skip
-FAST = {"iterations": 24, "lr": 0.25, "fidelity_weight": 0.7}
+FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
     (LIGHT, "instant"): SHARED | LIT | {"margin": 0.05, "jitter": 0, "network": True, "iterations": 0, "tries": 3},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
-    (LIGHT, "strong"): SHARED | LIT | {"iterations": 120, "margin": 0.4, "fidelity_weight": 0.4},
+    (LIGHT, "strong"): SHARED | LIT | {"iterations": 60, "margin": 0.4, "fidelity_weight": 0.4},
     (DIFFUSION, "fast"): SHARED
     | DIFFUSED
-    | {"null_text_iterations": 5, "iterations": 26, "lr": 0.03, "fidelity_weight": 0.2},
+    | {"null_text_iterations": 5, "iterations": 16, "lr": 0.12, "fidelity_weight": 0.2},
     (DIFFUSION, "balanced"): SHARED | DIFFUSED,
     (DIFFUSION, "strong"): SHARED
     | DIFFUSED
-    | {"depth": 3, "null_text_iterations": 20, "iterations": 60, "fidelity_weight": 0.1, "margin": 0.2},
+    | {"depth": 3, "null_text_iterations": 20, "iterations": 36, "fidelity_weight": 0.1, "margin": 0.2},
 }
 FURTHER = {
     (LIGHT, "instant"): FAST | {"margin": 0.12, "jitter": 1, "network": False},
     (LIGHT, "fast"): {"margin": 0.22, "iterations": 12, "fidelity_weight": 0.35},
-    (LIGHT, "balanced"): {"margin": 0.23, "iterations": 45, "fidelity_weight": 0.5},
-    (LIGHT, "strong"): {"margin": 0.5, "iterations": 60, "fidelity_weight": 0.2},
-    (DIFFUSION, "fast"): {"margin": 0.23, "iterations": 13, "fidelity_weight": 0.1},
-    (DIFFUSION, "balanced"): {"margin": 0.23, "iterations": 20, "fidelity_weight": 0.15},
-    (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 30, "fidelity_weight": 0.05},
+    (LIGHT, "balanced"): {"margin": 0.23, "iterations": 23, "fidelity_weight": 0.5},
+    (LIGHT, "strong"): {"margin": 0.5, "iterations": 30, "fidelity_weight": 0.2},
+    (DIFFUSION, "fast"): {"margin": 0.23, "iterations": 8, "fidelity_weight": 0.1},
+    (DIFFUSION, "balanced"): {"margin": 0.23, "iterations": 12, "fidelity_weight": 0.15},
+    (DIFFUSION, "strong"): {"margin": 0.3, "iterations": 18, "fidelity_weight": 0.05},
 }
 
 
