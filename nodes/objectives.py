@@ -9,7 +9,8 @@ from ..faceprotect_core.checks import require
 from ..faceprotect_core.method.restraint.least_change import least_change
 from . import host
 from .faces import find_faces
-from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket
+from .surrogates import connected, growing_input
 from .upstream import require_untouched
 
 WHERE = "FR Surrogate Loss"
@@ -18,7 +19,6 @@ WHERE = "FR Surrogate Loss"
 class FRSurrogateLoss(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        surrogates = io.Autogrow.TemplatePrefix(SurrogateSocket.Input("surrogate"), prefix="surrogate", min=1, max=8)
         return io.Schema(
             node_id="FaceProtectFRSurrogateLoss",
             display_name="FR Surrogate Loss",
@@ -27,11 +27,11 @@ class FRSurrogateLoss(io.ComfyNode):
             "(dodge), somebody else (impersonate), or both.",
             search_aliases=["faceprotect", "face recognition", "identity loss", "dodge", "impersonate", "privacy"],
             inputs=[
-                io.Autogrow.Input(
-                    "surrogates",
-                    template=surrogates,
+                growing_input(
+                    "surrogate",
                     tooltip="From Load FR Surrogate. The photo is protected against these; whether that carries over "
                     "to other recognisers, only a check against others can tell.",
+                    least=1,
                 ),
                 io.Image.Input("photo", tooltip="The photo that is protected, the very one that was VAE-encoded."),
                 io.Combo.Input(
@@ -163,7 +163,7 @@ class FRSurrogateLoss(io.ComfyNode):
             "connect an image to target, or choose dodge",
         )
         _require_that_it_fits(framing, jitter, steepness, stop_at_margin)
-        loaded: list[SurrogateData] = [surrogate for surrogate in surrogates.values() if surrogate is not None]
+        loaded = connected(surrogates)
         patchers = tuple(surrogate.patcher for surrogate in loaded)
         with host.no_gradients(*patchers):
             image = host.to_core_image(photo, WHERE)

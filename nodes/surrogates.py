@@ -85,10 +85,21 @@ def _surrogate_tooltip() -> str:
     )
 
 
-def loaded_or_built_in(surrogates: dict | None) -> list[SurrogateData]:
-    """Those that are connected to sockets that grow; all built-in recognisers where there is none."""
-    loaded = [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
-    return loaded or [load(name) for name in BUILT_IN_SURROGATES]
+def growing_input(name: str, tooltip: str, least: int = 0) -> io.Autogrow.Input:
+    """Sockets for up to eight face recognition networks, which come together as the name with an s."""
+    one = SurrogateSocket.Input(name, optional=least == 0)
+    template = io.Autogrow.TemplatePrefix(one, prefix=name, min=least, max=8)
+    return io.Autogrow.Input(f"{name}s", template=template, optional=least == 0, tooltip=tooltip)
+
+
+def connected(surrogates: dict | None) -> list[SurrogateData]:
+    """Those that are connected to sockets that grow."""
+    return [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
+
+
+def loaded_or_built_in(surrogates: dict | None, without: str = "") -> list[SurrogateData]:
+    """Those that are connected to sockets that grow; where there is none the built-in recognisers, but for one."""
+    return connected(surrogates) or [load(name) for name in BUILT_IN_SURROGATES if name != without]
 
 
 def describe(surrogate: FRSurrogate) -> str:

@@ -18,8 +18,8 @@ from ..faceprotect_core.verify.robustness import processings
 from ..faceprotect_core.verify.verification import verify_photo, verify_robustness
 from . import host
 from .faces import require_faces
-from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData, SurrogateSocket
-from .surrogates import loaded_or_built_in
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData
+from .surrogates import growing_input, loaded_or_built_in
 
 PROTECTION, ROBUSTNESS = "Verify Protection", "Verify Robustness"
 Seen = ObjectiveData | tuple[SurrogateData, ...] | None
@@ -109,16 +109,11 @@ class VerifyRobustness(io.ComfyNode):
 
 
 def _inputs() -> list:
-    recognizers = io.Autogrow.TemplatePrefix(
-        SurrogateSocket.Input("recognizer", optional=True), prefix="recognizer", min=0, max=8
-    )
     return [
         io.Image.Input("original", tooltip="The photos before protection."),
         io.Image.Input("protected", tooltip="The same photos after it: the same number, the same size."),
-        io.Autogrow.Input(
-            "recognizers",
-            template=recognizers,
-            optional=True,
+        growing_input(
+            "recognizer",
             tooltip="From Load FR Surrogate: whom to ask. Only those that were not used to make the protection are "
             "evidence. Without any, the four built-in ones.",
         ),
