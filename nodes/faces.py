@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from einops import rearrange
 from torch import Tensor
 
-from ..faceprotect_core.checks import ProtectionError, require
+from ..faceprotect_core.checks import ProtectionError, errors_of, require
 from ..faceprotect_core.faces import (
     Face,
     Selection,
@@ -142,7 +142,7 @@ class FaceSelector:
         self.smallest = WINDOW if detects else None  # pixels, of the faces that are looked for here
 
     def __call__(self, index: int) -> Selection:
-        try:
+        with errors_of(f"{self.where}, image {index + 1} of {len(self.photos)}"):
             return select_faces(
                 self.photos[index],
                 self.detector,
@@ -151,9 +151,6 @@ class FaceSelector:
                 mask=None if self.masks is None else self.masks[index],
                 which=self.which,
             )
-        except ProtectionError as error:
-            where = f"{self.where}, image {index + 1} of {len(self.photos)}"
-            raise ProtectionError(f"{where}: {error.problem}", error.fix) from error
 
 
 def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] | None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..faceprotect_core.checks import ProtectionError, require
+from ..faceprotect_core.checks import errors_of, require
 from ..faceprotect_core.faces import Face, FaceDetector, load_detector
 from ..faceprotect_core.progress import OnStep
 from ..faceprotect_core.verify.report_image import draw_report, draw_robustness
@@ -184,7 +184,7 @@ class _Check:
     def __call__(self, index: int, verify: Callable, **options):
         """The verification of one photo; an error says of which."""
         other = None if self.others is None else self.others[index if len(self.others) > 1 else 0]
-        try:
+        with errors_of(f"{self.where}, photo {index + 1} of {len(self.originals)}"):
             return verify(
                 *self.pair(index),
                 [one.surrogate for one in self.recognizers],
@@ -194,10 +194,6 @@ class _Check:
                 detector=self.detector,
                 **options,
             )
-        except ProtectionError as error:
-            raise ProtectionError(
-                f"{self.where}, photo {index + 1} of {len(self.originals)}: {error.problem}", error.fix
-            ) from error
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         return self.originals[index], self.protected[index]
