@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..faceprotect_core.checks import errors_of, require
-from ..faceprotect_core.faces import Face, FaceDetector, load_detector
+from ..faceprotect_core.faces import load_detector
 from ..faceprotect_core.progress import OnStep
 from ..faceprotect_core.verify.report_image import draw_report, draw_robustness
 from ..faceprotect_core.verify.reports import RobustnessReport, Verification
@@ -45,7 +45,7 @@ class VerifyProtection(io.ComfyNode):
     def execute(
         cls, original, protected, recognizers: io.Autogrow.Type = None, other=None, seen=None, faces=None
     ) -> io.NodeOutput:
-        check = _Check.of(PROTECTION, original, protected, recognizers, other, seen, faces)
+        check = _Check(PROTECTION, original, protected, recognizers, other, seen, faces)
         with host.no_gradients(*check.patchers):
             results = [check(index, verify_photo) for index in range(len(check.originals))]
         reports = [draw_report(*check.pair(index), result) for index, result in enumerate(results)]
@@ -97,7 +97,7 @@ class VerifyRobustness(io.ComfyNode):
         conditioning=None,
     ) -> io.NodeOutput:
         _require_whole(vae, model, conditioning)
-        check = _Check.of(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
+        check = _Check(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
         with host.ready(model, vae, conditioning, patchers=check.patchers, where=ROBUSTNESS) as ready:
             named = processings(ready.codec, ready.denoiser, ready.context, schedule=ready.schedule)
             progress, count = host.Progress(), len(check.originals)
@@ -147,29 +147,18 @@ def _outputs(shows: str) -> list:
     ]
 
 
-@dataclass(frozen=True, eq=False)
 class _Check:
     """What is connected, checked and on the compute device; a call compares one photo."""
 
-    where: str
-    originals: Tensor
-    protected: Tensor
-    others: Tensor | None
-    faces: Sequence[Sequence[Face]] | None
-    recognizers: list[SurrogateData]
-    seen: list | None
-    patchers: tuple
-    detector: FaceDetector
-
-    @classmethod
-    def of(cls, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces) -> "_Check":
-        photos, changed = host.to_core_image(original, where), host.to_core_image(protected, where)
-        others = None if other is None else host.to_core_image(other, f"{where} (other)")
+    def __init__(self, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces):
+        self.where, self.faces = where, faces
+        self.originals, self.protected = host.to_core_image(original, where), host.to_core_image(protected, where)
+        self.others = None if other is None else host.to_core_image(other, f"{where} (other)")
         require_faces(faces, where)
-        count = len(photos)
+        count = len(self.originals)
         for what, number, allowed in (
-            ("protected photos", len(changed), (count,)),
-            ("other photos", count if others is None else len(others), (1, count)),
+            ("protected photos", len(self.protected), (count,)),
+            ("other photos", count if self.others is None else len(self.others), (1, count)),
             ("lists of faces", count if faces is None else len(faces), (count,)),
         ):
             require(
@@ -177,9 +166,10 @@ class _Check:
                 f"{where}: {number} {what} are connected, and {count} originals",
                 "connect as many as there are originals, in the same order",
             )
-        loaded, (networks, patchers) = loaded_or_built_in(recognizers), _seen(seen)
-        patchers = tuple(dict.fromkeys([one.patcher for one in loaded] + patchers))
-        return cls(where, photos, changed, others, faces, loaded, networks, patchers, load_detector(photos.device))
+        loaded, (self.seen, patchers) = loaded_or_built_in(recognizers), _seen(seen)
+        self.recognizers = [one.surrogate for one in loaded]
+        self.patchers = tuple(dict.fromkeys([one.patcher for one in loaded] + patchers))
+        self.detector = load_detector(self.originals.device)
 
     def __call__(self, index: int, verify: Callable, **options):
         """The verification of one photo; an error says of which."""
@@ -187,7 +177,7 @@ class _Check:
         with errors_of(f"{self.where}, photo {index + 1} of {len(self.originals)}"):
             return verify(
                 *self.pair(index),
-                [one.surrogate for one in self.recognizers],
+                self.recognizers,
                 other=other,
                 faces=None if self.faces is None else self.faces[index],
                 seen=self.seen,
