@@ -63,7 +63,7 @@ def verify_photo(
     Raises:
         ProtectionError: no face in the original or the other photo, sizes that differ, no recogniser or one twice.
     """
-    case = _case(original, protected, recognizers, other, faces, seen, detector)
+    case = _Case(original, protected, recognizers, other, faces, seen, detector)
     with torch.no_grad():
         compared = tuple(_compare_unprocessed(case, face) for face in case.faces)
     return Verification(compared, other is not None, _unchanged(case), case.unchecked)
@@ -92,7 +92,7 @@ def verify_robustness(
         on_step: called after each processing of each face.
         The others: as for `verify_photo`.
     """
-    case = _case(original, protected, recognizers, other, faces, seen, detector)
+    case = _Case(original, protected, recognizers, other, faces, seen, detector)
     named = {name: process for name, process in processings.items() if name != NO_PROCESSING}
     plain: list[FaceComparison] = []
     processed: dict[str, list[FaceComparison]] = {name: [] for name in (MIRRORED, *named)}
@@ -123,29 +123,21 @@ class _Subject:
     references: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
 class _Case:
-    original: Tensor
-    protected: Tensor
-    recognizers: tuple[FRSurrogate, ...]
-    faces: tuple[_Subject, ...]
-    seen: tuple[bool | None, ...]
-    detector: FaceDetector
-    unchecked: int
+    """What is compared, and what is known of it before the comparison; `seen`: of each recogniser, see `Comparison`."""
 
-
-@torch.no_grad()
-def _case(original, protected, recognizers, other, faces, seen, detector) -> _Case:
-    _check(original, protected, recognizers)
-    detector = detector or load_detector(original.device)
-    found = left_to_right(detect_faces(original, detector) if faces is None else faces)
-    _require_face(found, original, "original")
-    subjects = [_subject(number, face, original, recognizers) for number, face in enumerate(found)]
-    _require_different(recognizers, subjects[0].embeddings)
-    if other is not None:
-        subjects = [_most_alike(subjects, recognizers, _embed_other(other, recognizers, detector))]
-    known, unchecked = _seen(original, subjects[0], recognizers, seen), len(found) - len(subjects)
-    return _Case(original, as_saved(protected), tuple(recognizers), tuple(subjects), known, detector, unchecked)
+    @torch.no_grad()
+    def __init__(self, original: Tensor, protected: Tensor, recognizers, other, faces, seen, detector):
+        _check(original, protected, recognizers)
+        self.original, self.protected, self.recognizers = original, as_saved(protected), recognizers
+        self.detector = detector or load_detector(original.device)
+        found = left_to_right(detect_faces(original, self.detector) if faces is None else faces)
+        _require_face(found, original, "original")
+        self.faces = [_subject(number, face, original, recognizers) for number, face in enumerate(found)]
+        _require_different(recognizers, self.faces[0].embeddings)
+        if other is not None:
+            self.faces = [_most_alike(self.faces, recognizers, _embed_other(other, recognizers, self.detector))]
+        self.seen, self.unchecked = _seen(original, self.faces[0], recognizers, seen), len(found) - len(self.faces)
 
 
 def _subject(number: int, face: Face, original: Tensor, recognizers) -> _Subject:
