@@ -23,7 +23,7 @@ from .comparison import Comparison, FaceComparison, known_thresholds
 from .reports import RobustnessReport, Verification
 from .robustness import UNPROCESSED as NO_PROCESSING
 from .robustness import Processing
-from .verdict import embed_places, worst_place
+from .verdict import embed_places, likeness, worst_place
 from .visibility import visibility_of
 
 WHERE = "Verification"
@@ -157,13 +157,8 @@ def _embed_other(other: Tensor, recognizers, detector: FaceDetector) -> tuple[Te
 
 def _most_alike(subjects: list[_Subject], recognizers, references: tuple[Tensor, ...]) -> _Subject:
     """The face that the recognisers together find most like the reference."""
-
-    def likeness(subject: _Subject) -> float:
-        pairs = zip(recognizers, subject.embeddings, references, strict=True)
-        return sum(one.cosine(embedding, reference).item() for one, embedding, reference in pairs)
-
-    best = max(subjects, key=likeness)
-    return _Subject(best.number, best.face, best.embeddings, references)
+    best = max(subjects, key=lambda one: likeness(recognizers, one.embeddings, references))
+    return replace(best, references=references)
 
 
 def _seen(original: Tensor, subject: _Subject, recognizers, seen) -> tuple[bool | None, ...]:
