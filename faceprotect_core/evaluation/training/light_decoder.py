@@ -54,7 +54,7 @@ class Pairs:
 def make_pairs(photos: Tensor, codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:
     """Encodes and decodes every photo once, in bfloat16."""
     generator = torch.Generator().manual_seed(args.seed)
-    latents, beside, decoded, decoded_beside = [], [], [], []
+    made = []
     for photo in tqdm(photos.split(1), desc="pairs", mininterval=5.0):
         with torch.autocast(args.device.type, torch.bfloat16):
             latent = codec.encode(photo.to(args.device).float() / 255).float()
@@ -62,11 +62,8 @@ def make_pairs(photos: Tensor, codec: DiffusersCodec, args: argparse.Namespace) 
             other = latent + spread * torch.randn(latent.shape, generator=generator).to(args.device)
             images = codec.decode(torch.cat([latent, other])).float()
         pixels = images.clamp(0, 1).mul(255).round().byte().cpu().contiguous()
-        latents.append(latent.cpu())
-        beside.append(other.cpu())
-        decoded.append(pixels[:1])
-        decoded_beside.append(pixels[1:])
-    return Pairs(photos, *map(torch.cat, (latents, beside, decoded, decoded_beside)))
+        made.append((latent.cpu(), other.cpu(), pixels[:1], pixels[1:]))
+    return Pairs(photos, *map(torch.cat, zip(*made, strict=True)))
 
 
 def load_pairs(name: str, paths: list[Path], codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:

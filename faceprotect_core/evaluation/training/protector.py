@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...faces import FaceCrop
@@ -34,7 +33,7 @@ from ...verify.quality import psnr, ssim
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
-from .demo_model import Stage
+from .demo_model import Stage, save_half
 
 log = logging.getLogger("faceprotect.instant.train")
 MARGIN, STEEPNESS = 0.3, 6.0  # see `IdentityObjective`
@@ -135,9 +134,7 @@ def main() -> None:
     network = Stage("protector", training.network, args.steps, 1e-3, args).run(loss_of)
     for decibels in (31.0, 33.0, 35.0, 37.0):
         log.info("%s", people.measure(network, decibels))
-    half = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
-    about = {"origin": "python -m faceprotect_core.evaluation.training.protector", "license": "research only"}
-    save_file(half, args.out / "protector.safetensors", metadata=about)
+    save_half(network.state_dict(), args.out / "protector.safetensors", "protector")
 
 
 if __name__ == "__main__":
