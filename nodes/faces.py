@@ -46,15 +46,7 @@ class DetectFaces(io.ComfyNode):
                     advanced=True,
                     tooltip="Detector score above which a window is a face. Lower finds more, and more false ones.",
                 ),
-                io.Float.Input(
-                    "mask_scale",
-                    default=1.0,
-                    min=0.1,
-                    max=3.0,
-                    step=0.05,
-                    tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears "
-                    "and neck. Smaller changes less of the photo and protects less.",
-                ),
+                mask_scale_input(largest=3.0),
                 io.Int.Input(
                     "min_face",
                     default=80,
@@ -94,6 +86,20 @@ class DetectFaces(io.ComfyNode):
         host.show_on_node(cls.hidden.unique_id, report)
         boxes = [[_box(face) for face in faces] for faces in found]
         return io.NodeOutput(found, boxes, mask, regions, ui=ui.PreviewText(report))
+
+
+def mask_scale_input(largest: float, advanced: bool | None = None) -> io.Float.Input:
+    """A widget of Detect Faces and of Crop Face."""
+    return io.Float.Input(
+        "mask_scale",
+        default=1.0,
+        min=0.1,
+        max=largest,
+        step=0.05,
+        advanced=advanced,
+        tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears and neck. "
+        "Smaller changes less of the photo and protects less.",
+    )
 
 
 def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
