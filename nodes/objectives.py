@@ -96,15 +96,7 @@ class FRSurrogateLoss(io.ComfyNode):
                     "ones in each iteration: what helps most against recognisers that were not connected. 1 takes no "
                     "longer than 0. Framing aligned only. 0: the right alignment, as in the paper.",
                 ),
-                io.Int.Input(
-                    "jitter_seed",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    advanced=True,
-                    tooltip="Of the wrong alignments; the same number gives the same result.",
-                ),
+                seed_input("jitter_seed", of="the wrong alignments", optional=True, advanced=True),
                 io.Float.Input(
                     "steepness",
                     optional=True,
@@ -181,6 +173,32 @@ class FRSurrogateLoss(io.ComfyNode):
                 **_framing(framing, image, target, faces),
             )
         return io.NodeOutput(ObjectiveData(objective, patchers, tuple(image.shape[2:])))
+
+
+def seed_input(name: str, of: str, default: int = 0, **more) -> io.Int.Input:
+    """A widget of what draws at random."""
+    tooltip = f"Of {of}; the same number gives the same result."
+    return io.Int.Input(name, default=default, min=0, max=2**31 - 1, tooltip=tooltip, **more)
+
+
+def early_stop_input(off: str, **more) -> io.Boolean.Input:
+    """A widget of what has iterations. off: what is done then."""
+    return io.Boolean.Input(
+        "early_stop",
+        default=False,
+        tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, which must "
+        f"have stop_at_margin on. Off: {off}.",
+        **more,
+    )
+
+
+def history_output(loss: str) -> io.String.Output:
+    """What was measured while the change was made, and at its end. loss: that beside the identity's."""
+    return io.String.Output(
+        display_name="history",
+        tooltip=f"JSON: per iteration and image the identity and the {loss} loss, and the surrogates' similarity at "
+        "the end, with the threshold and the verdict.",
+    )
 
 
 def least_change_input() -> io.Boolean.Input:
