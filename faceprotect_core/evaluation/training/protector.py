@@ -33,7 +33,8 @@ from ...verify.quality import psnr, ssim
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
-from .demo_model import Stage, save_half
+from .demo_model import save_half
+from .stage import Stage
 
 log = logging.getLogger("faceprotect.instant.train")
 MARGIN, STEEPNESS = 0.3, 6.0  # see `IdentityObjective`

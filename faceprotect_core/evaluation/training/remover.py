@@ -33,7 +33,7 @@ from ...verify.quality import psnr
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
-from .demo_model import Stage
+from .stage import Stage
 
 log = logging.getLogger("faceprotect.remover")
 BATCH = 8
