@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
 
@@ -83,9 +83,8 @@ class DetectFaces(io.ComfyNode):
         mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
         regions = torch.cat([_regions(photo, faces) for photo, faces in zip(photos, found, strict=True)])
         report = "\n\n".join([*map(words.found, found), words.scope(min_face)])
-        host.show_on_node(cls.hidden.unique_id, report)
         boxes = [[_box(face) for face in faces] for faces in found]
-        return io.NodeOutput(found, boxes, mask, regions, ui=ui.PreviewText(report))
+        return host.with_text(cls.hidden.unique_id, report, found, boxes, mask, regions)
 
 
 def mask_scale_input(largest: float, advanced: bool | None = None) -> io.Float.Input:

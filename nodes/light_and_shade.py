@@ -2,7 +2,7 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core.method.light_and_shade import (
     LARGEST,
@@ -118,6 +118,5 @@ class LightAndShade(io.ComfyNode):
             if least_change:
                 changed = as_little_as_suffices(photo, changed, objective.objective, WHERE)
             report = result.history | {"surrogates": objective.objective.report(changed)}
-        text = summary(report)
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(host.to_comfy_image(changed), json.dumps(report), ui=ui.PreviewText(text))
+        image = host.to_comfy_image(changed)
+        return host.with_text(cls.hidden.unique_id, summary(report), image, json.dumps(report))

@@ -2,7 +2,7 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core import optimize_latent
 from ..faceprotect_core.checks import require
@@ -163,10 +163,8 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 untouched = photo if output == "detail" else None
                 changed = as_little_as_suffices(untouched, changed, objective.objective, WHERE)
             report = result.history | {"surrogates": objective.objective.report(changed)}
-        history = json.dumps(report)
-        latent = host.to_comfy_latent(model, result.decoded_latent)
-        host.show_on_node(cls.hidden.unique_id, summary(report))
-        return io.NodeOutput(host.to_comfy_image(changed), latent, history, ui=ui.PreviewText(summary(report)))
+        image, latent = host.to_comfy_image(changed), host.to_comfy_latent(model, result.decoded_latent)
+        return host.with_text(cls.hidden.unique_id, summary(report), image, latent, json.dumps(report))
 
 
 def _require_same_photo(objective: ObjectiveData, path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core.attacks.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
 from . import host
@@ -75,8 +75,7 @@ class PixelSpaceAttack(io.ComfyNode):
                 on_step=host.Progress(),
             )
             text = summary({"surrogates": objective.objective.report(changed)})
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(host.to_comfy_image(changed), ui=ui.PreviewText(text))
+        return host.with_text(cls.hidden.unique_id, text, host.to_comfy_image(changed))
 
 
 def _settings(method: str, epsilon: float, iterations: int, seed: int) -> PixelAttackSettings:

@@ -1,7 +1,7 @@
 """Load FR Surrogate: a face recognition network -> FACEPROTECT_SURROGATE (core: surrogates/)."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core import FRSurrogate, load_surrogate
 from ..faceprotect_core.surrogates import BUILT_IN_SURROGATES
@@ -63,9 +63,7 @@ class LoadSurrogate(io.ComfyNode):
     @classmethod
     def execute(cls, surrogate, threshold=0.0) -> io.NodeOutput:
         loaded = load(surrogate, threshold or None)
-        text = describe(loaded.surrogate)
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(loaded, ui=ui.PreviewText(text))
+        return host.with_text(cls.hidden.unique_id, describe(loaded.surrogate), loaded)
 
 
 def load(name: str = BUILT_IN, threshold: float | None = None) -> SurrogateData:

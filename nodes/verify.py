@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceprotect_core.checks import errors_of, require
@@ -221,8 +221,7 @@ def _answer(node_id: str, results: Sequence[Verification | RobustnessReport], re
     verdict = "\n\n".join(_numbered(results, [result.verdict for result in results], ": "))
     table = "\n\n".join(_numbered(results, [result.table() for result in results], "\n\n"))
     found = json.dumps({"photos": [result.to_dict() for result in results]})
-    host.show_on_node(node_id, verdict)
-    return io.NodeOutput(host.to_comfy_image(_stacked(reports)), verdict, table, found, ui=ui.PreviewText(verdict))
+    return host.with_text(node_id, verdict, host.to_comfy_image(_stacked(reports)), verdict, table, found)
 
 
 def _numbered(results: Sequence, texts: list[str], between: str) -> list[str]:

@@ -14,7 +14,7 @@ from .models import (
     surrogate_patcher,
     vae_from_diffusers,
 )
-from .progress import PhotoProgress, Progress, nothing, show_on_node
+from .progress import PhotoProgress, Progress, nothing, show_on_node, with_text
 from .ready import ready
 from .settings import (
     LIGHT_DECODER,
