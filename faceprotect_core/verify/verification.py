@@ -66,7 +66,7 @@ def verify_photo(
     case = _Case(original, protected, recognizers, other, faces, seen, detector)
     with torch.no_grad():
         compared = tuple(_compare_unprocessed(case, face) for face in case.faces)
-    return Verification(compared, other is not None, _unchanged(case), case.unchecked)
+    return Verification(compared, other is not None, case.unchanged, case.unchecked)
 
 
 def verify_robustness(
@@ -109,7 +109,7 @@ def verify_robustness(
                     processed_faces.append(_compare(case, face, inside, changed, alone))
                 if on_step:
                     on_step(Step("robustness", step, len(case.faces) * len(processed)))
-    verification = Verification(tuple(plain), other is not None, _unchanged(case), case.unchecked)
+    verification = Verification(tuple(plain), other is not None, case.unchanged, case.unchecked)
     return RobustnessReport(verification, {name: tuple(faces) for name, faces in processed.items()})
 
 
@@ -130,6 +130,7 @@ class _Case:
     def __init__(self, original: Tensor, protected: Tensor, recognizers, other, faces, seen, detector):
         _check(original, protected, recognizers)
         self.original, self.protected, self.recognizers = original, as_saved(protected), recognizers
+        self.unchanged = torch.equal(as_saved(original), self.protected)
         self.detector = detector or load_detector(original.device)
         found = left_to_right(detect_faces(original, self.detector) if faces is None else faces)
         _require_face(found, original, "original")
@@ -235,10 +236,6 @@ def _processed(photo: Tensor, process: Processing, rows: slice, columns: slice) 
     top, left = rows.start - rows.start % GRID, columns.start - columns.start % GRID
     whole = as_saved(photo)[None, :, top : rows.stop, left : columns.stop]
     return process(whole)[0, :, rows.start - top :, columns.start - left :]
-
-
-def _unchanged(case: _Case) -> bool:
-    return torch.equal(as_saved(case.original), case.protected)
 
 
 def _require_face(faces: Sequence[Face], photo: Tensor, which: str) -> None:
