@@ -139,11 +139,10 @@ def shrink_face_mesh(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.half() for name, tensor in tensors.items()}
 
 
-def convert(expo: Path, human: Path, output: Path, shipped: Path = SHIPPED) -> None:
+def convert(expo: Path, human: Path, output: Path) -> None:
     """Write the four files, as shipped, from the folders of the two unpacked packages.
 
-    Args:
-        shipped: the folder with the shipped files, which have `embedding_mean` and tell what the others must look like.
+    The shipped files have `embedding_mean`, and tell what the others must look like.
 
     Raises:
         ProtectionError: a file is missing, damaged, or holds another network.
@@ -162,7 +161,7 @@ def convert(expo: Path, human: Path, output: Path, shipped: Path = SHIPPED) -> N
             raise
         except (KeyError, IndexError, ValueError) as error:
             raise ProtectionError(f"{path.name} holds another network: {error}", FIX) from error
-        before = load_file(shipped / f"{name}.safetensors")
+        before = load_file(SHIPPED / f"{name}.safetensors")
         if "embedding_mean" in before:
             tensors["embedding_mean"] = before["embedding_mean"].float()
         _require_the_same_network(tensors, before, path)
