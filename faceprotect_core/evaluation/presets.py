@@ -10,7 +10,6 @@ The second command measures them with a model of yours, on everybody, at the pho
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import platform
@@ -33,7 +32,7 @@ from ..surrogates import load_surrogate
 from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import Processing, processings
 from ..verify.visibility import FACE
-from .people import pairs_among, read_photos, split_identities
+from .people import pairs_among, parser_of, read_photos, split_identities
 from .protocol.data import Pair
 from .recognition import FARS
 
@@ -190,7 +189,7 @@ def measure_with_model(name: str, pairs: Sequence[Pair], device: str, out: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="JSON with every person's numbers; kept, and gone on with"
@@ -199,7 +198,6 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", choices=[*PRESETS[LIGHT]], default=[*PRESETS[LIGHT]])
     parser.add_argument("--people", type=int, default=45, help="the first so many of those held out (45)")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     _, held_out = split_identities(args.images)
     pairs = [Pair(photo.stem, photo, other) for photo, other in pairs_among(held_out)[: args.people]]
     log.info("%s", measure(pairs, lambda file: read_photos(file)[0], args.way, args.preset, load_model(), args.out))

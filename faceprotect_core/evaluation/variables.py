@@ -10,7 +10,6 @@ variables are compared by what is seen, and by what is left after processings. R
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
@@ -37,7 +36,7 @@ from ..surrogates import load_surrogate
 from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import processings
 from ..verify.visibility import FACE
-from .people import pairs_among, read_photos, split_identities
+from .people import pairs_among, parser_of, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.variables")
 EQUAL_MARGIN = 0.1  # of the judge, past its threshold at FAR 0.01, to the original: in units of its distance
@@ -213,14 +212,13 @@ def _mean(rows: list[dict], key: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every person's numbers; gone on with")
     parser.add_argument("--people", type=int, default=20, help="the first so many of those held out (20)")
     parser.add_argument("--variables", type=lambda names: names.split(","), help="some of them, by name (all)")
     parser.add_argument("--pictures", type=Path, help="folder for the images")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     people = json.loads(args.out.read_text()) if args.out.exists() else {}
     comparison = Comparison()
     wanted = args.variables or list(comparison.variables)
