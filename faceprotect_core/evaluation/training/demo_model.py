@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ...demo.architecture import CONTEXT_DIM, CONTEXT_TOKENS, IMAGE_SIZE, LATENT_SCALE, UNET_CONFIG, VAE_CONFIG
+from ...method.schedule import scaled_linear_alphas_cumprod
 from ..people import command, read_images, split_identities
 from .stage import Stage
 
@@ -152,8 +153,6 @@ def sample_timesteps(batch: int, generator: torch.Generator) -> torch.Tensor:
 
 def train_denoiser(latents: torch.Tensor, args: argparse.Namespace) -> ConditionedUNet:
     """Noise prediction (epsilon) on the scaled latents [N, 4, 32, 32]."""
-    from ...method.schedule import scaled_linear_alphas_cumprod
-
     alphas_cumprod = scaled_linear_alphas_cumprod().float()
     torch.manual_seed(args.seed + 1)
     model = ConditionedUNet().to(memory_format=torch.channels_last)
@@ -177,8 +176,6 @@ def train_denoiser(latents: torch.Tensor, args: argparse.Namespace) -> Condition
 @torch.no_grad()
 def denoising_loss(model: ConditionedUNet, latents: torch.Tensor, args: argparse.Namespace) -> dict[str, float]:
     """Held-out noise-prediction loss at timestep 101 with the null context and with the image prompt."""
-    from ...method.schedule import scaled_linear_alphas_cumprod
-
     alpha = scaled_linear_alphas_cumprod().float()[101]
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
