@@ -21,7 +21,7 @@ from torch import nn
 from ...demo.architecture import CONTEXT_DIM, CONTEXT_TOKENS, IMAGE_SIZE, LATENT_SCALE, UNET_CONFIG, VAE_CONFIG
 from ...method.schedule import scaled_linear_alphas_cumprod
 from ..people import command, read_images, split_identities
-from .stage import Stage
+from .stage import Stage, parsed
 
 log = logging.getLogger("faceprotect.demo.train")
 
@@ -205,10 +205,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--denoiser-steps", type=int, default=900)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser, gpu=True)
 
     train_paths, held_out_paths = split_identities(args.images)
     train, held_out = read_images(train_paths), read_images(held_out_paths)

@@ -25,7 +25,7 @@ from ...demo.light_decoder import LightDecoder
 from ...diffusers_backend import DiffusersCodec
 from ..people import command, read_images, split_identities
 from .demo_model import reconstruction_loss, save_half, to_model_range
-from .stage import Learner
+from .stage import Learner, parsed
 
 log = logging.getLogger("faceprotect.demo.light_decoder")
 
@@ -149,10 +149,7 @@ def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="pairs, checkpoint and weights go here")
     parser.add_argument("--minutes", type=float, default=80.0, help="to train, the pairs not counted")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser, gpu=True)
 
     codec = load_demo_model()[1]
     codec.vae.to(args.device)

@@ -14,6 +14,17 @@ log = logging.getLogger("faceprotect.demo.train")
 WARM_UP = 50  # steps
 
 
+def parsed(parser: argparse.ArgumentParser, gpu: bool = False) -> argparse.Namespace:
+    """The arguments of a training, with those that each has; gpu: it may run on one. The folder args.out is made."""
+    parser.set_defaults(device=torch.device("cpu"))
+    parser.add_argument("--seed", type=int, default=0)
+    if gpu:
+        parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
 class Learner:
     """A model, its AdamW, the steps and the seconds spent; every 100 steps a checkpoint in the folder args.out."""
 
