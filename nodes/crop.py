@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.faces.crop import cropped_images, cropped_masks
 from . import host
-from .faces import FaceSelector, Found, mask_scale_input
+from .faces import FaceSelector, mask_scale_input
 from .sockets import CATEGORY, CropSocket, FaceLandmarksSocket, FacesSocket
 
 WHERE = "Crop Face"
@@ -98,7 +98,8 @@ class CropFace(io.ComfyNode):
     ) -> io.NodeOutput:
         photos = host.to_core_image(image, WHERE)
         wanted = numbers if which == "numbered" else which
-        select = FaceSelector(photos, Found(faces, face_landmarks, bboxes, mask), wanted, WHERE)
+        found = {"faces": faces, "face_landmarks": face_landmarks, "bboxes": bboxes, "mask": mask}
+        select = FaceSelector(photos, wanted, WHERE, **found)
         framing = {"crop_scale": crop_scale, "upright": upright, "mask_scale": mask_scale}
         crops = tuple(
             crop

@@ -1,7 +1,5 @@
 """Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK, MASK (core: faces/)."""
 
-from dataclasses import dataclass
-
 import torch
 from comfy_api.latest import io
 from einops import rearrange
@@ -124,25 +122,20 @@ def _regions(photo: Tensor, faces: list[Face]) -> Tensor:
     return masks
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the sockets of Crop Face and Protect Photo say about the faces; None where nothing is connected."""
-
-    faces: list[list[Face]] | None = None
-    face_landmarks: dict | None = None
-    bboxes: list | dict | None = None
-    mask: Tensor | None = None
-
-
 class FaceSelector:
-    """selector(index): which faces of one photo of [B, 3, H, W] are meant. Fails closed: none is an error."""
+    """selector(index): which faces of one photo of [B, 3, H, W] are meant. Fails closed: none is an error.
 
-    def __init__(self, photos: Tensor, found: Found, which: str, where: str):
+    faces, face_landmarks, bboxes, mask: what the sockets of Crop Face and Protect Photo say; None for not connected.
+    """
+
+    def __init__(
+        self, photos: Tensor, which: str, where: str, *, faces=None, face_landmarks=None, bboxes=None, mask=None
+    ):
         self.photos, self.which, self.where = photos, which, where
         self.detector = load_detector(photos.device)
-        self.faces = _faces_per_image(found, len(photos), where)
-        self.boxes = boxes_per_image(found.bboxes, len(photos), where)
-        self.masks = _masks_per_image(found.mask, len(photos), where)
+        self.faces = _faces_per_image(faces, face_landmarks, len(photos), where)
+        self.boxes = boxes_per_image(bboxes, len(photos), where)
+        self.masks = _masks_per_image(mask, len(photos), where)
         detects = self.faces is None and self.boxes is None and self.masks is None
         self.smallest = WINDOW if detects else None  # pixels, of the faces that are looked for here
 
@@ -158,17 +151,16 @@ class FaceSelector:
             )
 
 
-def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] | None:
+def _faces_per_image(faces, face_landmarks: dict | None, count: int, where: str) -> list[list[Face]] | None:
     require(
-        found.faces is None or found.face_landmarks is None,
+        faces is None or face_landmarks is None,
         f"{where}: faces and face_landmarks are both connected",
         "connect one of them",
     )
-    if found.face_landmarks is not None:
-        frames = found.face_landmarks["frames"]
+    if face_landmarks is not None:
+        frames = face_landmarks["frames"]
         faces = [[face_from_mediapipe(face["landmarks_xy"], float(face["score"])) for face in one] for one in frames]
     else:
-        faces = found.faces
         require_faces(faces, where)
     require(
         faces is None or len(faces) == count,

@@ -23,7 +23,7 @@ from ..faceprotect_core.speed.cost import CostPredictor, Meter, total
 from ..faceprotect_core.verify.verdict import require_other_network
 from . import host
 from .crop import size_and_choice_inputs
-from .faces import FaceSelector, Found
+from .faces import FaceSelector
 from .sockets import CATEGORY, FacesSocket, SeenSocket
 from .surrogates import growing_input, load, loaded_or_built_in
 from .upstream import require_untouched
@@ -187,7 +187,7 @@ class ProtectPhoto(io.ComfyNode):
         }
         with host.ready(*models, **recognisers, steps=settings.diffusion.depth, size=size, where=WHERE) as ready:
             photos = host.to_core_image(image, WHERE)
-            select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
+            select = FaceSelector(photos, wanted, WHERE, faces=faces, bboxes=bboxes, mask=mask)
             progress, meter = host.PhotoProgress(len(photos), settings, cls.hidden.unique_id), Meter(photos.device)
             outcomes = protect_photos(
                 _cut(photos, select, size, on_failure),
