@@ -1,5 +1,7 @@
 """Errors a user can act on: what, where, which value, and how to fix it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,15 @@ class ProtectionError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.problem}. How to fix: {self.fix}."
+
+
+@contextmanager
+def errors_of(where: str) -> Iterator[None]:
+    """Errors in the block say first where they happened."""
+    try:
+        yield
+    except ProtectionError as error:
+        raise ProtectionError(f"{where}: {error.problem}", error.fix) from error
 
 
 def require(condition: bool, problem: str, fix: str) -> None:

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..faceprotect_core.faces import crop_selection
 from ..faceprotect_core.faces.crop import cropped_images, cropped_masks
 from . import host
-from .faces import FaceSelector, Found
+from .faces import FaceSelector, mask_scale_input
 from .sockets import CATEGORY, CropSocket, FaceLandmarksSocket, FacesSocket
 
 WHERE = "Crop Face"
@@ -41,16 +41,7 @@ class CropFace(io.ComfyNode):
                     tooltip="On: turn each crop so that the eyes are level, as models are trained on. Off: cut along "
                     "the photo's own rows.",
                 ),
-                io.Float.Input(
-                    "mask_scale",
-                    default=1.0,
-                    min=0.1,
-                    max=1.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears "
-                    "and neck. Smaller changes less of the photo and protects less.",
-                ),
+                mask_scale_input(largest=1.0, advanced=True),
                 FacesSocket.Input(
                     "faces",
                     optional=True,
@@ -107,7 +98,8 @@ class CropFace(io.ComfyNode):
     ) -> io.NodeOutput:
         photos = host.to_core_image(image, WHERE)
         wanted = numbers if which == "numbered" else which
-        select = FaceSelector(photos, Found(faces, face_landmarks, bboxes, mask), wanted, WHERE)
+        found = {"faces": faces, "face_landmarks": face_landmarks, "bboxes": bboxes, "mask": mask}
+        select = FaceSelector(photos, wanted, WHERE, **found)
         framing = {"crop_scale": crop_scale, "upright": upright, "mask_scale": mask_scale}
         crops = tuple(
             crop

@@ -1,13 +1,11 @@
 """Detect Faces: IMAGE -> FACEPROTECT_FACES, BOUNDING_BOX, MASK, MASK (core: faces/)."""
 
-from dataclasses import dataclass
-
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
 
-from ..faceprotect_core.checks import ProtectionError, require
+from ..faceprotect_core.checks import ProtectionError, errors_of, require
 from ..faceprotect_core.faces import (
     Face,
     Selection,
@@ -46,15 +44,7 @@ class DetectFaces(io.ComfyNode):
                     advanced=True,
                     tooltip="Detector score above which a window is a face. Lower finds more, and more false ones.",
                 ),
-                io.Float.Input(
-                    "mask_scale",
-                    default=1.0,
-                    min=0.1,
-                    max=3.0,
-                    step=0.05,
-                    tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears "
-                    "and neck. Smaller changes less of the photo and protects less.",
-                ),
+                mask_scale_input(largest=3.0),
                 io.Int.Input(
                     "min_face",
                     default=80,
@@ -91,9 +81,22 @@ class DetectFaces(io.ComfyNode):
         mask = torch.cat([face_mask(faces, *photos.shape[2:], mask_scale) for faces in found])
         regions = torch.cat([_regions(photo, faces) for photo, faces in zip(photos, found, strict=True)])
         report = "\n\n".join([*map(words.found, found), words.scope(min_face)])
-        host.show_on_node(cls.hidden.unique_id, report)
         boxes = [[_box(face) for face in faces] for faces in found]
-        return io.NodeOutput(found, boxes, mask, regions, ui=ui.PreviewText(report))
+        return host.with_text(cls.hidden.unique_id, report, found, boxes, mask, regions)
+
+
+def mask_scale_input(largest: float, advanced: bool | None = None) -> io.Float.Input:
+    """A widget of Detect Faces and of Crop Face."""
+    return io.Float.Input(
+        "mask_scale",
+        default=1.0,
+        min=0.1,
+        max=largest,
+        step=0.05,
+        advanced=advanced,
+        tooltip="Size of the mask of each face: 1 reaches to the outline of the face, without hair, ears and neck. "
+        "Smaller changes less of the photo and protects less.",
+    )
 
 
 def find_faces(image: Tensor, where: str, **knobs) -> list[list[Face]]:
@@ -119,30 +122,25 @@ def _regions(photo: Tensor, faces: list[Face]) -> Tensor:
     return masks
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the sockets of Crop Face and Protect Photo say about the faces; None where nothing is connected."""
-
-    faces: list[list[Face]] | None = None
-    face_landmarks: dict | None = None
-    bboxes: list | dict | None = None
-    mask: Tensor | None = None
-
-
 class FaceSelector:
-    """selector(index): which faces of one photo of [B, 3, H, W] are meant. Fails closed: none is an error."""
+    """selector(index): which faces of one photo of [B, 3, H, W] are meant. Fails closed: none is an error.
 
-    def __init__(self, photos: Tensor, found: Found, which: str, where: str):
+    faces, face_landmarks, bboxes, mask: what the sockets of Crop Face and Protect Photo say; None for not connected.
+    """
+
+    def __init__(
+        self, photos: Tensor, which: str, where: str, *, faces=None, face_landmarks=None, bboxes=None, mask=None
+    ):
         self.photos, self.which, self.where = photos, which, where
         self.detector = load_detector(photos.device)
-        self.faces = _faces_per_image(found, len(photos), where)
-        self.boxes = boxes_per_image(found.bboxes, len(photos), where)
-        self.masks = _masks_per_image(found.mask, len(photos), where)
+        self.faces = _faces_per_image(faces, face_landmarks, len(photos), where)
+        self.boxes = boxes_per_image(bboxes, len(photos), where)
+        self.masks = _masks_per_image(mask, len(photos), where)
         detects = self.faces is None and self.boxes is None and self.masks is None
         self.smallest = WINDOW if detects else None  # pixels, of the faces that are looked for here
 
     def __call__(self, index: int) -> Selection:
-        try:
+        with errors_of(f"{self.where}, image {index + 1} of {len(self.photos)}"):
             return select_faces(
                 self.photos[index],
                 self.detector,
@@ -151,22 +149,18 @@ class FaceSelector:
                 mask=None if self.masks is None else self.masks[index],
                 which=self.which,
             )
-        except ProtectionError as error:
-            where = f"{self.where}, image {index + 1} of {len(self.photos)}"
-            raise ProtectionError(f"{where}: {error.problem}", error.fix) from error
 
 
-def _faces_per_image(found: Found, count: int, where: str) -> list[list[Face]] | None:
+def _faces_per_image(faces, face_landmarks: dict | None, count: int, where: str) -> list[list[Face]] | None:
     require(
-        found.faces is None or found.face_landmarks is None,
+        faces is None or face_landmarks is None,
         f"{where}: faces and face_landmarks are both connected",
         "connect one of them",
     )
-    if found.face_landmarks is not None:
-        frames = found.face_landmarks["frames"]
+    if face_landmarks is not None:
+        frames = face_landmarks["frames"]
         faces = [[face_from_mediapipe(face["landmarks_xy"], float(face["score"])) for face in one] for one in frames]
     else:
-        faces = found.faces
         require_faces(faces, where)
     require(
         faces is None or len(faces) == count,

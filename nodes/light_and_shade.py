@@ -2,7 +2,7 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core.method.light_and_shade import (
     LARGEST,
@@ -12,7 +12,14 @@ from ..faceprotect_core.method.light_and_shade import (
     protect_by_light,
 )
 from . import host
-from .objectives import as_little_as_suffices, least_change_input, photo_and_mask
+from .objectives import (
+    as_little_as_suffices,
+    early_stop_input,
+    history_output,
+    least_change_input,
+    photo_and_mask,
+    seed_input,
+)
 from .optimizer import summary
 from .sockets import CATEGORY, ObjectiveData, ObjectiveSocket
 
@@ -65,20 +72,8 @@ class LightAndShade(io.ComfyNode):
                     advanced=True,
                     tooltip="AdamW's learning rate on the plane. Higher is faster and may jump past the best change.",
                 ),
-                io.Boolean.Input(
-                    "early_stop",
-                    default=False,
-                    tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, "
-                    "which must have stop_at_margin on. Off: all iterations.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=DEFAULT.seed,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Of the random start; the same number gives the same result.",
-                ),
+                early_stop_input(off="all iterations"),
+                seed_input("seed", of="the random start", default=DEFAULT.seed, control_after_generate=False),
                 least_change_input(),
                 io.Mask.Input(
                     "mask",
@@ -89,11 +84,7 @@ class LightAndShade(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The protected photo."),
-                io.String.Output(
-                    display_name="history",
-                    tooltip="JSON: per iteration and image the identity and the fidelity loss, and the surrogates' "
-                    "similarity at the end, with the threshold and the verdict.",
-                ),
+                history_output(loss="fidelity"),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -127,6 +118,5 @@ class LightAndShade(io.ComfyNode):
             if least_change:
                 changed = as_little_as_suffices(photo, changed, objective.objective, WHERE)
             report = result.history | {"surrogates": objective.objective.report(changed)}
-        text = summary(report)
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(host.to_comfy_image(changed), json.dumps(report), ui=ui.PreviewText(text))
+        image = host.to_comfy_image(changed)
+        return host.with_text(cls.hidden.unique_id, summary(report), image, json.dumps(report))

@@ -9,7 +9,8 @@ from ..faceprotect_core.checks import require
 from ..faceprotect_core.method.restraint.least_change import least_change
 from . import host
 from .faces import find_faces
-from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SurrogateData, SurrogateSocket
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket
+from .surrogates import connected, growing_input
 from .upstream import require_untouched
 
 WHERE = "FR Surrogate Loss"
@@ -18,7 +19,6 @@ WHERE = "FR Surrogate Loss"
 class FRSurrogateLoss(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        surrogates = io.Autogrow.TemplatePrefix(SurrogateSocket.Input("surrogate"), prefix="surrogate", min=1, max=8)
         return io.Schema(
             node_id="FaceProtectFRSurrogateLoss",
             display_name="FR Surrogate Loss",
@@ -27,11 +27,11 @@ class FRSurrogateLoss(io.ComfyNode):
             "(dodge), somebody else (impersonate), or both.",
             search_aliases=["faceprotect", "face recognition", "identity loss", "dodge", "impersonate", "privacy"],
             inputs=[
-                io.Autogrow.Input(
-                    "surrogates",
-                    template=surrogates,
+                growing_input(
+                    "surrogate",
                     tooltip="From Load FR Surrogate. The photo is protected against these; whether that carries over "
                     "to other recognisers, only a check against others can tell.",
+                    least=1,
                 ),
                 io.Image.Input("photo", tooltip="The photo that is protected, the very one that was VAE-encoded."),
                 io.Combo.Input(
@@ -96,15 +96,7 @@ class FRSurrogateLoss(io.ComfyNode):
                     "ones in each iteration: what helps most against recognisers that were not connected. 1 takes no "
                     "longer than 0. Framing aligned only. 0: the right alignment, as in the paper.",
                 ),
-                io.Int.Input(
-                    "jitter_seed",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    advanced=True,
-                    tooltip="Of the wrong alignments; the same number gives the same result.",
-                ),
+                seed_input("jitter_seed", of="the wrong alignments", optional=True, advanced=True),
                 io.Float.Input(
                     "steepness",
                     optional=True,
@@ -163,7 +155,7 @@ class FRSurrogateLoss(io.ComfyNode):
             "connect an image to target, or choose dodge",
         )
         _require_that_it_fits(framing, jitter, steepness, stop_at_margin)
-        loaded: list[SurrogateData] = [surrogate for surrogate in surrogates.values() if surrogate is not None]
+        loaded = connected(surrogates)
         patchers = tuple(surrogate.patcher for surrogate in loaded)
         with host.no_gradients(*patchers):
             image = host.to_core_image(photo, WHERE)
@@ -181,6 +173,32 @@ class FRSurrogateLoss(io.ComfyNode):
                 **_framing(framing, image, target, faces),
             )
         return io.NodeOutput(ObjectiveData(objective, patchers, tuple(image.shape[2:])))
+
+
+def seed_input(name: str, of: str, default: int = 0, **more) -> io.Int.Input:
+    """A widget of what draws at random."""
+    tooltip = f"Of {of}; the same number gives the same result."
+    return io.Int.Input(name, default=default, min=0, max=2**31 - 1, tooltip=tooltip, **more)
+
+
+def early_stop_input(off: str, **more) -> io.Boolean.Input:
+    """A widget of what has iterations. off: what is done then."""
+    return io.Boolean.Input(
+        "early_stop",
+        default=False,
+        tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, which must "
+        f"have stop_at_margin on. Off: {off}.",
+        **more,
+    )
+
+
+def history_output(loss: str) -> io.String.Output:
+    """What was measured while the change was made, and at its end. loss: that beside the identity's."""
+    return io.String.Output(
+        display_name="history",
+        tooltip=f"JSON: per iteration and image the identity and the {loss} loss, and the surrogates' similarity at "
+        "the end, with the threshold and the verdict.",
+    )
 
 
 def least_change_input() -> io.Boolean.Input:

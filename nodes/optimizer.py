@@ -2,13 +2,13 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core import optimize_latent
 from ..faceprotect_core.checks import require
 from ..faceprotect_core.surrogates.metric import METRICS
 from . import host
-from .objectives import as_little_as_suffices, least_change_input
+from .objectives import as_little_as_suffices, early_stop_input, history_output, least_change_input
 from .sockets import (
     CATEGORY,
     NullTextSocket,
@@ -104,24 +104,13 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     tooltip='With output "detail" only. On: adds only lightness, the same to red, green and blue, so '
                     "that the photo keeps its colours; may protect less. Off: the change as it is.",
                 ),
-                io.Boolean.Input(
-                    "early_stop",
-                    optional=True,
-                    default=False,
-                    advanced=True,
-                    tooltip="On: stop once every surrogate is past its threshold by the margin of FR Surrogate Loss, "
-                    "which must have stop_at_margin on. Off: all iterations, as in the paper.",
-                ),
+                early_stop_input(off="all iterations, as in the paper", optional=True, advanced=True),
                 least_change_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The protected photo."),
                 io.Latent.Output(display_name="latent", tooltip="The latent that the optimised trajectory ends in."),
-                io.String.Output(
-                    display_name="history",
-                    tooltip="JSON: per iteration and image the identity and the structure loss, and the surrogates' "
-                    "similarity at the end, with the threshold and the verdict.",
-                ),
+                history_output(loss="structure"),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -174,10 +163,8 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                 untouched = photo if output == "detail" else None
                 changed = as_little_as_suffices(untouched, changed, objective.objective, WHERE)
             report = result.history | {"surrogates": objective.objective.report(changed)}
-        history = json.dumps(report)
-        latent = host.to_comfy_latent(model, result.decoded_latent)
-        host.show_on_node(cls.hidden.unique_id, summary(report))
-        return io.NodeOutput(host.to_comfy_image(changed), latent, history, ui=ui.PreviewText(summary(report)))
+        image, latent = host.to_comfy_image(changed), host.to_comfy_latent(model, result.decoded_latent)
+        return host.with_text(cls.hidden.unique_id, summary(report), image, latent, json.dumps(report))
 
 
 def _require_same_photo(objective: ObjectiveData, path) -> None:

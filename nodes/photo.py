@@ -23,9 +23,9 @@ from ..faceprotect_core.speed.cost import CostPredictor, Meter, total
 from ..faceprotect_core.verify.verdict import require_other_network
 from . import host
 from .crop import size_and_choice_inputs
-from .faces import FaceSelector, Found
-from .sockets import CATEGORY, FacesSocket, SeenSocket, SurrogateSocket
-from .surrogates import load
+from .faces import FaceSelector
+from .sockets import CATEGORY, FacesSocket, SeenSocket
+from .surrogates import growing_input, load, loaded_or_built_in
 from .upstream import require_untouched
 
 WHERE = "Protect Photo"
@@ -44,9 +44,6 @@ STOP, LEAVE_OUT = "stop", "leave out"
 class ProtectPhoto(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        surrogates = io.Autogrow.TemplatePrefix(
-            SurrogateSocket.Input("surrogate", optional=True), prefix="surrogate", min=0, max=8
-        )
         return io.Schema(
             node_id="FaceProtectProtectPhoto",
             display_name="Protect Photo",
@@ -90,10 +87,8 @@ class ProtectPhoto(io.ComfyNode):
                     "stop: an error. leave out: the photo is not in the output, the report says why, and the others go "
                     "on.",
                 ),
-                io.Autogrow.Input(
-                    "surrogates",
-                    template=surrogates,
-                    optional=True,
+                growing_input(
+                    "surrogate",
                     tooltip="From Load FR Surrogate: whom to protect against. Without any, the three built-in "
                     "recognisers other than the judge.",
                 ),
@@ -192,7 +187,7 @@ class ProtectPhoto(io.ComfyNode):
         }
         with host.ready(*models, **recognisers, steps=settings.diffusion.depth, size=size, where=WHERE) as ready:
             photos = host.to_core_image(image, WHERE)
-            select = FaceSelector(photos, Found(faces, None, bboxes, mask), wanted, WHERE)
+            select = FaceSelector(photos, wanted, WHERE, faces=faces, bboxes=bboxes, mask=mask)
             progress, meter = host.PhotoProgress(len(photos), settings, cls.hidden.unique_id), Meter(photos.device)
             outcomes = protect_photos(
                 _cut(photos, select, size, on_failure),
@@ -257,8 +252,7 @@ def _notes(models: tuple, taesd: str) -> list[str]:
 
 def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:
     """Those to protect against, and the judge, if there is one."""
-    loaded = [one for one in (surrogates or {}).values() if one is not None]
-    loaded = loaded or [load(name) for name in BUILT_IN_SURROGATES if name != judge]
+    loaded = loaded_or_built_in(surrogates, without=judge)
     judging = [] if judge == NO_JUDGE else [load(judge)]
     require_other_network(judging[0].surrogate if judging else None, [one.surrogate for one in loaded])
     return loaded, judging

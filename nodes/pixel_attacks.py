@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core.attacks.pixel_attacks import PUBLISHED, WHERE, PixelAttackSettings, attack_pixels
 from . import host
-from .objectives import photo_and_mask
+from .objectives import photo_and_mask, seed_input
 from .optimizer import summary
 from .sockets import CATEGORY, ObjectiveData, ObjectiveSocket
 
@@ -50,14 +50,7 @@ class PixelSpaceAttack(io.ComfyNode):
                     tooltip="Gradient steps. 0: the published number (10; tip_im 100). The steps shrink as they become "
                     "more.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Of the random start and the random inputs; the same number gives the same result.",
-                ),
+                seed_input("seed", of="the random start and the random inputs", control_after_generate=False),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -82,8 +75,7 @@ class PixelSpaceAttack(io.ComfyNode):
                 on_step=host.Progress(),
             )
             text = summary({"surrogates": objective.objective.report(changed)})
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(host.to_comfy_image(changed), ui=ui.PreviewText(text))
+        return host.with_text(cls.hidden.unique_id, text, host.to_comfy_image(changed))
 
 
 def _settings(method: str, epsilon: float, iterations: int, seed: int) -> PixelAttackSettings:

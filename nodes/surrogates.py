@@ -1,7 +1,7 @@
 """Load FR Surrogate: a face recognition network -> FACEPROTECT_SURROGATE (core: surrogates/)."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceprotect_core import FRSurrogate, load_surrogate
 from ..faceprotect_core.surrogates import BUILT_IN_SURROGATES
@@ -63,9 +63,7 @@ class LoadSurrogate(io.ComfyNode):
     @classmethod
     def execute(cls, surrogate, threshold=0.0) -> io.NodeOutput:
         loaded = load(surrogate, threshold or None)
-        text = describe(loaded.surrogate)
-        host.show_on_node(cls.hidden.unique_id, text)
-        return io.NodeOutput(loaded, ui=ui.PreviewText(text))
+        return host.with_text(cls.hidden.unique_id, describe(loaded.surrogate), loaded)
 
 
 def load(name: str = BUILT_IN, threshold: float | None = None) -> SurrogateData:
@@ -85,10 +83,21 @@ def _surrogate_tooltip() -> str:
     )
 
 
-def loaded_or_built_in(surrogates: dict | None) -> list[SurrogateData]:
-    """Those that are connected to sockets that grow; all built-in recognisers where there is none."""
-    loaded = [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
-    return loaded or [load(name) for name in BUILT_IN_SURROGATES]
+def growing_input(name: str, tooltip: str, least: int = 0) -> io.Autogrow.Input:
+    """Sockets for up to eight face recognition networks, which come together as the name with an s."""
+    one = SurrogateSocket.Input(name, optional=least == 0)
+    template = io.Autogrow.TemplatePrefix(one, prefix=name, min=least, max=8)
+    return io.Autogrow.Input(f"{name}s", template=template, optional=least == 0, tooltip=tooltip)
+
+
+def connected(surrogates: dict | None) -> list[SurrogateData]:
+    """Those that are connected to sockets that grow."""
+    return [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
+
+
+def loaded_or_built_in(surrogates: dict | None, without: str = "") -> list[SurrogateData]:
+    """Those that are connected to sockets that grow; where there is none the built-in recognisers, but for one."""
+    return connected(surrogates) or [load(name) for name in BUILT_IN_SURROGATES if name != without]
 
 
 def describe(surrogate: FRSurrogate) -> str:

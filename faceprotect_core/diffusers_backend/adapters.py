@@ -1,7 +1,7 @@
 """Denoiser and ImageCodec over diffusers' UNet2DConditionModel and AutoencoderKL."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from einops import rearrange
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..checks import require, require_image
 from ..method.schedule import scaled_linear_alphas_cumprod
 from ..protocols import Bottleneck, SelfAttention
+from ..replaced import replaced
 from ..speed.checkpointing import blocks_of, recomputed, recomputed_attending
 
 
@@ -89,14 +90,10 @@ class DiffusersDenoiser:
         if self_attention is None:
             yield
             return
-        original = {name: module.processor for name, module in self._self_attentions.items()}
-        try:
+        with ExitStack() as stack:
             for name, module in self._self_attentions.items():
-                module.processor = _Processor(name, self_attention)
+                stack.enter_context(replaced(module, "processor", _Processor(name, self_attention)))
             yield
-        finally:
-            for name, module in self._self_attentions.items():
-                module.processor = original[name]
 
     @contextmanager
     def _changed_by(self, bottleneck: Bottleneck | None) -> Iterator[None]:

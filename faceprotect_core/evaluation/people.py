@@ -15,10 +15,15 @@ from torch import Tensor
 from ..demo.architecture import IMAGE_SIZE
 
 
-def command(description: str | None) -> ArgumentParser:
-    """The parser of a command over such a folder; what the command logs is what it prints."""
+def parser_of(description: str | None) -> ArgumentParser:
+    """The parser of a command; what the command logs is what it prints."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def command(description: str | None) -> ArgumentParser:
+    """The parser of a command over such a folder."""
+    parser = parser_of(description)
     parser.add_argument("--images", type=Path, required=True, help="folder of <identity>_<photo>.jpg, aligned")
     return parser
 

@@ -10,7 +10,6 @@ The second command measures them with a model of yours, on everybody, at the pho
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import platform
@@ -29,11 +28,11 @@ from ..photos.photo import protect_photo
 from ..photos.read import read_photo
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ..pixels import as_saved
-from ..surrogates import FRSurrogate, load_surrogate
+from ..surrogates import load_surrogate
 from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import Processing, processings
 from ..verify.visibility import FACE
-from .people import pairs_among, read_photos, split_identities
+from .people import pairs_among, parser_of, read_photos, split_identities
 from .protocol.data import Pair
 from .recognition import FARS
 
@@ -53,6 +52,7 @@ class Evaluation:
         self.model = model
         self.used = [load_surrogate(name).to(device) for name in BUILT_IN_SURROGATES]
         self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE).to(device), load_detector(device)
+        self.panel = (self.judge, *self.used)
         found = processings(codec=model.codec) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
         self.processings: dict[str, Processing] = {name: found[name] for name in AFTER}
 
@@ -66,7 +66,7 @@ class Evaluation:
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, as_saved(result.image)
         again = find_face(other, self.detector)
-        references = {one.name: self._embed(one, other, again) for one in (self.judge, *self.used)}
+        references = self._embeddings(other, again)
         face = result.crops[0].photo_face
         mean, worst = ciede2000(photo[None], finished[None], face_mask([face], *photo.shape[1:])[None] > FACE)
         return {
@@ -92,17 +92,15 @@ class Evaluation:
 
     def _margins(self, photo: Tensor, face: Face | None, references: Mapping[str, Tensor]) -> dict[str, dict]:
         """Recogniser -> FAR -> how far past the threshold; face None: found anew."""
-        face = face or find_face(photo, self.detector)
-        panel = (self.judge, *self.used)
-        embeddings = {one.name: self._embed(one, photo, face) for one in panel}
+        embeddings = self._embeddings(photo, face or find_face(photo, self.detector))
         return {
             one.name: {str(far): one.margin(embeddings[one.name], references[one.name], far).item() for far in FARS}
-            for one in panel
+            for one in self.panel
         }
 
     @torch.no_grad()
-    def _embed(self, recogniser: FRSurrogate, photo: Tensor, face: Face) -> Tensor:
-        return recogniser.embed(photo[None], face)
+    def _embeddings(self, photo: Tensor, face: Face) -> dict[str, Tensor]:
+        return {one.name: one.embed(photo[None], face) for one in self.panel}
 
 
 def row(name: str, people: list[dict]) -> str:
@@ -191,7 +189,7 @@ def measure_with_model(name: str, pairs: Sequence[Pair], device: str, out: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="JSON with every person's numbers; kept, and gone on with"
@@ -200,7 +198,6 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", choices=[*PRESETS[LIGHT]], default=[*PRESETS[LIGHT]])
     parser.add_argument("--people", type=int, default=45, help="the first so many of those held out (45)")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     _, held_out = split_identities(args.images)
     pairs = [Pair(photo.stem, photo, other) for photo, other in pairs_among(held_out)[: args.people]]
     log.info("%s", measure(pairs, lambda file: read_photos(file)[0], args.way, args.preset, load_model(), args.out))

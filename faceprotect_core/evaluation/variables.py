@@ -10,12 +10,12 @@ variables are compared by what is seen, and by what is left after processings. R
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..demo import load_demo_model
-from ..faces import Face, face_mask, find_face, load_detector
+from ..faces import face_mask, find_face, load_detector
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ..method.objectives import IdentityObjective
 from ..method.peers.semantic import SemanticSettings, protect_by_semantics
-from ..method.protect import prepare
+from ..method.protect import Settings, prepare
 from ..method.variables import optimize, weight_of
 from ..method.views import AlignmentJitter
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, WEIGHTS
@@ -36,7 +36,7 @@ from ..surrogates import load_surrogate
 from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
 from ..verify.robustness import processings
 from ..verify.visibility import FACE
-from .people import pairs_among, read_photos, split_identities
+from .people import pairs_among, parser_of, read_photos, split_identities
 
 log = logging.getLogger("faceprotect.evaluation.variables")
 EQUAL_MARGIN = 0.1  # of the judge, past its threshold at FAR 0.01, to the original: in units of its distance
@@ -47,8 +47,9 @@ LARGEST_FACTOR, HALVINGS = 2.0, 12
 CURVE = (0.6, 0.8, 1.0, 1.2, 1.4)  # of the change at the equal margin: how much more is seen of how much more margin
 CURVED = ("margin", "psnr", "ciede2000", "ms-ssim")
 AFTER = ("jpeg 50", "half size", "vae", "ddim", "mirrored")
+GRIDS = (32, 48, 64, 96)  # values along each side of a plane
 COARSE = 16  # of two scales: values along each side of the coarser plane
-Change = Callable[[Tensor, Face, Tensor, IdentityObjective], Tensor]
+Change = Callable[[Tensor, Tensor, IdentityObjective], Tensor]  # of a photo, within a mask
 
 
 class TwoScales(LightAndShade):
@@ -72,59 +73,42 @@ class Colour(LightAndShade):
         self.start = self.start.repeat(1, 3, 1, 1)
 
 
-@dataclass(frozen=True)
-class Variables:
-    """Name -> what computes a change."""
+def variables(model: tuple) -> dict[str, Change]:
+    """Name -> what computes a change. model: of `load_demo_model`."""
+    light = replace(PRESETS[LIGHT]["balanced"].light, iterations=ITERATIONS[LIGHT])
+    grids = {f"lightness {side}": partial(_by_light, LightAndShade, replace(light, grid=side)) for side in GRIDS}
+    return grids | {
+        "lightness at two scales": partial(_by_light, TwoScales, light),
+        "colour 64": partial(_by_light, Colour, light),
+        "latent": partial(_by_latent, model, replace(DIFFUSED, keep_colours=False)),
+        "latent in lightness": partial(_by_latent, model, replace(DIFFUSED, keep_colours=True)),
+        "semantic": partial(_by_semantics, model, SemanticSettings.like(DIFFUSED)),
+    }
 
-    model: tuple
 
-    def all(self) -> dict[str, Change]:
-        light = replace(PRESETS[LIGHT]["balanced"].light, iterations=ITERATIONS[LIGHT])
-        grids = {
-            f"lightness {side}": self._light(LightAndShade, replace(light, grid=side)) for side in (32, 48, 64, 96)
-        }
-        return grids | {
-            "lightness at two scales": self._light(TwoScales, light),
-            "colour 64": self._light(Colour, light),
-            "latent": self._latent(keep_colours=False),
-            "latent in lightness": self._latent(keep_colours=True),
-            "semantic": self._semantic(),
-        }
+def _by_light(kind: type[LightAndShade], settings: LightAndShadeSettings, photo, mask, objective) -> Tensor:
+    variable = kind(photo, mask, settings, weight_of(objective))
+    found = optimize(variable, objective, iterations=settings.iterations, lr=settings.lr)
+    return found.rendering.image - photo
 
-    def _light(self, kind: type[LightAndShade], settings: LightAndShadeSettings) -> Change:
-        def run(photo, face, mask, objective):
-            variable = kind(photo, mask, settings, weight_of(objective))
-            found = optimize(variable, objective, iterations=settings.iterations, lr=settings.lr)
-            return found.rendering.image - photo
 
-        return run
+def _by_latent(model: tuple, settings: Settings, photo, mask, objective) -> Tensor:
+    denoiser, codec, context = model[:3]
+    prepared = prepare(denoiser, codec, photo, context, settings)
+    return prepared.optimize(denoiser, codec, objective, settings, mask=mask).image - photo
 
-    def _latent(self, keep_colours: bool) -> Change:
-        settings = replace(DIFFUSED, keep_colours=keep_colours)
 
-        def run(photo, face, mask, objective):
-            denoiser, codec, context = self.model[:3]
-            prepared = prepare(denoiser, codec, photo, context, settings)
-            return prepared.optimize(denoiser, codec, objective, settings, mask=mask).image - photo
-
-        return run
-
-    def _semantic(self) -> Change:
-        settings = SemanticSettings.like(DIFFUSED)
-
-        def run(photo, face, mask, objective):
-            denoiser, codec, context = self.model[:3]
-            prepared = prepare(denoiser, codec, photo, context, settings)
-            found = protect_by_semantics(denoiser, codec, prepared, objective, settings, mask=mask)
-            return found.rendering.image - photo
-
-        return run
+def _by_semantics(model: tuple, settings: SemanticSettings, photo, mask, objective) -> Tensor:
+    denoiser, codec, context = model[:3]
+    prepared = prepare(denoiser, codec, photo, context, settings)
+    found = protect_by_semantics(denoiser, codec, prepared, objective, settings, mask=mask)
+    return found.rendering.image - photo
 
 
 class Comparison:
     def __init__(self):
         model = load_demo_model()
-        self.variables = Variables(model).all()
+        self.variables = variables(model)
         self.used = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
         self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE), load_detector()
         found = processings(model[1], model[0], model[2]) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
@@ -143,7 +127,7 @@ class Comparison:
                 weights=weights, jitter=AlignmentJitter(1),
             )  # fmt: skip
             start = time.perf_counter()
-            change = self.variables[name](photo, face, mask, objective)
+            change = self.variables[name](photo, mask, objective)
             seconds = time.perf_counter() - start
             image, factor = self._at_equal_margin(photo, face, change, reference)
             rows[name] = {"seconds": seconds, "factor": factor} | self._numbers(photo, face, mask, image, second)
@@ -228,14 +212,13 @@ def _mean(rows: list[dict], key: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every person's numbers; gone on with")
     parser.add_argument("--people", type=int, default=20, help="the first so many of those held out (20)")
     parser.add_argument("--variables", type=lambda names: names.split(","), help="some of them, by name (all)")
     parser.add_argument("--pictures", type=Path, help="folder for the images")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     people = json.loads(args.out.read_text()) if args.out.exists() else {}
     comparison = Comparison()
     wanted = args.variables or list(comparison.variables)

@@ -20,33 +20,3 @@ from .regions import (
     select_faces,
 )
 from .windows import overlap
-
-__all__ = [
-    "TEMPLATES",
-    "Face",
-    "FaceCrop",
-    "FaceDetector",
-    "Selection",
-    "Template",
-    "align_face",
-    "chip_to_image",
-    "choose_faces",
-    "crop_face",
-    "crop_selection",
-    "detect_faces",
-    "eye_shadow",
-    "face_from_mediapipe",
-    "face_mask",
-    "face_regions",
-    "faces_in_boxes",
-    "faces_in_mask",
-    "faces_in_regions",
-    "find_again",
-    "find_face",
-    "left_to_right",
-    "load_detector",
-    "overlap",
-    "paste_faces",
-    "select_faces",
-    "window_around",
-]

@@ -178,13 +178,15 @@ def boxes_of_mask(mask: Tensor) -> list[Box]:
     for blob in _blobs(coarse[0, 0]):
         rows, columns = blob.nonzero().unbind(1)
         if blob.float().mean() >= SMALLEST_BLOB:
-            top, bottom = rows.min().item() / blob.shape[0] * height, (rows.max().item() + 1) / blob.shape[0] * height
-            left, right = (
-                columns.min().item() / blob.shape[1] * width,
-                (columns.max().item() + 1) / blob.shape[1] * width,
-            )
+            top, bottom = _span(rows, blob.shape[0], height)
+            left, right = _span(columns, blob.shape[1], width)
             boxes.append((left, top, right - 1, bottom - 1))
     return sorted(boxes, key=centre)
+
+
+def _span(cells: Tensor, count: int, pixels: int) -> tuple[float, float]:
+    """From the first of some cells to behind the last, in pixels; `count` cells are all of the `pixels`."""
+    return cells.min().item() / count * pixels, (cells.max().item() + 1) / count * pixels
 
 
 def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) -> Face:

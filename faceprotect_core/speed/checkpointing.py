@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..protocols import SelfAttention
+from ..replaced import replaced
 
 Attending = Callable[[SelfAttention | None], AbstractContextManager]
 # The blocks of Stable Diffusion's U-Net and autoencoder, by the names of their classes.
@@ -37,18 +38,10 @@ def recomputed(
         blocks: as of `blocks_of`.
         around: what must be in force while a block is computed again; called with every block.
     """
-    replaced = []
-    try:
+    with ExitStack() as stack:
         for block in blocks:
-            replaced.append((block, block.__dict__.get("forward")))
-            block.forward = _keeping_inputs_alone(block.forward, around)
+            stack.enter_context(replaced(block, "forward", _keeping_inputs_alone(block.forward, around)))
         yield
-    finally:
-        for block, forward in replaced:
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
 
 
 def recomputed_attending(

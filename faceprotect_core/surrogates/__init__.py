@@ -22,7 +22,7 @@ from .base import STEP_COUNTER, FRSurrogate  # some files leave the step counter
 from .metric import METRICS
 from .networks import faceres, inception_resnet, ir, iresnet, mobile_facenet, mobileface, mobilefacenet
 from .networks.dlib_resnet import load_dlib_resnet
-from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, read_tensors, to_float32
+from .weights_file import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, first_of, read_tensors, to_float32
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "recognisers"
 MEAN = "embedding_mean"  # a tensor that is no weight: what a cosine subtracts first
@@ -150,17 +150,12 @@ def _require_same_tensors(
         f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items() if found.get(name, shape) != shape
     ]
     kinds = (("lacks", lacking), ("has besides", extra), ("has in another shape", misshapen))
-    differences = [f"{what} {_first(names)}" for what, names in kinds if names]
+    differences = [f"{what} {first_of(names, SHOWN)}" for what, names in kinds if names]
     require(
         not differences,
         f"{path.name} looks like {architecture.name} ({len(wanted)} tensors), but {'; '.join(differences)}",
         "use the weights as they were published; a changed or cut network is another network",
     )
-
-
-def _first(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def _with_threshold(surrogate: FRSurrogate, threshold: float) -> FRSurrogate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     _require_weights_file(path)
     with torch.inference_mode(False):
-        found = _read_safetensors(path) if _suffix(path) in SAFETENSORS_SUFFIXES else _read_pickle(path)
+        found = _read_safetensors(path) if path.suffix.lower() in SAFETENSORS_SUFFIXES else _read_pickle(path)
     tensors = _without_prefix(_unwrapped(found, path))
     for name, tensor in tensors.items():
         _require_plain(name, tensor, path)
@@ -84,7 +84,7 @@ def _require_weights_file(path: Path) -> None:
     suffixes = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
     require(path.is_file(), f"there is no file {path}", "check the name, or choose another file")
     require(
-        _suffix(path) in suffixes,
+        path.suffix.lower() in suffixes,
         f"{path.name}: {path.suffix or 'no suffix'!r} is not the suffix of a weights file",
         f"use a file that ends with one of {', '.join(suffixes)}",
     )
@@ -96,7 +96,7 @@ def _require_weights_file(path: Path) -> None:
         f"{path.name} is a Git LFS pointer, not the weights themselves",
         "fetch the weights with `git lfs pull`, or download the file in a browser",
     )
-    is_text = _suffix(path) not in SAFETENSORS_SUFFIXES and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff]+", start)
+    is_text = path.suffix.lower() not in SAFETENSORS_SUFFIXES and re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff]+", start)
     is_page = start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
     require(
         not (is_page or (is_text and _is_utf8(start))),
@@ -200,6 +200,11 @@ def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def first_of(names: Sequence[str], most: int = 8) -> str:
+    """The first names, for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def require_short_names(names: Iterable[str], where: str) -> None:
     """Fails on a name that no network has. where: the file's name."""
     longest = max(map(len, names), default=0)
@@ -247,10 +252,6 @@ def _described(value: object) -> str:
 
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _suffix(path: Path) -> str:
-    return path.suffix.lower()
 
 
 def _is_utf8(start: bytes) -> bool:

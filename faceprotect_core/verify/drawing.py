@@ -32,10 +32,10 @@ class Sheet:
         """One line; anchor as in Pillow, "la" for the left top corner."""
         self.pen.text(at, text, font=font(size), fill=fill, anchor=anchor)
 
-    def paragraph(self, text: str, size: int = 17, fill: Colour = INK, x: int = MARGIN, width: int = 0) -> None:
+    def paragraph(self, text: str, size: int = 17, fill: Colour = INK) -> None:
         """Wrapped lines, from `y` on."""
-        for line in wrapped(text, size, width or WIDTH - MARGIN - x):
-            self.text((x, self.y), line, size, fill)
+        for line in wrapped(text, size, WIDTH - 2 * MARGIN):
+            self.text((MARGIN, self.y), line, size, fill)
             self.y += round(size * 1.4)
 
     def picture(self, box: Box, picture: Tensor) -> None:

@@ -119,12 +119,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     from kornia.filters import get_gaussian_kernel1d
 
-    _check_pair(a, b, "MS-SSIM")
-    require(
-        min(a.shape[2:]) >= MS_SSIM_SMALLEST,
-        f"MS-SSIM: the images are {a.shape[2]} x {a.shape[3]} pixels, at least {MS_SSIM_SMALLEST} are needed",
-        "compare larger images",
-    )
+    _check_pair(a, b, "MS-SSIM", MS_SSIM_SMALLEST)
     kernel = get_gaussian_kernel1d(SSIM_WINDOW, SSIM_SIGMA, device=a.device, dtype=torch.float64)
     found, x, y = a.new_ones(len(a), dtype=torch.float64), a.double(), b.double()
     for weight in MS_SSIM_WEIGHTS[:-1]:
@@ -209,12 +204,7 @@ class Lpips:
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1], sides of 32 pixels or more -> [B], 0 for equal images; on the images' device."""
-        _check_pair(a, b, "LPIPS")
-        require(
-            min(a.shape[2:]) >= LPIPS_SMALLEST,
-            f"LPIPS: the images are {a.shape[2]} x {a.shape[3]} pixels, at least {LPIPS_SMALLEST} are needed",
-            "compare larger images",
-        )
+        _check_pair(a, b, "LPIPS", LPIPS_SMALLEST)
         net = self.net.to(a.device)
         pairs = zip(a.float().split(AT_ONCE), b.float().split(AT_ONCE), strict=True)
         return torch.cat([net(x, y, normalize=True).reshape(-1) for x, y in pairs])
@@ -313,7 +303,8 @@ def _missing(where: str, packages: str, error: Exception) -> ProtectionError:
     )
 
 
-def _check_pair(a: Tensor, b: Tensor, where: str) -> None:
+def _check_pair(a: Tensor, b: Tensor, where: str, smallest: int = 1) -> None:
+    """smallest: side of the images in pixels."""
     require(
         a.shape == b.shape,
         f"{where}: the images are {list(a.shape)} and {list(b.shape)}",
@@ -321,3 +312,8 @@ def _check_pair(a: Tensor, b: Tensor, where: str) -> None:
     )
     for image in (a, b):
         require_image(image, where)
+    require(
+        min(a.shape[2:]) >= smallest,
+        f"{where}: the images are {a.shape[2]} x {a.shape[3]} pixels, at least {smallest} are needed",
+        "compare larger images",
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from ..surrogates.metric import METRICS
-from .comparison import THRESHOLDS, Comparison, FaceComparison, listed
+from .comparison import THRESHOLDS, FaceComparison, listed
 
 UNCHANGED = "NOT PROTECTED: nothing was changed, the two photos are equal in every pixel."
 UNPROCESSED = "unprocessed"
@@ -104,7 +105,7 @@ class RobustnessReport:
     @property
     def protected(self) -> bool | None:
         """As for one photo, in the worst case over all processings."""
-        if self.plain.protected is False or any(one.matches_after for one in self._all()):
+        if self.plain.protected is False or any(face.still for face in chain(*self.processed.values())):
             return False
         return self.plain.protected
 
@@ -156,11 +157,6 @@ class RobustnessReport:
             "unprocessed": self.plain.to_dict(),
             "processed": {name: [face.to_dict() for face in faces] for name, faces in self.processed.items()},
         }
-
-    def _all(self) -> Iterator[Comparison]:
-        for faces in self.processed.values():
-            for face in faces:
-                yield from face.recognisers
 
     def _again(self) -> dict[tuple[int, int], list[str]]:
         """(face, recogniser) -> the processings after which it matches, though not unprocessed; unseen ones first."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..method.inversion import Pairing, ddim_invert
+from ..method.inversion import ddim_invert
 from ..method.schedule import DDIMSchedule
 from ..pixels import as_saved, from_pixels, to_pixels
 from ..protocols import Denoiser, ImageCodec
@@ -64,9 +64,7 @@ def processings(
     if codec is not None:
         found["vae"] = partial(vae_round_trip, codec=codec)
     if codec is not None and denoiser is not None and context is not None:
-        found["ddim"] = partial(
-            ddim_round_trip, codec=codec, denoiser=denoiser, context=context, schedule=schedule, depth=PURIFYING_DEPTH
-        )
+        found["ddim"] = partial(ddim_round_trip, codec=codec, denoiser=denoiser, context=context, schedule=schedule)
     return found
 
 
@@ -156,16 +154,14 @@ def ddim_round_trip(
     denoiser: Denoiser,
     context: Tensor,
     schedule: DDIMSchedule | None = None,
-    depth: int = PURIFYING_DEPTH,
-    pairing: Pairing = "exact",
 ) -> Tensor:
-    """Encoded, inverted by `depth` DDIM steps, denoised without learned embeddings, decoded."""
+    """Encoded, inverted by three DDIM steps, denoised without learned embeddings, decoded."""
 
     def purify(photo: Tensor) -> Tensor:
         steps = schedule or DDIMSchedule.scaled_linear()
-        trajectory = ddim_invert(denoiser, codec.encode(photo), context, steps, depth, pairing)
+        trajectory = ddim_invert(denoiser, codec.encode(photo), context, steps, PURIFYING_DEPTH, "exact")
         latent, prompt = trajectory.latents[-1], context.expand(len(photo), -1, -1)
-        for step in range(depth):
+        for step in range(PURIFYING_DEPTH):
             latent = trajectory.denoise_step(denoiser, latent, step, prompt)
         return codec.decode(latent)
 

@@ -193,12 +193,8 @@ class _Looked:
 
 def _most_alike(panel, looked: Sequence[_Looked], references: Sequence[Tensor]) -> int:
     """Which of the faces the recognisers together find most like the references."""
-
-    def likeness(one: _Looked) -> float:
-        pairs = zip(panel, one.before, references, strict=True)
-        return sum(recogniser.cosine(before, reference).item() for (recogniser, _), before, reference in pairs)
-
-    return max(range(len(looked)), key=lambda number: likeness(looked[number]))
+    recognisers = [recogniser for recogniser, _ in panel]
+    return max(range(len(looked)), key=lambda number: likeness(recognisers, looked[number].before, references))
 
 
 def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, other: Tensor, goal: Goal) -> Score:
@@ -220,6 +216,11 @@ def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, o
 def asked_again(verdict: FaceVerdict, before: FaceVerdict, further: bool) -> FaceVerdict:
     """The verdict on a further version of a face, or once more on the same one, where the photo has others."""
     return replace(verdict, asked=before.asked + further)
+
+
+def likeness(recognisers: Sequence[FRSurrogate], a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """How alike two faces are to several recognisers together: the sum of cosines of what each makes of them."""
+    return sum(one.cosine(*pair).item() for one, *pair in zip(recognisers, a, b, strict=True))
 
 
 def embed_places(

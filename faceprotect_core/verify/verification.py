@@ -23,7 +23,7 @@ from .comparison import Comparison, FaceComparison, known_thresholds
 from .reports import RobustnessReport, Verification
 from .robustness import UNPROCESSED as NO_PROCESSING
 from .robustness import Processing
-from .verdict import embed_places, worst_place
+from .verdict import embed_places, likeness, worst_place
 from .visibility import visibility_of
 
 WHERE = "Verification"
@@ -63,10 +63,10 @@ def verify_photo(
     Raises:
         ProtectionError: no face in the original or the other photo, sizes that differ, no recogniser or one twice.
     """
-    case = _case(original, protected, recognizers, other, faces, seen, detector)
+    case = _Case(original, protected, recognizers, other, faces, seen, detector)
     with torch.no_grad():
         compared = tuple(_compare_unprocessed(case, face) for face in case.faces)
-    return Verification(compared, other is not None, _unchanged(case), case.unchecked)
+    return Verification(compared, other is not None, case.unchanged, case.unchecked)
 
 
 def verify_robustness(
@@ -92,7 +92,7 @@ def verify_robustness(
         on_step: called after each processing of each face.
         The others: as for `verify_photo`.
     """
-    case = _case(original, protected, recognizers, other, faces, seen, detector)
+    case = _Case(original, protected, recognizers, other, faces, seen, detector)
     named = {name: process for name, process in processings.items() if name != NO_PROCESSING}
     plain: list[FaceComparison] = []
     processed: dict[str, list[FaceComparison]] = {name: [] for name in (MIRRORED, *named)}
@@ -109,7 +109,7 @@ def verify_robustness(
                     processed_faces.append(_compare(case, face, inside, changed, alone))
                 if on_step:
                     on_step(Step("robustness", step, len(case.faces) * len(processed)))
-    verification = Verification(tuple(plain), other is not None, _unchanged(case), case.unchecked)
+    verification = Verification(tuple(plain), other is not None, case.unchanged, case.unchecked)
     return RobustnessReport(verification, {name: tuple(faces) for name, faces in processed.items()})
 
 
@@ -123,29 +123,22 @@ class _Subject:
     references: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
 class _Case:
-    original: Tensor
-    protected: Tensor
-    recognizers: tuple[FRSurrogate, ...]
-    faces: tuple[_Subject, ...]
-    seen: tuple[bool | None, ...]
-    detector: FaceDetector
-    unchecked: int
+    """What is compared, and what is known of it before the comparison; `seen`: of each recogniser, see `Comparison`."""
 
-
-@torch.no_grad()
-def _case(original, protected, recognizers, other, faces, seen, detector) -> _Case:
-    _check(original, protected, recognizers)
-    detector = detector or load_detector(original.device)
-    found = left_to_right(detect_faces(original, detector) if faces is None else faces)
-    _require_face(found, original, "original")
-    subjects = [_subject(number, face, original, recognizers) for number, face in enumerate(found)]
-    _require_different(recognizers, subjects[0].embeddings)
-    if other is not None:
-        subjects = [_most_alike(subjects, recognizers, _embed_other(other, recognizers, detector))]
-    known, unchecked = _seen(original, subjects[0], recognizers, seen), len(found) - len(subjects)
-    return _Case(original, as_saved(protected), tuple(recognizers), tuple(subjects), known, detector, unchecked)
+    @torch.no_grad()
+    def __init__(self, original: Tensor, protected: Tensor, recognizers, other, faces, seen, detector):
+        _check(original, protected, recognizers)
+        self.original, self.protected, self.recognizers = original, as_saved(protected), recognizers
+        self.unchanged = torch.equal(as_saved(original), self.protected)
+        self.detector = detector or load_detector(original.device)
+        found = left_to_right(detect_faces(original, self.detector) if faces is None else faces)
+        _require_face(found, original, "original")
+        self.faces = [_subject(number, face, original, recognizers) for number, face in enumerate(found)]
+        _require_different(recognizers, self.faces[0].embeddings)
+        if other is not None:
+            self.faces = [_most_alike(self.faces, recognizers, _embed_other(other, recognizers, self.detector))]
+        self.seen, self.unchecked = _seen(original, self.faces[0], recognizers, seen), len(found) - len(self.faces)
 
 
 def _subject(number: int, face: Face, original: Tensor, recognizers) -> _Subject:
@@ -165,13 +158,8 @@ def _embed_other(other: Tensor, recognizers, detector: FaceDetector) -> tuple[Te
 
 def _most_alike(subjects: list[_Subject], recognizers, references: tuple[Tensor, ...]) -> _Subject:
     """The face that the recognisers together find most like the reference."""
-
-    def likeness(subject: _Subject) -> float:
-        pairs = zip(recognizers, subject.embeddings, references, strict=True)
-        return sum(one.cosine(embedding, reference).item() for one, embedding, reference in pairs)
-
-    best = max(subjects, key=likeness)
-    return _Subject(best.number, best.face, best.embeddings, references)
+    best = max(subjects, key=lambda one: likeness(recognizers, one.embeddings, references))
+    return replace(best, references=references)
 
 
 def _seen(original: Tensor, subject: _Subject, recognizers, seen) -> tuple[bool | None, ...]:
@@ -248,10 +236,6 @@ def _processed(photo: Tensor, process: Processing, rows: slice, columns: slice) 
     top, left = rows.start - rows.start % GRID, columns.start - columns.start % GRID
     whole = as_saved(photo)[None, :, top : rows.stop, left : columns.stop]
     return process(whole)[0, :, rows.start - top :, columns.start - left :]
-
-
-def _unchanged(case: _Case) -> bool:
-    return torch.equal(as_saved(case.original), case.protected)
 
 
 def _require_face(faces: Sequence[Face], photo: Tensor, which: str) -> None:

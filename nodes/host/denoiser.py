@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -12,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...faceprotect_core.protocols import Bottleneck, SelfAttention
+from ...faceprotect_core.replaced import replaced
 from ...faceprotect_core.speed.checkpointing import recomputed_attending
 from ...faceprotect_core.speed.memory import unet_bytes
 from .models import plain_patcher
@@ -105,13 +105,8 @@ class ComfyDenoiser:
         heads = (rearrange(x, "b n (h d) -> b h n d", h=extra["n_heads"]) for x in (query, key, value))
         return rearrange(self._self_attention(layer, *heads), "b h n d -> b n (h d)")
 
-    @contextmanager
-    def _attending(self, self_attention: SelfAttention | None) -> Iterator[None]:
-        before, self._self_attention = self._self_attention, self_attention
-        try:
-            yield
-        finally:
-            self._self_attention = before
+    def _attending(self, self_attention: SelfAttention | None) -> AbstractContextManager[None]:
+        return replaced(self, "_self_attention", self_attention)
 
     def _recomputed(self, self_attention: SelfAttention | None) -> AbstractContextManager[None]:
         if not self.low_memory:

@@ -10,6 +10,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...faceprotect_core.replaced import replaced
 from .settings import compute_dtype, settings_of
 
 
@@ -32,7 +33,10 @@ def gradients(
         comfy.model_management.load_models_gpu(
             list(patchers), memory_required=needed, minimum_memory_required=needed_at_least
         )
-        stack.enter_context(_own_tensor_for_every_cast())
+        # Weights that ComfyUI left in main memory are cast into a few buffers that it uses again and again
+        # (asynchronous offloading): autograd would find another layer's weights in them. Without streams each cast
+        # makes a tensor.
+        stack.enter_context(replaced(comfy.model_management, "NUM_STREAMS", 0))
         in_layers = is_low()
         for patcher in patchers:
             precision = settings_of(patcher).precision
@@ -51,42 +55,24 @@ def no_gradients(*patchers) -> Iterator[None]:
 
 
 @contextmanager
-def _own_tensor_for_every_cast() -> Iterator[None]:
-    """Weights that ComfyUI left in main memory are cast into a few buffers that it uses again and again (asynchronous
-    offloading): autograd would find another layer's weights in them. Without streams each cast makes a tensor."""
-    streams, comfy.model_management.NUM_STREAMS = comfy.model_management.NUM_STREAMS, 0
-    try:
-        yield
-    finally:
-        comfy.model_management.NUM_STREAMS = streams
-
-
-@contextmanager
 def _aliased(model: nn.Module, precision: str, in_layers: bool) -> Iterator[None]:
     """Buffers keep their precision: a U-Net's are the noise schedule. in_layers: ComfyUI's layers cast their weights
-    each time they are computed, in place of a copy of all."""
-    originals, casting = [], []
-    try:
+    each time they are computed, in place of a copy of all. A U-Net computes in its weights' aliases' precision."""
+    with ExitStack() as stack:
         for module in model.modules():
             wanted = precision
             if in_layers and hasattr(module, "comfy_cast_weights") and _has_another_dtype(module, precision):
-                casting.append((module, module.__dict__.get("comfy_cast_weights")))
-                module.comfy_cast_weights, wanted = True, None
+                stack.enter_context(replaced(module, "comfy_cast_weights", True))
+                wanted = None
             for tensors, dtype in ((module._parameters, wanted), (module._buffers, None)):
                 for name, tensor in tensors.items():
                     if tensor is not None:
-                        originals.append((tensors, name, tensor))
+                        stack.callback(tensors.__setitem__, name, tensor)
                         tensors[name] = _alias(tensor, dtype)
-        with _inference_dtype(model, precision):
-            yield
-    finally:
-        for tensors, name, tensor in originals:
-            tensors[name] = tensor
-        for module, before in casting:
-            if before is None:
-                del module.comfy_cast_weights
-            else:
-                module.comfy_cast_weights = before
+        if isinstance(model, comfy.model_base.BaseModel):
+            dtype = compute_dtype(model.get_dtype_inference(), precision)
+            stack.enter_context(replaced(model, "manual_cast_dtype", dtype))
+        yield
 
 
 def _has_another_dtype(module: nn.Module, precision: str) -> bool:
@@ -102,20 +88,6 @@ def _alias(tensor: Tensor, precision: str | None) -> Tensor:
             return tensor.detach().to(dtype)
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-
-
-@contextmanager
-def _inference_dtype(model: nn.Module, precision: str) -> Iterator[None]:
-    """Makes a U-Net compute in the precision of its weights' aliases."""
-    if not isinstance(model, comfy.model_base.BaseModel):
-        yield
-        return
-    before = model.manual_cast_dtype
-    model.manual_cast_dtype = compute_dtype(model.get_dtype_inference(), precision)
-    try:
-        yield
-    finally:
-        model.manual_cast_dtype = before
 
 
 @contextmanager

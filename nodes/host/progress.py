@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import comfy.utils
+from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
@@ -107,6 +108,12 @@ def nothing() -> ExecutionBlocker:
 def show_on_node(node_id: str, text: str) -> None:
     """Writes a text on the node itself, in the frontend that runs the workflow."""
     PromptServer.instance.send_progress_text(text, node_id)
+
+
+def with_text(node_id: str, text: str, *results) -> io.NodeOutput:
+    """The results of a node that shows a text: now, and wherever the workflow is opened later."""
+    show_on_node(node_id, text)
+    return io.NodeOutput(*results, ui=ui.PreviewText(text))
 
 
 def _preview(image: Tensor, caption: str) -> tuple:

@@ -40,7 +40,7 @@ def test_boxes_come_as_one_as_a_list_and_as_a_list_for_each_image(node, bboxes, 
 def test_what_is_no_faces_is_refused_with_a_sentence(pack, node, photos, value):
     """As a workflow that was edited by hand, or made by a program, may have it."""
     with pytest.raises(pack.core.ProtectionError, match="is no FACEPROTECT_FACES.*How to fix"):
-        node.FaceSelector(photos, node.Found(faces=value), "all", "Protect Photo")
+        node.FaceSelector(photos, "all", "Protect Photo", faces=value)
     photo = photos.permute(0, 2, 3, 1)
     with pytest.raises(pack.core.ProtectionError, match="Verify Protection: .*is no FACEPROTECT_FACES.*How to fix"):
         pack.nodes.verify.VerifyProtection.execute(photo, photo, faces=value)
@@ -63,11 +63,11 @@ def test_what_is_no_image_and_no_mask_is_refused(pack, node, photos, odd):
         pack.host.to_core_image(odd, "Crop Face")
     if odd is not None:
         with pytest.raises(pack.core.ProtectionError, match="is no MASK.*How to fix"):
-            node.FaceSelector(photos, node.Found(mask=odd), "all", "Crop Face")
+            node.FaceSelector(photos, "all", "Crop Face", mask=odd)
 
 
 def selected(node, photos, which="all", **found):
-    return node.FaceSelector(photos, node.Found(**found), which, "Crop Face")(0)
+    return node.FaceSelector(photos, which, "Crop Face", **found)(0)
 
 
 def media_pipe(points) -> dict:
@@ -102,10 +102,10 @@ def test_an_image_without_any_landmarks_is_refused(pack, node, photos):
 
 def test_one_mask_is_for_every_photo_and_another_number_is_refused(pack, node, photos):
     two = photos.expand(2, -1, -1, -1)
-    selector = node.FaceSelector(two, node.Found(mask=torch.ones(1, 512, 512)), "all", "Crop Face")
+    selector = node.FaceSelector(two, "all", "Crop Face", mask=torch.ones(1, 512, 512))
     assert [len(selector(index).chosen) for index in (0, 1)] == [1, 1]
     with pytest.raises(pack.core.ProtectionError, match="3 masks are connected, and 2 images"):
-        node.FaceSelector(two, node.Found(mask=torch.ones(3, 512, 512)), "all", "Crop Face")
+        node.FaceSelector(two, "all", "Crop Face", mask=torch.ones(3, 512, 512))
 
 
 def test_alpha_comes_back_as_it_was_and_what_it_erased_is_gone(pack):

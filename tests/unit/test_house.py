@@ -15,7 +15,7 @@ CORE = ROOT / "faceprotect_core"
 # From the ground up. A room imports rooms of lower floors, and itself.
 FLOORS = (
     ("checks", "openmp"),
-    ("ciede2000", "files", "pixels", "progress", "protocols", "same_padding"),
+    ("ciede2000", "files", "pixels", "progress", "protocols", "replaced", "same_padding"),
     ("faces",),
     ("surrogates",),
     ("method",),

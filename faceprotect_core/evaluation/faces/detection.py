@@ -252,7 +252,8 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out.exists() else {"conditions": {}}
     for number, (name, condition) in enumerate(CONDITIONS.items()):
         if name not in results["conditions"]:
-            results["conditions"][name] = _measure_all(condition, subjects, detector, seed=number)
+            pictures = _pictures(condition, subjects, seed=number)
+            results["conditions"][name] = [measure(picture, detector, condition.min_face) for picture in pictures]
             args.out.write_text(json.dumps(results))
             log.info("%s", _row(name, results["conditions"][name]))
     others = {
@@ -278,10 +279,6 @@ def _landmark_errors(subjects: list[Subject], detector: FaceDetector) -> dict[st
         pictures = _pictures(CONDITIONS[name], subjects, seed)
         errors[name] = [landmark_error(picture, detector, CONDITIONS[name].min_face) for picture in pictures]
     return errors
-
-
-def _measure_all(condition: Condition, subjects: list[Subject], detector: FaceDetector, seed: int) -> list[dict]:
-    return [measure(picture, detector, condition.min_face) for picture in _pictures(condition, subjects, seed)]
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ def load_subject(path: Path, detector: FaceDetector) -> Subject:
 
 def natural_scene(height: int, width: int, generator: torch.Generator) -> Tensor:
     """A faceless scene [3, height, width] in [0, 1]: a gradient of colour under 1/f texture, as natural images have."""
-    top, bottom = (low + (high - low) * _random(generator, 3) for low, high in (SKY, GROUND))
+    top, bottom = (low + (high - low) * torch.rand(3, generator=generator) for low, high in (SKY, GROUND))
     ramp = torch.linspace(0, 1, height)[None, :, None]
     scene = top[:, None, None] * (1 - ramp) + bottom[:, None, None] * ramp
-    sideways = torch.linspace(-0.5, 0.5, width) * (_random(generator, 1) - 0.5) * 0.4
+    sideways = torch.linspace(-0.5, 0.5, width) * (torch.rand(1, generator=generator) - 0.5) * 0.4
     texture = _texture(height, width, generator)
-    tint = 0.6 + 0.8 * _random(generator, 3)[:, None, None]
+    tint = 0.6 + 0.8 * torch.rand(3, generator=generator)[:, None, None]
     grain = 0.01 * torch.randn(3, height, width, generator=generator)
     return (scene + sideways + 0.08 * tint * texture + grain).clamp(0, 1)
 
@@ -124,7 +124,3 @@ def head_opacity(size: int = 256) -> Tensor:
     x, y = ((pixels - c) / r for c, r in zip(HEAD_CENTRE, HEAD_RADII, strict=True))
     edge = ((1 - torch.hypot(x[None], y[:, None])) / HEAD_FEATHER).clamp(0, 1)
     return (0.5 - 0.5 * torch.cos(math.pi * edge))[None]
-
-
-def _random(generator: torch.Generator, count: int) -> Tensor:
-    return torch.rand(count, generator=generator)

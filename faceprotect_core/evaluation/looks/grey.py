@@ -9,7 +9,6 @@ with three equal ones. The command's road is `protect_folder`, the node's `prote
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,17 +76,14 @@ def by_command(paths: list[Path], mode: str, preset: str, count: Count) -> None:
 def by_node(paths: list[Path], preset: str, count: Count) -> None:
     """What Protect Photo calls, on images with three equal channels, as ComfyUI has them."""
     used, judge = [load_surrogate(name) for name in BUILT_IN_SURROGATES], load_surrogate(BUILT_IN_JUDGE)
-    for photo in _images(paths):
+    for path in paths:
+        photo = from_pixels(np.asarray(_grey(path).convert("RGB")))
         result = protect_photo(photo, used, PRESETS[LIGHT][preset], judge=judge, detector=count.detector)
         count.add(photo, as_saved(result.image), bool((result.image == result.image[:1]).all()))
 
 
 def _grey(path: Path) -> Image.Image:
     return Image.open(path).convert("L")
-
-
-def _images(paths: list[Path]) -> Iterator[Tensor]:
-    return (from_pixels(np.asarray(_grey(path).convert("RGB"))) for path in paths)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Each photo: before, after, five times the change (grey: bit-equal), and the stee
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ...photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, LIGHT, PRESE
 from ...pixels import as_saved, to_pixels
 from ...surrogates import load_surrogate
 from ...verify.visibility import visibility_of
+from ..people import parser_of
 from .composed import COMPOSITIONS, composed
 from .edge import Edge, edge_of
 
@@ -46,11 +46,10 @@ def _cut(image: Tensor, middle: tuple[float, float], side: float, resampling: Im
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("out", type=Path, help="the sheet, a JPEG or PNG")
     parser.add_argument("--pictures", type=Path, help="folder for the photos at their own size, PNG")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     used, judge = [load_surrogate(name) for name in BUILT_IN_SURROGATES], load_surrogate(BUILT_IN_JUDGE)
     detector, settings = load_detector(), PRESETS[LIGHT]["balanced"]
     rows = -(-len(COMPOSITIONS) // ACROSS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from ...attacks.pixel_attacks import attack_pixels
 from ...faces import Face, face_mask, face_regions
 from ...method.light_and_shade import protect_by_light
 from ...method.peers.semantic import SemanticSettings, protect_by_semantics
@@ -49,7 +50,7 @@ def changed_by(
         return vae_round_trip(photo, model.codec), None
     mask = face_mask([subject.face], *photo.shape[2:])[None].to(photo) if method.masked else None
     if method.kind == "pixels":
-        return as_saved(_attack(photo, objective, method, mask)), None
+        return as_saved(attack_pixels(photo, objective, method.attack, settings=method.settings, mask=mask)), None
     if method.kind == "light":
         return as_saved(protect_by_light(photo, objective, method.settings, mask=mask).rendering.image), None
     return _diffused(subject, method.settings, objective or _no_attack, mask, model)
@@ -103,12 +104,6 @@ def _diffused(subject: Subject, settings: Settings, objective: Objective, mask, 
         image = prepared.optimize(*parts, objective, settings, mask=mask).image
     reconstruction = (prepared.structure.latent - prepared.trajectory.latents[0]).square().mean().item()
     return as_saved(image), reconstruction
-
-
-def _attack(photo: Tensor, objective: Objective, method: Method, mask: Tensor | None) -> Tensor:
-    from ...attacks.pixel_attacks import attack_pixels
-
-    return attack_pixels(photo, objective, method.attack, settings=method.settings, mask=mask)
 
 
 def _no_attack(image: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...checks import ProtectionError, require
+from ...checks import ProtectionError, errors_of, require
 from ...photos.read import read_photo
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -172,10 +172,8 @@ def read_targets(folder: Path, count: int = 4) -> list[Target]:
 
 def read_square(path: Path, size: int, box: Box | None = None) -> Tensor:
     """[1, 3, size, size] in [0, 1]: the whole photo, or the box of it, at the model's size, as the paper does it."""
-    try:
+    with errors_of(path.name):
         image = read_photo(path).image[None]
-    except ProtectionError as error:
-        raise ProtectionError(f"{path.name}: {error.problem}", error.fix) from error
     if box is not None:
         x0, y0, x1, y1 = box
         image = image[..., y0:y1, x0:x1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from ...attacks.pixel_attacks import PUBLISHED
 from ...checks import require
 from ...method.peers.makeup import WEIGHT
 from ...method.peers.semantic import SemanticSettings
@@ -194,8 +195,6 @@ def _ablations(ours: Method) -> dict[str, Method]:
 
 def _noise(masked: bool) -> dict[str, Method]:
     """Noise where ours may change the photo, so that equal PSNR compares methods and not masks."""
-    from ...attacks.pixel_attacks import PUBLISHED
-
     where = "on the face" if masked else "on the whole photo"
     return {
         name: Method("pixels", settings, name, masked=masked, about=_noise_is(name, settings.epsilon, where))

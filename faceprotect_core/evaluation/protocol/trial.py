@@ -34,7 +34,7 @@ from ...verify.quality import psnr, to_psnr
 from ...verify.robustness import processings, vae_round_trip
 from ..painted import painted
 from .change import Subject, changed_by, to_ciede2000, visible_change
-from .data import Pair, Target, read_square
+from .data import Box, Pair, Target, read_square
 from .methods import Method, chosen_methods
 
 Framing = Literal["aligned", "box", "whole image"]
@@ -144,7 +144,7 @@ class Lab:
             codec = load_vae(setup.purifier, setup.device)
             self.processings[ANOTHER_VAE] = partial(vae_round_trip, codec=codec)
         self._subject: Subject | None = None
-        self._targets: dict[str, tuple[Tensor, Face]] = {}
+        self._targets: dict[str, tuple[Tensor, Face | None]] = {}
 
     def __call__(self, job: Job) -> dict:
         """Runs a trial, writes its files, and returns what was measured."""
@@ -172,12 +172,20 @@ class Lab:
 
     # -------------------------------------------------------------------------------------------- what recognisers see
 
-    def embed_photo(self, path: Path, box=None) -> dict[str, Tensor]:
+    def embed_photo(self, path: Path, box: Box | None = None) -> dict[str, Tensor]:
         """Recogniser -> [1, D] of a photo that is compared with."""
-        photo = read_square(path, self.model.size, box if self.setup.framing == "box" else None).to(self.setup.device)
-        cut = box is not None and self.setup.framing == "box"
-        face = None if cut or self.setup.framing == "whole image" else find_face(photo[0], self.detector)
+        photo, face = self._read(path, box)
         return {name: self._embed(one, photo, face) for name, one in self.recognisers.items()}
+
+    def _read(self, path: Path | None, box: Box | None) -> tuple[Tensor, Face | None]:
+        """A photo and its face; no face where all of it is looked at, or the release's own box was cut out.
+
+        path: None for the face of nobody that ships.
+        """
+        box = box if self.setup.framing == "box" else None
+        image = load_synthetic_target() if path is None else read_square(path, self.model.size, box)
+        image = image.to(self.setup.device)
+        return image, None if box or self.setup.framing == "whole image" else find_face(image[0], self.detector)
 
     @torch.no_grad()
     def _embed(self, recogniser: FRSurrogate, images: Tensor, face: Face | None) -> Tensor:
@@ -253,19 +261,12 @@ class Lab:
         return IdentityObjective(seen, target, source, **loss)
 
     def _target(self, experiment: Experiment) -> tuple[Tensor, Face | None]:
-        """The image to look like and its face; no face where the release's own box was cut out."""
+        """The image to look like and its face, see `_read`."""
         if experiment.pushed not in self._targets:
-            path, box = self._target_file(experiment)
-            if path is None:
-                image = load_synthetic_target().to(self.setup.device)
-            else:
-                box = box if self.setup.framing == "box" else None
-                image = read_square(path, self.model.size, box).to(self.setup.device)
-            face = None if box or self.setup.framing == "whole image" else find_face(image[0], self.detector)
-            self._targets[experiment.pushed] = image, face
+            self._targets[experiment.pushed] = self._read(*self._target_file(experiment))
         return self._targets[experiment.pushed]
 
-    def _target_file(self, experiment: Experiment):
+    def _target_file(self, experiment: Experiment) -> tuple[Path | None, Box | None]:
         if experiment.goal == OBFUSCATION:
             return self.setup.synthetic, None
         target = next(one for one in self.setup.targets if one.name == experiment.target)

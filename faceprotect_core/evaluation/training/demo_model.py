@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
 
 from ...demo.architecture import CONTEXT_DIM, CONTEXT_TOKENS, IMAGE_SIZE, LATENT_SCALE, UNET_CONFIG, VAE_CONFIG
+from ...method.schedule import scaled_linear_alphas_cumprod
 from ..people import command, read_images, split_identities
+from .stage import Stage, parsed
 
 log = logging.getLogger("faceprotect.demo.train")
 
@@ -42,57 +43,6 @@ def random_crops(images: torch.Tensor, batch: int, size: int, generator: torch.G
         crop = images[index, :, top : top + size, left : left + size]
         crops.append(crop.flip(-1) if flip else crop)
     return torch.stack(crops)
-
-
-# ------------------------------------------------------------------------------------------------ a stage
-
-
-class Stage:
-    """Model, AdamW and learning-rate schedule of one stage; its checkpoint makes the run resumable."""
-
-    def __init__(self, name: str, model: nn.Module, steps: int, lr: float, args: argparse.Namespace):
-        self.name, self.model, self.steps = name, model.to(args.device), steps
-        self.path = args.out / f"{name}.checkpoint.pt"
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4, betas=(0.9, 0.99))
-        warm_up = 50
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min((step + 1) / warm_up, max(0.0, (steps - step) / (steps - warm_up)))
-        )
-        self.seed = args.seed
-        self.step = 0
-        if self.path.exists():
-            state = torch.load(self.path, weights_only=True, map_location=args.device)
-            model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            self.step = state["step"]
-            log.info("%s goes on at step %d", name, self.step)
-
-    def save(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state | {"scheduler": self.scheduler.state_dict(), "step": self.step}, temporary)
-        temporary.replace(self.path)
-
-    def run(self, loss_of) -> nn.Module:
-        """loss_of(step, generator) -> scalar loss. The generator hangs on the step alone: resuming changes nothing."""
-        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5.0)
-        while self.step < self.steps:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
-            loss = loss_of(self.step, generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.scheduler.step()
-            self.step += 1
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-            if self.step % 100 == 0 or self.step == self.steps:
-                self.save()
-        bar.close()
-        return self.model.eval()
 
 
 # ------------------------------------------------------------------------------------------------ autoencoder
@@ -203,8 +153,6 @@ def sample_timesteps(batch: int, generator: torch.Generator) -> torch.Tensor:
 
 def train_denoiser(latents: torch.Tensor, args: argparse.Namespace) -> ConditionedUNet:
     """Noise prediction (epsilon) on the scaled latents [N, 4, 32, 32]."""
-    from ...method.schedule import scaled_linear_alphas_cumprod
-
     alphas_cumprod = scaled_linear_alphas_cumprod().float()
     torch.manual_seed(args.seed + 1)
     model = ConditionedUNet().to(memory_format=torch.channels_last)
@@ -228,8 +176,6 @@ def train_denoiser(latents: torch.Tensor, args: argparse.Namespace) -> Condition
 @torch.no_grad()
 def denoising_loss(model: ConditionedUNet, latents: torch.Tensor, args: argparse.Namespace) -> dict[str, float]:
     """Held-out noise-prediction loss at timestep 101 with the null context and with the image prompt."""
-    from ...method.schedule import scaled_linear_alphas_cumprod
-
     alpha = scaled_linear_alphas_cumprod().float()[101]
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -259,10 +205,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--denoiser-steps", type=int, default=900)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser, gpu=True)
 
     train_paths, held_out_paths = split_identities(args.images)
     train, held_out = read_images(train_paths), read_images(held_out_paths)

@@ -25,6 +25,7 @@ from ...demo.light_decoder import LightDecoder
 from ...diffusers_backend import DiffusersCodec
 from ..people import command, read_images, split_identities
 from .demo_model import reconstruction_loss, save_half, to_model_range
+from .stage import Learner, parsed
 
 log = logging.getLogger("faceprotect.demo.light_decoder")
 
@@ -54,7 +55,7 @@ class Pairs:
 def make_pairs(photos: Tensor, codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:
     """Encodes and decodes every photo once, in bfloat16."""
     generator = torch.Generator().manual_seed(args.seed)
-    latents, beside, decoded, decoded_beside = [], [], [], []
+    made = []
     for photo in tqdm(photos.split(1), desc="pairs", mininterval=5.0):
         with torch.autocast(args.device.type, torch.bfloat16):
             latent = codec.encode(photo.to(args.device).float() / 255).float()
@@ -62,11 +63,8 @@ def make_pairs(photos: Tensor, codec: DiffusersCodec, args: argparse.Namespace) 
             other = latent + spread * torch.randn(latent.shape, generator=generator).to(args.device)
             images = codec.decode(torch.cat([latent, other])).float()
         pixels = images.clamp(0, 1).mul(255).round().byte().cpu().contiguous()
-        latents.append(latent.cpu())
-        beside.append(other.cpu())
-        decoded.append(pixels[:1])
-        decoded_beside.append(pixels[1:])
-    return Pairs(photos, *map(torch.cat, (latents, beside, decoded, decoded_beside)))
+        made.append((latent.cpu(), other.cpu(), pixels[:1], pixels[1:]))
+    return Pairs(photos, *map(torch.cat, zip(*made, strict=True)))
 
 
 def load_pairs(name: str, paths: list[Path], codec: DiffusersCodec, args: argparse.Namespace) -> Pairs:
@@ -94,53 +92,32 @@ def distillation_loss(decoder: nn.Module, pairs: Pairs, chosen: Tensor, device: 
     return of_photo + reconstruction_loss(beside, decoded_beside) + change
 
 
-class Distillation:
-    """The light decoder, its optimiser, and the seconds spent; its checkpoint makes the run resumable."""
+class Distillation(Learner):
+    """The light decoder learns for some minutes; the learning rate falls to zero over them."""
 
     def __init__(self, args: argparse.Namespace):
         torch.manual_seed(args.seed)
-        self.decoder = LightDecoder().to(args.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.decoder.parameters(), weight_decay=1e-4, betas=(0.9, 0.99))
-        self.path, self.seed, self.seconds = args.out / "decoder.checkpoint.pt", args.seed, 60.0 * args.minutes
-        self.step, self.spent = 0, 0.0
-        if self.path.exists():
-            state = torch.load(self.path, weights_only=True, map_location=args.device)
-            self.decoder.load_state_dict(state["decoder"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.spent = state["step"], state["spent"]
+        super().__init__("decoder", LightDecoder().to(memory_format=torch.channels_last), LEARNING_RATE, args)
+        self.seconds = 60.0 * args.minutes
+        if self.step:
             log.info("goes on at step %d, after %.0f minutes", self.step, self.spent / 60)
 
-    def save(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        state = {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state | {"step": self.step, "spent": self.spent}, temporary)
-        temporary.replace(self.path)
-
-    def run(self, loss_of, report) -> LightDecoder:
+    def run(self, loss_of, report) -> nn.Module:
         """loss_of(decoder, generator) -> scalar loss, which hangs on the seed and the step; report(decoder) speaks."""
         bar = tqdm(total=round(self.seconds), initial=round(self.spent), desc="seconds", mininterval=30.0)
         while self.spent < self.seconds:
             started = time.monotonic()
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min((self.step + 1) / WARM_UP, 1 - self.spent / self.seconds)
-            loss = loss_of(self.decoder, generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            if self.step % 100 == 0:
-                self.save()
+            share = min((self.step + 1) / WARM_UP, 1 - self.spent / self.seconds)
+            loss = self.learn(lambda generator: loss_of(self.model, generator), share)
             if self.step % 1000 == 0:
-                report(self.decoder)
+                report(self.model)
             seconds = time.monotonic() - started
             self.spent += seconds
             bar.update(seconds)
-            bar.set_postfix(step=self.step, loss=f"{loss.item():.4f}", refresh=False)
+            bar.set_postfix(step=self.step, loss=loss, refresh=False)
         bar.close()
         self.save()
-        return self.decoder
+        return self.model
 
 
 @torch.no_grad()
@@ -172,10 +149,7 @@ def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="pairs, checkpoint and weights go here")
     parser.add_argument("--minutes", type=float, default=80.0, help="to train, the pairs not counted")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser, gpu=True)
 
     codec = load_demo_model()[1]
     codec.vae.to(args.device)

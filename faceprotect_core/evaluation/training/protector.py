@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...faces import FaceCrop
@@ -34,7 +33,8 @@ from ...verify.quality import psnr, ssim
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
-from .demo_model import Stage
+from .demo_model import save_half
+from .stage import Stage, parsed
 
 log = logging.getLogger("faceprotect.instant.train")
 MARGIN, STEEPNESS = 0.3, 6.0  # see `IdentityObjective`
@@ -116,10 +116,7 @@ def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint and weights go here")
     parser.add_argument("--steps", type=int, default=2200, help="with 8 photos each (2200)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.device = torch.device("cpu")
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser)
     recognisers = {name: load_surrogate(name) for name in BUILT_IN_SURROGATES}
     train_paths, held_out_paths = split_identities(args.images)
     people = HeldOut(held_out_paths, {BUILT_IN_JUDGE: load_surrogate(BUILT_IN_JUDGE)} | recognisers)
@@ -135,9 +132,7 @@ def main() -> None:
     network = Stage("protector", training.network, args.steps, 1e-3, args).run(loss_of)
     for decibels in (31.0, 33.0, 35.0, 37.0):
         log.info("%s", people.measure(network, decibels))
-    half = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
-    about = {"origin": "python -m faceprotect_core.evaluation.training.protector", "license": "research only"}
-    save_file(half, args.out / "protector.safetensors", metadata=about)
+    save_half(network.state_dict(), args.out / "protector.safetensors", "protector")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from ...verify.quality import psnr
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
-from .demo_model import Stage
+from .stage import Stage, parsed
 
 log = logging.getLogger("faceprotect.remover")
 BATCH = 8
@@ -100,10 +100,7 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", choices=[*PRESETS[LIGHT]], default=["instant", "fast"])
     parser.add_argument("--photos", type=int, default=300, help="photos that a remover is trained on (300)")
     parser.add_argument("--steps", type=int, default=1500, help="of a remover, with 8 photos each (1500)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.device = torch.device("cpu")
-    args.out.mkdir(parents=True, exist_ok=True)
+    args = parsed(parser)
     train_paths, held_out_paths = split_identities(args.images)
     train = read_crops([path for path in train_paths if path.stem.endswith("_a")][: args.photos])
     people = read_crops(path for path in held_out_paths if path.stem.endswith("_a"))

@@ -79,14 +79,14 @@ class DlibResNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-def load_dlib_resnet(weights: Path = WEIGHTS) -> FRSurrogate:
+def load_dlib_resnet() -> FRSurrogate:
     """dlib_resnet as a surrogate in float32.
 
     `thresholds` were measured on 500 CelebA-HQ pairs with this face stack end to end (true accept rates 95.6, 93.2 and
     88.0 %); its author uses 0.6.
     """
     with torch.inference_mode(False):
-        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
         mean = tensors.pop("embedding_mean")
         with torch.device("meta"):
             module = DlibResNet()

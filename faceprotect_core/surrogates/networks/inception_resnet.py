@@ -60,18 +60,14 @@ def _block35() -> ResidualBranches:
     )  # fmt: skip
 
 
-def _block17() -> ResidualBranches:
+def _factorised_block(channels: int, narrow: int, length: int, scale: float, last: bool = False) -> ResidualBranches:
+    """Block17 and Block8: a filter of length x length as one along rows, then one along columns."""
     factorised = nn.Sequential(
-        Conv(896, 128), Conv(128, 128, (1, 7), padding=(0, 3)), Conv(128, 128, (7, 1), padding=(3, 0))
+        Conv(channels, narrow),
+        Conv(narrow, narrow, (1, length), padding=(0, length // 2)),
+        Conv(narrow, narrow, (length, 1), padding=(length // 2, 0)),
     )
-    return ResidualBranches(256, 896, 0.10, Conv(896, 128), factorised)
-
-
-def _block8(scale: float = 0.20, last: bool = False) -> ResidualBranches:
-    factorised = nn.Sequential(
-        Conv(1792, 192), Conv(192, 192, (1, 3), padding=(0, 1)), Conv(192, 192, (3, 1), padding=(1, 0))
-    )
-    return ResidualBranches(384, 1792, scale, Conv(1792, 192), factorised, last=last)
+    return ResidualBranches(2 * narrow, channels, scale, Conv(channels, narrow), factorised, last=last)
 
 
 class InceptionResnetV1(nn.Module):
@@ -92,15 +88,15 @@ class InceptionResnetV1(nn.Module):
             nn.Sequential(Conv(256, 192), Conv(192, 192, 3, padding=1), Conv(192, 256, 3, stride=2)),
             nn.MaxPool2d(3, stride=2),
         )
-        self.repeat_2 = nn.Sequential(*(_block17() for _ in range(10)))
+        self.repeat_2 = nn.Sequential(*(_factorised_block(896, 128, 7, 0.10) for _ in range(10)))
         self.mixed_7a = Branches(
             nn.Sequential(Conv(896, 256), Conv(256, 384, 3, stride=2)),
             nn.Sequential(Conv(896, 256), Conv(256, 256, 3, stride=2)),
             nn.Sequential(Conv(896, 256), Conv(256, 256, 3, padding=1), Conv(256, 256, 3, stride=2)),
             nn.MaxPool2d(3, stride=2),
         )
-        self.repeat_3 = nn.Sequential(*(_block8() for _ in range(5)))
-        self.block8 = _block8(scale=1.0, last=True)
+        self.repeat_3 = nn.Sequential(*(_factorised_block(1792, 192, 3, 0.20) for _ in range(5)))
+        self.block8 = _factorised_block(1792, 192, 3, 1.0, last=True)
         self.last_linear = nn.Linear(1792, EMBEDDING_DIM, bias=False)
         self.last_bn = nn.BatchNorm1d(EMBEDDING_DIM, eps=BATCH_NORM_EPS)
 

@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 from ...checks import require, require_finite
-from ..weights_file import DOWNLOAD_AGAIN, require_short_names
+from ..weights_file import DOWNLOAD_AGAIN, first_of, require_short_names
 
 # Operator -> its attributes with their defaults; a node with another attribute is refused.
 OPERATORS: dict[str, dict[str, Any]] = {
@@ -236,8 +236,8 @@ def _require_known(model: ModelProto, where: str) -> None:
     unknown = sorted(found - OPERATORS.keys()) + sorted(domains)
     require(
         not unknown and not model.functions and not graph.sparse_initializer,
-        f"{where} is no IResNet: it has {_listed(unknown) or 'functions or sparse tensors'}, and an IResNet has only "
-        f"{_listed(sorted(OPERATORS))}. Detectors, landmark and age models and other recognisers cannot be read",
+        f"{where} is no IResNet: it has {first_of(unknown) or 'functions or sparse tensors'}, and an IResNet has only "
+        f"{first_of(sorted(OPERATORS))}. Detectors, landmark and age models and other recognisers cannot be read",
         SUPPORTED,
     )
     opsets = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
@@ -252,7 +252,7 @@ def _require_known(model: ModelProto, where: str) -> None:
     ]
     require(
         not external,
-        f"{where} keeps its weights in another file ({_listed(external)}), and such files are not read",
+        f"{where} keeps its weights in another file ({first_of(external)}), and such files are not read",
         "save the model in one file, with onnx.save_model(onnx.load(...), ..., save_as_external_data=False)",
     )
     groups = {a.i for node in graph.node if node.op_type == "Conv" for a in node.attribute if a.name == "group"}
@@ -262,7 +262,3 @@ def _require_known(model: ModelProto, where: str) -> None:
         "buffalo_s), which cannot be read",
         SUPPORTED,
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -61,7 +61,7 @@ def test_with_the_model_too_the_mask_alone_is_changed(name, demo, monkeypatch):
     photo, mask = random_image(dtype=torch.float32), torch.zeros(1, 1, 64, 64)
     mask[..., 16:48, 16:48] = 1
     objective = IdentityObjective([tiny_surrogate(dtype=torch.float32)], source=photo)
-    change = variables.Variables(demo).all()[name](photo, None, mask, objective)
+    change = variables.variables(demo)[name](photo, mask, objective)
     assert torch.equal(change[:, :, :16], torch.zeros(1, 3, 16, 64)) and change.abs().max() > 1e-4
 
 

@@ -79,10 +79,10 @@ def test_its_training_learns_and_goes_on_where_it_stopped(demo, portrait, tmp_pa
 
     training = light_decoder.Distillation(args)
     with torch.no_grad():
-        before = loss_of(training.decoder, None)
+        before = loss_of(training.model, None)
     decoder = training.run(loss_of, lambda decoder: None)
     with torch.no_grad():
         assert loss_of(decoder, None) < 0.9 * before
     again = light_decoder.Distillation(args)
     assert (again.step, again.spent) == (training.step, training.spent) == (60, 60.0)
-    assert all(torch.equal(a, b) for a, b in zip(decoder.parameters(), again.decoder.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(decoder.parameters(), again.model.parameters(), strict=True))
