@@ -6,4 +6,4 @@ from ..method.protect import Settings
 DEMO = Settings(
     depth=3, pairing="exact", iterations=24, lr=0.1, fidelity_weight=0.3, output="detail", keep_colours=True
 )  # fmt: skip
-DEMO_MARGIN = 0.3
+DEMO_MARGIN = 0.2

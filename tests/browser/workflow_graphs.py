@@ -39,8 +39,6 @@ BLUE, GREEN, PURPLE, RED, ORANGE = "#3f789e", "#6d9a4a", "#8a5fb0", "#a1484c", "
 BLACK_BOX = {"jitter": 1, "steepness": 6.0, "stop_at_margin": True}
 # Of mobilefacenet, faceres and mobileface, as Protect Photo has them.
 PRODUCT_WEIGHTS = ", ".join(f"{WEIGHTS[name]:g}" for name in BUILT_IN_SURROGATES)
-# More than the demo's: with 25 iterations the three are fooled, and the judge is not.
-ENSEMBLE_MARGIN, ENSEMBLE_ITERATIONS = 0.3, 40
 
 
 def demo() -> Workflow:
@@ -48,7 +46,7 @@ def demo() -> Workflow:
     flow, canvas, loss, faces, square, _ = _demo("demo", DEMO_NOTE)
     light = flow.node(
         "FaceProtectLightAndShade", size=(290, 0), image=square["IMAGE"], objective=loss["objective"],
-        mask=faces["mask"],
+        mask=faces["mask"], least_change=True,
     )  # fmt: skip
     after = flow.node("PreviewImage", "After, by light and shade", size=(290, 310), images=light["image"])
     flow.canvas = [*canvas, [Block("The other way, without a diffusion model", ORANGE, [[light, after]])]]
@@ -57,9 +55,7 @@ def demo() -> Workflow:
 
 def black_box_ensemble() -> Workflow:
     """The demo against three recognisers of different kinds, and what a fourth says that was not among them."""
-    flow, canvas, loss, faces, square, protected = _demo(
-        "black_box_ensemble", ENSEMBLE_NOTE, margin=ENSEMBLE_MARGIN, iterations=ENSEMBLE_ITERATIONS
-    )
+    flow, canvas, loss, faces, square, protected = _demo("black_box_ensemble", ENSEMBLE_NOTE)
     checked = parts.asked(flow, square["IMAGE"], protected["image"], loss["objective"], faces["faces"])
     flow.canvas = [*canvas, [Block("5  Did it work?", GREEN, [checked])]]
     return flow
@@ -100,17 +96,15 @@ def light_and_shade() -> Workflow:
 
 def makeup() -> Workflow:
     """The demo, and what it changes pulled towards the makeup of a reference photo."""
-    flow, canvas, *_ = _demo("makeup", MAKEUP_NOTE, reference=MAKEUP, keep_colours=False)
+    flow, canvas, *_ = _demo("makeup", MAKEUP_NOTE, reference=MAKEUP)
     flow.canvas = canvas
     return flow
 
 
-def _demo(
-    name: str, text: str, margin: float = DEMO_MARGIN, reference: str = "", **more
-) -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
+def _demo(name: str, text: str, reference: str = "") -> tuple[Workflow, list[list[Block]], Node, Node, Node, Node]:
     """The demo setting against the three built-in recognisers other than the judge.
 
-    reference: a photo with makeup, if the loss should have that, too. more: knobs of the optimizer.
+    reference: a photo with makeup, if the loss should have that, too; then colours change, and nothing is taken back.
 
     Returns the workflow, where its blocks stand, and of its nodes the loss, the faces, the square photo, the optimizer.
     """
@@ -119,19 +113,19 @@ def _demo(
     photo, square = parts.photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
-    settings = replace(DEMO, **more)
+    settings = replace(DEMO, keep_colours=not reference)
     kept = parts.keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], settings)
     trajectory, null_text, structure = kept
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])
     surrogates, sockets = parts.built_in_surrogates(flow)
     loss = flow.node(
         "FaceProtectFRSurrogateLoss", size=(290, 0), photo=square["IMAGE"], faces=faces["faces"], mode="dodge",
-        framing="aligned", **BLACK_BOX, margin=margin, **sockets,
+        framing="aligned", **BLACK_BOX, margin=DEMO_MARGIN, **sockets,
     )  # fmt: skip
     worn = parts.reference(flow, reference, loss, square, faces) if reference else []
     protected = parts.optimizer(
         flow, model["model"], model["vae"], kept, worn[-1] if worn else loss, settings,
-        image=square["IMAGE"], mask=faces["mask"],
+        image=square["IMAGE"], mask=faces["mask"], least_change=not reference,
     )  # fmt: skip
     results = parts.results(flow, square, protected)
     aims = Block("3  Who must not recognise it", PURPLE, [surrogates, [faces, loss], *([worn] if worn else [])])

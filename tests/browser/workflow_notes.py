@@ -71,8 +71,7 @@ release. They are told from the file's tensors, not from its name. A file withou
 **threshold** in Load FR Surrogate. Check the licence: most are for research only.
 
 **What to change**
-- **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches. With the demo's \
-25 iterations the three are fooled on the portrait, and the judge is not.
+- **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches.
 - Choose another judge: swap it with one of the three.
 
 **How long**: about a minute and a half on two idle CPU cores.
