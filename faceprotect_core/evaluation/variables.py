@@ -41,8 +41,7 @@ from .people import pairs_among, parser_of, read_photos, split_identities
 log = logging.getLogger("faceprotect.evaluation.variables")
 EQUAL_MARGIN = 0.1  # of the judge, past its threshold at FAR 0.01, to the original: in units of its distance
 LOSS_MARGIN = 0.25  # of the surrogates in the loss: beyond it pushing eases off
-ITERATIONS = {LIGHT: 60, DIFFUSION: 40}
-DIFFUSED = replace(PRESETS[DIFFUSION]["balanced"].diffusion, iterations=ITERATIONS[DIFFUSION])
+LIT, DIFFUSED = PRESETS[LIGHT]["balanced"].light, PRESETS[DIFFUSION]["balanced"].diffusion
 LARGEST_FACTOR, HALVINGS = 2.0, 12
 CURVE = (0.6, 0.8, 1.0, 1.2, 1.4)  # of the change at the equal margin: how much more is seen of how much more margin
 CURVED = ("margin", "psnr", "ciede2000", "ms-ssim")
@@ -75,11 +74,10 @@ class Colour(LightAndShade):
 
 def variables(model: tuple) -> dict[str, Change]:
     """Name -> what computes a change. model: of `load_demo_model`."""
-    light = replace(PRESETS[LIGHT]["balanced"].light, iterations=ITERATIONS[LIGHT])
-    grids = {f"lightness {side}": partial(_by_light, LightAndShade, replace(light, grid=side)) for side in GRIDS}
+    grids = {f"lightness {side}": partial(_by_light, LightAndShade, replace(LIT, grid=side)) for side in GRIDS}
     return grids | {
-        "lightness at two scales": partial(_by_light, TwoScales, light),
-        "colour 64": partial(_by_light, Colour, light),
+        "lightness at two scales": partial(_by_light, TwoScales, LIT),
+        "colour 64": partial(_by_light, Colour, LIT),
         "latent": partial(_by_latent, model, replace(DIFFUSED, keep_colours=False)),
         "latent in lightness": partial(_by_latent, model, replace(DIFFUSED, keep_colours=True)),
         "semantic": partial(_by_semantics, model, SemanticSettings.like(DIFFUSED)),
