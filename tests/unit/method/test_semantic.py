@@ -272,9 +272,9 @@ def test_a_loss_of_nan_is_refused(golden, prepared):
         protect(golden, prepared, objective=lambda image: image.flatten(1).mean(1) * float("nan"))
 
 
-def test_its_settings_are_those_of_the_latent_with_a_learning_rate_of_their_own():
+def test_its_settings_are_those_of_the_latent_with_a_longer_way():
     latent = Settings(depth=1, output="detail", lr=0.02)
-    expected = asdict(latent) | {"lr": 0.05, "bound": 200.0, "seed": 0}
+    expected = asdict(latent) | {"lr": 0.05, "iterations": 58, "bound": 200.0, "seed": 0}  # 58: five for three
     assert asdict(SemanticSettings.like(latent)) == expected
 
 
