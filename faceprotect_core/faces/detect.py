@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..checks import ProtectionError, require
 from .crop import through
-from .face import UNSTEADY, Box, Face, as_tuples, quarter_turn_back, transform_points
-from .landmarks import LandmarkPredictor, grey_levels, predict_landmarks, unsteadiness
-from .mesh import FaceMesh, load_face_mesh, mesh_of
+from .face import DISAGREEING, Box, Face, as_tuples, quarter_turn_back, transform_points
+from .landmarks import LandmarkPredictor, grey_levels, predict_landmarks
+from .mesh import FaceMesh, disagreement_of, load_face_mesh, mesh_of
 from .windows import SMALLEST_LEVEL, WINDOW, WindowScorer, score_windows, strongest
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "face_stack" / "detector.safetensors"
@@ -70,7 +70,7 @@ def detect_faces(
         min_face: the size of the smallest face to look for, in pixels of this photo.
         max_pixels: the largest number of pixels that go through the network at once; a tile may have 512 x 512.
         turned: where no face is found, look in the photo turned by 90, 180 and 270 degrees. A turn is right where faces
-            with steady landmarks score best; it must show one in a pass without tiles, of 80 * sqrt(H * W / max_pixels)
+            that are not doubtful score best; it must show one in a pass without tiles, of 80 * sqrt(H * W / max_pixels)
             pixels or more, 139 in a photo of 4000 x 3000. Then all faces of that turn are found.
 
     Returns:
@@ -87,10 +87,10 @@ def detect_faces(
         return faces
     in_one_pass = max(min_face, smallest_in_one_pass(photo, max_pixels))
     views = {turns: _unturned(photo, turns, detector, threshold, in_one_pass, max_pixels) for turns in (1, 2, 3)}
-    steady = {turns: sum(face.score for face in found if not face.doubtful) for turns, found in views.items()}
-    turns = max(steady, key=lambda one: steady[one])
-    if steady[turns] <= 0 or in_one_pass == min_face:
-        return views[turns] if steady[turns] > 0 else []
+    certain = {turns: sum(face.score for face in found if not face.doubtful) for turns, found in views.items()}
+    turns = max(certain, key=lambda one: certain[one])
+    if certain[turns] <= 0 or in_one_pass == min_face:
+        return views[turns] if certain[turns] > 0 else []
     return _unturned(photo, turns, detector, threshold, min_face, max_pixels)
 
 
@@ -139,9 +139,8 @@ def _search(photo: Tensor, detector: FaceDetector, threshold: float, min_face: f
     if not boxes:
         return []
     grey = grey_levels(photo)
-    faces = [_with_landmarks(grey, box, score, detector) for score, box in boxes]
-    faces = [_turned(photo, face, detector) if face.doubtful else face for face in faces]
-    return [with_mesh(photo, face, detector) for face in faces]
+    faces = [_face_at(photo, grey, box, score, detector) for score, box in boxes]
+    return [_turned(photo, face, detector) if face.doubtful else face for face in faces]
 
 
 def _unturned(photo: Tensor, turns: int, detector: FaceDetector, *options) -> list[Face]:
@@ -151,17 +150,19 @@ def _unturned(photo: Tensor, turns: int, detector: FaceDetector, *options) -> li
 
 
 def with_mesh(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
-    """The face with its mesh; photo: [3, H, W] in [0, 1]."""
-    return replace(face, mesh=mesh_of(photo, face.box_xyxy, face.landmarks, detector.mesh))
+    """The face with its mesh, and how far that is from its landmarks; photo: [3, H, W] in [0, 1]."""
+    mesh = mesh_of(photo, face.box_xyxy, face.landmarks, detector.mesh)
+    return replace(face, mesh=mesh, disagreement=disagreement_of(face.landmarks, mesh))
 
 
-def _with_landmarks(grey: np.ndarray, box: Box, score: float, detector: FaceDetector) -> Face:
+def _face_at(photo: Tensor, grey: np.ndarray, box: Box, score: float, detector: FaceDetector) -> Face:
     landmarks = predict_landmarks(detector.landmarks, grey, box)
-    return Face(box, score, as_tuples(landmarks), unsteadiness(detector.landmarks, grey, box))
+    return with_mesh(photo, Face(box, score, as_tuples(landmarks)), detector)
 
 
 def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
-    """A face whose landmarks are doubtful, looked at in quarter turns: the turn with the steadiest landmarks is right.
+    """A face whose landmarks are doubtful, looked at in quarter turns: the turn where they agree best with the mesh is
+    right.
 
     The detector finds most faces that lie on their side, but the landmarks are made for upright ones.
     """
@@ -175,9 +176,9 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
         view = torch.rot90(around, turns, (1, 2))
         box = _box_in_the_middle(view, detector.scorer)
         if box is not None:
-            views[turns] = _with_landmarks(grey_levels(view), box, face.score, detector)
-    turns = min(views, key=lambda one: views[one].unsteadiness, default=0)
-    if turns == 0 or views[turns].unsteadiness > min(UNSTEADY, face.unsteadiness):
+            views[turns] = _face_at(view, grey_levels(view), box, face.score, detector)
+    turns = min(views, key=lambda one: views[one].disagreement, default=0)
+    if turns == 0 or views[turns].disagreement > min(DISAGREEING, face.disagreement):
         return face
 
     def back(points) -> np.ndarray:
@@ -189,7 +190,7 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
 
     corners = back(np.array(views[turns].box_xyxy).reshape(2, 2))
     box = (*corners.min(0).tolist(), *corners.max(0).tolist())
-    return replace(views[turns], box_xyxy=box, landmarks=as_tuples(back(views[turns].landmarks)))
+    return with_mesh(photo, Face(box, face.score, as_tuples(back(views[turns].landmarks))), detector)
 
 
 def _grown(box: Box, width: int, height: int) -> Box:

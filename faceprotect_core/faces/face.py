@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-UNSTEADY = 0.03  # eye distances: landmarks that move by more are doubtful
+DISAGREEING = 0.09  # eye distances: landmarks that lie further from where the mesh has them are doubtful
 # Points of the mesh; "left" and "right" are the image's.
 LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = (33, 133), (362, 263), 1, (61, 291)
 
@@ -21,21 +21,21 @@ class Face:
         score: the detector's score; above 0 is a face.
         landmarks: five (x, y): 0 outer and 1 inner corner of the eye on the image's right, 2 outer and 3 inner corner
             of the eye on its left, 4 the base of the nose.
-        unsteadiness: how far the landmarks move when they are sought from other places, in eye distances. Above
-            `UNSTEADY` they are doubtful, as in a face that is covered, very dark or turned.
+        disagreement: how far the landmarks lie from where the mesh has them, in eye distances, see `disagreement_of`.
+            Above `DISAGREEING` they are doubtful, as in a face that is covered, very dark or turned.
         mesh: [468, 2], the points of MediaPipe's face mesh, (x, y); None where nobody looked for them.
     """
 
     box_xyxy: tuple[float, float, float, float]
     score: float
     landmarks: tuple[tuple[float, float], ...]
-    unsteadiness: float = 0.0
+    disagreement: float = 0.0
     mesh: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def doubtful(self) -> bool:
-        """The landmarks are unsteady: what a recogniser says about this face may mislead."""
-        return self.unsteadiness > UNSTEADY
+        """Landmarks and mesh disagree: what a recogniser says about this face may mislead."""
+        return self.disagreement > DISAGREEING
 
     @property
     def lies_turned(self) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import given
 from .align import TEMPLATES, chip_to_image
-from .face import NOSE_TIP, UNSTEADY, Face, transform_points
+from .face import DISAGREEING, NOSE_TIP, Face, transform_points
 from .mesh import BROWS, EYES, LIDS, LIPS, MOUTH
 
 TEMPLATE = "dlib_150"
@@ -106,7 +106,7 @@ def _unsure(face: Face, mesh: np.ndarray, outwards: np.ndarray) -> np.ndarray:
 
     The network has learned its points of what a turned face hides, and does not see them.
     """
-    doubt = np.clip(face.unsteadiness / UNSTEADY - 1, 0, 1)
+    doubt = np.clip(face.disagreement / DISAGREEING - 1, 0, 1)
     (left, right), nose = mesh[list(SIDES)], mesh[NOSE_TIP]
     across, middle = (right - left) / 2, (left + right) / 2
     off = (nose - middle) @ across / (across @ across)

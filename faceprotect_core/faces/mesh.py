@@ -23,6 +23,7 @@ from .face import transform_points
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "face_mesh" / "face_mesh.safetensors"
 POINTS = 468
+LANDMARKS = (263, 362, 33, 133, 2)  # the five of `Face`: corners of the eyes, base of the nose
 SIDE = 192  # pixels: of the network's input
 LOOKS = 3  # the first around the detector's box, each other around the points that the last one found
 ROOM = 1.5  # sides of the square around a face that the network sees, in sides of the face
@@ -140,3 +141,14 @@ def mesh_of(
         low, high = inside.min(0), inside.max(0)
         middle, side = transform_points(to_photo, (low + high) / 2), max(high - low) * side * ROOM / SIDE
     return transform_points(to_photo, inside)
+
+
+def disagreement_of(landmarks: Sequence[Sequence[float]], mesh: np.ndarray) -> float:
+    """Mean distance of the five landmarks of `Face` from the mesh's [468, 2], in eye distances of the landmarks.
+
+    Measured on 75 people in 14 conditions, 976 faces, 128 of them with landmarks more than 0.1 eye distances off: above
+    `DISAGREEING` lie most of these, and few of the others (docs/RESULTS.md).
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    eyes = np.linalg.norm(points[0:2].mean(0) - points[2:4].mean(0))
+    return float(np.linalg.norm(points - mesh[list(LANDMARKS)], axis=1).mean() / max(eyes, 1e-6))

@@ -17,10 +17,9 @@ from .align import TEMPLATES
 from .crop import FaceCrop, crop_face
 from .detect import FaceDetector, detect_faces, with_mesh
 from .face import Box, Face, as_tuples, transform_points
-from .landmarks import grey_levels, predict_landmarks, similarity_transform, unsteadiness
+from .landmarks import grey_levels, predict_landmarks, similarity_transform
+from .mesh import LANDMARKS
 
-# MediaPipe's face mesh: corners of the eye on the image's right (outer, inner), of the eye on its left, nose base.
-MEDIAPIPE_POINTS = (263, 362, 33, 133, 2)
 MEDIAPIPE_COUNTS = (468, 478)  # without and with the irises
 # Where the landmarks are sought in a foreign box: squares of these shares of its longer side, moved down by these.
 # Measured with boxes from hairline or brow to chin that were off by 20 %: half of the answers may be wrong.
@@ -155,7 +154,7 @@ def face_from_mediapipe(points: np.ndarray | Sequence, score: float = 1.0) -> Fa
         "connect the face_landmarks of Detect Face Landmarks (MediaPipe)",
     )
     require(bool(np.isfinite(points).all()), "the landmarks hold NaN or infinite values", "detect them again")
-    face = face_from_landmarks(points[list(MEDIAPIPE_POINTS), :2], score)
+    face = face_from_landmarks(points[list(LANDMARKS), :2], score)
     return replace(face, mesh=points[: MEDIAPIPE_COUNTS[0], :2])
 
 
@@ -203,9 +202,7 @@ def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) 
         reach, middle = side * scale / 2, y + side * shift
         start = predict_landmarks(detector.landmarks, grey, (x - reach, middle - reach, x + reach, middle + reach))
         answers.append(predict_landmarks(detector.landmarks, grey, face_from_landmarks(start).box_xyxy))
-    face = face_from_landmarks(_agreed(np.stack(answers)), score=0.0)
-    face = replace(face, unsteadiness=unsteadiness(detector.landmarks, grey, face.box_xyxy))
-    return with_mesh(photo, face, detector)
+    return with_mesh(photo, face_from_landmarks(_agreed(np.stack(answers)), score=0.0), detector)
 
 
 def _agreed(answers: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ class FaceVerdict:
 
     @property
     def doubtful(self) -> bool:
-        """The landmarks of the face are unsteady (it is covered, very dark, turned): the scores may mislead."""
+        """Landmarks and mesh of the face disagree (it is covered, very dark, turned): the scores may mislead."""
         return self.face.doubtful
 
     @property

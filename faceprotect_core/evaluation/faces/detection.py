@@ -125,14 +125,15 @@ def measure(picture: Picture, detector: FaceDetector, min_face: float = 80.0) ->
     return {"score": max((one.score for one in on_face), default=None), "others": [one.score for one in others]}
 
 
-def landmark_error(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> float | None:
-    """Mean distance of the five landmarks from the true ones in eye distances; None where the face is not found."""
+def landmark_error(picture: Picture, detector: FaceDetector, min_face: float = 80.0) -> tuple[float, bool] | None:
+    """Mean distance of the five landmarks from the true ones in eye distances, and whether they are called doubtful;
+    None where the face is not found."""
     found, _ = _found(picture, detector, min(THRESHOLDS[:2]), min_face)
     if not found:
         return None
     truth, points = torch.tensor(picture[1].landmarks), torch.tensor(found[0].landmarks)
     eyes = torch.dist(truth[0:2].mean(0), truth[2:4].mean(0))
-    return ((points - truth).norm(dim=1).mean() / eyes).item()
+    return ((points - truth).norm(dim=1).mean() / eyes).item(), found[0].doubtful
 
 
 def _found(picture: Picture, detector: FaceDetector, threshold: float, min_face: float) -> tuple[list, list]:
@@ -215,8 +216,10 @@ def summarize(results: dict) -> str:
     """Markdown tables: by condition, the landmarks of those found, by how far the head is turned, false alarms."""
     lines = ["| condition | faces | found | at -0.5 | boxes elsewhere | at -0.5 |", "|---|---|---|---|---|---|"]
     lines += [_row(name, measured) for name, measured in results["conditions"].items()]
-    lines += ["", "| condition | faces found | landmarks off, median | 95 % | wrong |", "|---|---|---|---|---|"]
+    lines += ["", "| condition | faces found | landmarks off, median | 95 % | wrong | doubtful | of the right ones |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     lines += [_landmark_row(name, errors) for name, errors in results["landmarks"].items()]
+    lines.append(_landmark_row("all", sum(results["landmarks"].values(), [])))
     lines += ["", "| nose off the middle | photos | found | at -0.5 |", "|---|---|---|---|"]
     for name, measured in results["aside"].items():
         lines.append(f"| {name} | {len(measured)} | {rate(measured, 0):.1%} | {rate(measured, -0.5):.1%} |")
@@ -233,10 +236,13 @@ def _row(name: str, measured: list[dict]) -> str:
     return f"| {name} | {len(measured)} | {rates} | {others[0]} | {others[1]} |"
 
 
-def _landmark_row(name: str, errors: list[float | None]) -> str:
-    found = torch.tensor([error for error in errors if error is not None])
-    median, most = (f"{found.quantile(share):.1%}" for share in (0.5, 0.95)) if len(found) else ("–", "–")
-    return f"| {name} | {len(found)} of {len(errors)} | {median} | {most} | {int((found > WRONG_LANDMARKS).sum())} |"
+def _landmark_row(name: str, errors: list) -> str:
+    pairs = [pair for pair in errors if pair is not None]
+    found, doubtful = torch.tensor([one for one, _ in pairs]), torch.tensor([one for _, one in pairs]).bool()
+    median, most = (f"{found.quantile(share):.1%}" for share in (0.5, 0.95)) if pairs else ("–", "–")
+    wrong = found > WRONG_LANDMARKS
+    counts = f"{int(wrong.sum())} | {int((doubtful & wrong).sum())} | {int((doubtful & ~wrong).sum())}"
+    return f"| {name} | {len(pairs)} of {len(errors)} | {median} | {most} | {counts} |"
 
 
 def main() -> None:
@@ -273,7 +279,7 @@ def _pictures(condition: Condition, subjects: list[Subject], seed: int) -> Itera
         yield condition.make(subjects[index], torch.Generator().manual_seed(1000 * seed + index))
 
 
-def _landmark_errors(subjects: list[Subject], detector: FaceDetector) -> dict[str, list[float | None]]:
+def _landmark_errors(subjects: list[Subject], detector: FaceDetector) -> dict[str, list]:
     errors = {}
     for seed, name in enumerate(tqdm(LANDMARK_CONDITIONS, desc="landmarks", mininterval=10)):
         pictures = _pictures(CONDITIONS[name], subjects, seed)

@@ -19,7 +19,7 @@ from faceprotect_core.faces import (
     detect_faces,
     find_face,
 )
-from faceprotect_core.faces.face import UNSTEADY
+from faceprotect_core.faces.face import DISAGREEING
 from faceprotect_core.faces.landmarks import LandmarkPredictor, similarity_transform
 
 CHECK = json.loads((Path(__file__).parents[2] / "data" / "face_checks.json").read_text())["astronaut_check"]
@@ -49,14 +49,14 @@ def test_landmarks_of_a_face_that_lies_on_its_side_are_right(astronaut, detector
     x, y = np.array(face.landmarks).T
     expected = np.stack([y, 511 - x] if turns == 1 else [511 - y, x], axis=1)
     assert np.abs(expected - found.landmarks).max() < 4
-    assert found.unsteadiness < UNSTEADY
+    assert found.disagreement < DISAGREEING
 
 
 def test_landmarks_that_are_guessed_are_called_doubtful(astronaut, detector, face):
-    assert face.unsteadiness < UNSTEADY / 2
+    assert face.disagreement < DISAGREEING / 2
     covered = astronaut.clone()
     covered[:, 60:180, 155:216] = 0.4  # half of the face
-    assert detect_faces(covered, detector, threshold=-1.0)[0].unsteadiness > UNSTEADY
+    assert detect_faces(covered, detector, threshold=-1.0)[0].disagreement > DISAGREEING
 
 
 def test_coordinates_are_those_of_the_photo(astronaut, detector, face):

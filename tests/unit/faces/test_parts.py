@@ -8,7 +8,7 @@ import torch
 
 from faceprotect_core import ProtectionError
 from faceprotect_core.faces import crop_face, eye_shadow, face_mask, face_regions
-from faceprotect_core.faces.face import NOSE_TIP, UNSTEADY
+from faceprotect_core.faces.face import DISAGREEING, NOSE_TIP
 from faceprotect_core.faces.mask import SIDES
 from faceprotect_core.faces.mesh import BROWS, EYES, LIDS, LIPS, MOUTH
 
@@ -30,7 +30,7 @@ def looking_aside(face, share: float):
 
 @pytest.fixture(scope="module")
 def sure(face):
-    return replace(looking_aside(face, 0.0), unsteadiness=0.0)
+    return replace(looking_aside(face, 0.0), disagreement=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def test_the_far_side_of_a_turned_face_is_softer_and_the_near_side_is_not(sure, 
 
 
 def test_a_doubtful_face_is_softer_all_around(sure):
-    mask, same = (face_mask([replace(sure, unsteadiness=u)], *SIZE) for u in (2 * UNSTEADY, UNSTEADY))
+    mask, same = (face_mask([replace(sure, disagreement=u)], *SIZE) for u in (2 * DISAGREEING, DISAGREEING))
     inside = (same > 0.1) & (same < 0.9)
     assert (mask[inside] < same[inside]).all() and torch.equal(mask > 0, same > 0)
     assert torch.equal(same, face_mask([sure], *SIZE))
 
 
 def test_pasting_does_not_weaken_what_a_softer_mask_allowed(astronaut, sure):
-    for face in (looking_aside(sure, 0.9), replace(sure, unsteadiness=1.0)):
+    for face in (looking_aside(sure, 0.9), replace(sure, disagreement=1.0)):
         crop = crop_face(astronaut, face, 256)
         assert (crop.paste_mask[crop.mask > 0] == 1).all()

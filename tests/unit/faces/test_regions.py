@@ -14,8 +14,9 @@ from faceprotect_core.faces import (
     paste_faces,
     select_faces,
 )
-from faceprotect_core.faces.face import UNSTEADY
-from faceprotect_core.faces.regions import MEDIAPIPE_POINTS, boxes_of_mask
+from faceprotect_core.faces.face import DISAGREEING
+from faceprotect_core.faces.mesh import LANDMARKS
+from faceprotect_core.faces.regions import boxes_of_mask
 
 TIGHT = (180, 55, 262, 175)  # forehead to chin, as other detectors frame the astronaut's face
 
@@ -51,13 +52,13 @@ def test_landmarks_are_found_in_another_detectors_box(astronaut, detector, face,
 def test_the_detectors_own_box_gives_its_own_face(astronaut, detector, face):
     (found,) = faces_in_regions(astronaut, [face.box_xyxy], detector)
     assert worst_landmark(found, face) < 0.05
-    assert found.unsteadiness < UNSTEADY
+    assert found.disagreement < DISAGREEING
 
 
 def test_a_box_without_a_face_gives_doubtful_landmarks(astronaut, detector):
     """As does a drawn mask over a face that cannot be made out: the verdict on it must not pass as sure."""
     (found,) = faces_in_regions(astronaut, [(300, 250, 420, 400)], detector)
-    assert found.unsteadiness > UNSTEADY
+    assert found.disagreement > DISAGREEING
 
 
 @pytest.mark.parametrize("box", [(600, 50, 700, 150), (10, 10, 10, 20), (0, 0, torch.nan, 20), (30, 30, 10, 50)])
@@ -72,7 +73,7 @@ def test_a_box_that_is_none_is_refused(astronaut, detector, box):
 def mesh(face: Face, count: int = 478) -> np.ndarray:
     """MediaPipe's landmarks, with the five that are used in their places."""
     points = np.full((count, 2), -1e6)
-    points[list(MEDIAPIPE_POINTS)] = face.landmarks
+    points[list(LANDMARKS)] = face.landmarks
     return points
 
 

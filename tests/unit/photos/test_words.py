@@ -26,7 +26,7 @@ def verdict(*scores: Score, **options) -> FaceVerdict:
 
 
 PROTECTED = verdict(judge(), used(), used(name="faceres"))
-DOUBTFUL = replace(PROTECTED, face=replace(FACE, unsteadiness=0.2))
+DOUBTFUL = replace(PROTECTED, face=replace(FACE, disagreement=0.2))
 KNOWN = verdict(judge(0.5), used(), used(0.4, "faceres"))
 # ... to impersonate, "reached" is a match
 TAKEN = verdict(
@@ -92,7 +92,7 @@ def test_a_judge_that_was_asked_again_is_said_to_weigh_less():
 def test_a_face_that_is_gone_or_doubtful_is_said_to_be(face):
     assert words.GONE not in words.verdict(face) and words.DOUBT not in words.verdict(face)
     assert words.GONE in words.verdict(replace(face, found_again=False))
-    doubtful = replace(face, face=replace(FACE, unsteadiness=0.2))
+    doubtful = replace(face, face=replace(FACE, disagreement=0.2))
     assert words.DOUBT in words.verdict(doubtful)
 
 

@@ -306,7 +306,7 @@ def test_misled_landmarks_do_not_count_for_the_judge_either(recognizer, astronau
 
 def test_a_verdict_on_doubtful_landmarks_says_so(recognizer, astronaut, detector):
     face = find_face(astronaut, detector)
-    for one, doubtful in ((face, False), (replace(face, unsteadiness=0.2), True)):
+    for one, doubtful in ((face, False), (replace(face, disagreement=0.2), True)):
         (verdict,) = judge_photo(astronaut, astronaut, [one], [recognizer], detector=detector)
         assert verdict.doubtful == verdict.to_dict()["doubtful"] == doubtful
 

@@ -207,7 +207,7 @@ def test_the_numbers_are_those_of_protect_photo(verify, photo, darker, faces, re
 def test_what_makes_a_verdict_uncertain_is_said(verify, faces, monkeypatch):
     monkeypatch.setattr(verification, "find_again", lambda *_, **__: None)
     assert "is not found again" in verify([mood()], seen=[]).verdict
-    found = verify([mood()], seen=[], faces=[replace(faces[0], unsteadiness=0.5)])
+    found = verify([mood()], seen=[], faces=[replace(faces[0], disagreement=0.5)])
     assert found.protected is None and "DOUBTFUL" in found.verdict
 
 
