@@ -16,7 +16,7 @@ you: by the paper's method, and, from the same loss, by light and shade alone. P
 256 x 256, because the built-in model works at that size.
 - Nothing else: the model and the recognisers are part of this pack.
 
-**How long**: about a minute and a quarter on two idle CPU cores, a quarter of a minute of it for light and shade.
+**How long**: about half a minute on two idle CPU cores.
 
 **What happens, from left to right**
 1. The photo becomes a latent of the small built-in diffusion model.
