@@ -17,7 +17,7 @@ from ..faces.crop import cropped_images, cropped_masks
 from ..instant.protect import instant_light
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
-from ..method.peers.makeup import WEIGHT, MakeupLoss
+from ..method.peers.makeup import WEIGHT, MakeupLoss, for_makeup
 from ..method.protect import Settings, prepare
 from ..method.restraint.insistent import Insistent
 from ..method.restraint.least_change import least_change
@@ -68,9 +68,9 @@ class Aim:
 
     @property
     def knobs(self) -> Settings:
-        """Of diffusion; makeup is colours."""
+        """Of diffusion."""
         diffusion = self.settings.diffusion
-        return diffusion if self.makeup is None else replace(diffusion, keep_colours=False)
+        return diffusion if self.makeup is None else for_makeup(diffusion)
 
     def objective(self, crops: Sequence[FaceCrop]) -> IdentityObjective:
         """The loss over the crops, which are of one size, as a batch."""
@@ -196,7 +196,7 @@ class CropProtector:
             if settings.way != DIFFUSION:
                 return predict_light_cost(image, objective, settings.light)
             denoiser, codec, context = self.aim.diffusion
-            return predict_cost(denoiser, codec, image, context, objective, settings.diffusion)
+            return predict_cost(denoiser, codec, image, context, objective, self.aim.knobs)
 
         try:
             return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)

@@ -4,13 +4,13 @@ Blocks stand left to right, in the order of the paper's figure; inside a block, 
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import workflow_parts as parts
 from faceprotect_core.demo.settings import DEMO, DEMO_MARGIN
+from faceprotect_core.method.peers.makeup import for_makeup
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, DIFFUSION, PRESETS, WEIGHTS
 from workflow_canvas import App, Block, Node, Workflow
@@ -113,7 +113,7 @@ def _demo(name: str, text: str, reference: str = "") -> tuple[Workflow, list[lis
     photo, square = parts.photo(flow, "Your photo", PORTRAIT)
     model = flow.node("FaceProtectLoadDemoModel", size=(270, 0))
     latent = flow.node("VAEEncode", size=(270, 0), pixels=square["IMAGE"], vae=model["vae"])
-    settings = replace(DEMO, keep_colours=not reference)
+    settings = for_makeup(DEMO) if reference else DEMO
     kept = parts.keep(flow, model["model"], model["empty_prompt"], latent["LATENT"], settings)
     trajectory, null_text, structure = kept
     faces = flow.node("FaceProtectDetectFaces", size=(285, 0), image=square["IMAGE"])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...attacks.pixel_attacks import PUBLISHED
 from ...checks import require
-from ...method.peers.makeup import WEIGHT
+from ...method.peers.makeup import WEIGHT, for_makeup
 from ...method.peers.semantic import SemanticSettings
 from ...method.protect import PAPER, PREPARATION
 from ...photos.settings import DIFFUSION, LIGHT, PRESETS
@@ -160,11 +160,12 @@ def _variants(ours: Method, light: Method) -> dict[str, Method]:
 def _makeup(ours: Method, light: Method) -> dict[str, Method]:
     """AMT-GAN's and DiffAM's loss on one photo; they train a generator with it, and here nothing is trained."""
     made_up = "with the makeup loss of AMT-GAN and DiffAM beside the identity loss"
-    coloured = replace(ours.settings, keep_colours=False)
     not_trained = f"ours {made_up}; not their generators, which are trained"
     in_grey = f"light and shade {made_up}; not makeup in colour"
     return {
-        "makeup (AMT-GAN, DiffAM style)": replace(ours, settings=coloured, makeup=WEIGHT, about=not_trained),
+        "makeup (AMT-GAN, DiffAM style)": replace(
+            ours, settings=for_makeup(ours.settings), makeup=WEIGHT, about=not_trained
+        ),
         "light and shade with makeup": replace(light, makeup=WEIGHT, about=in_grey),
     }
 

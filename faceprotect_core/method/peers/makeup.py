@@ -8,6 +8,7 @@ reference, once, and that is the target. Here nothing is trained: it stands besi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,11 +16,21 @@ from torch import Tensor
 from ...checks import require, require_image
 from ...faces import Face, eye_shadow, face_regions
 from ..optimizer import is_grey
+from ..protect import Settings
 
 WHERE = "Makeup Reference"
 WEIGHTS = {"lips": 1.0, "eye shadow": 1.0, "skin": 0.1}  # BeautyGAN's, for lips, eyes and face
 WEIGHT = 20.0  # beside the identity loss of three surrogates; measured in docs/RESULTS.md
 FEWEST = 12  # pixels of a region, below which it has no histogram
+LARGEST_STEP, MORE = 0.02, 5 / 3  # of the latent: the presets' larger and fewer steps paint the whole face white
+
+
+def for_makeup(settings: Settings) -> Settings:
+    """The knobs of the latent for a face with makeup: colours may change, in small steps."""
+    coloured = replace(settings, keep_colours=False)
+    if coloured.lr <= LARGEST_STEP:
+        return coloured
+    return replace(coloured, lr=LARGEST_STEP, iterations=round(MORE * coloured.iterations))
 
 
 class MakeupLoss:

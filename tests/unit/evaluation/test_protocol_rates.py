@@ -14,7 +14,7 @@ from faceprotect_core.evaluation.protocol.methods import chosen_methods, method_
 from faceprotect_core.evaluation.protocol.rates import Trials, all_rates, rank_one
 from faceprotect_core.evaluation.protocol.run import plan
 from faceprotect_core.evaluation.protocol.trial import DODGING, IMPERSONATION, OBFUSCATION, Experiment, Setup
-from faceprotect_core.method.peers.makeup import WEIGHT
+from faceprotect_core.method.peers.makeup import WEIGHT, for_makeup
 from faceprotect_core.method.peers.semantic import SemanticSettings
 from faceprotect_core.method.protect import PAPER
 from faceprotect_core.photos.settings import LIGHT, PRESETS
@@ -207,10 +207,8 @@ def test_the_rows_of_makeup_are_the_main_ones_with_another_loss_beside_it(base):
     for made_up, name in zip(groups["makeup"].values(), ("ours", "light and shade"), strict=True):
         plain = groups["main"][name]
         assert made_up.makeup == WEIGHT
-        if name == "ours":  # makeup is colours
-            assert not made_up.settings.keep_colours
-            made_up = replace(made_up, settings=replace(made_up.settings, keep_colours=plain.settings.keep_colours))
-        assert replace(made_up, makeup=0.0, about=plain.about) == plain
+        settings = for_makeup(plain.settings) if name == "ours" else plain.settings
+        assert replace(made_up, makeup=0.0, about=plain.about) == replace(plain, settings=settings)
     assert not any(one.makeup for name, group in groups.items() if name != "makeup" for one in group.values())
 
 

@@ -14,7 +14,8 @@ from faceprotect_core import IdentityObjective, ProtectionError
 from faceprotect_core.evaluation.painted import painted
 from faceprotect_core.faces import crop_face, find_face
 from faceprotect_core.method.light_and_shade import LightAndShadeSettings, protect_by_light
-from faceprotect_core.method.peers.makeup import WEIGHTS, MakeupLoss, makeup_regions, match_histogram
+from faceprotect_core.method.peers.makeup import WEIGHTS, MakeupLoss, for_makeup, makeup_regions, match_histogram
+from faceprotect_core.method.protect import PAPER, Settings
 from faceprotect_core.pixels import from_pixels
 
 LEVEL = 1 / 255
@@ -182,3 +183,9 @@ def test_the_shipped_reference_is_what_the_script_paints(reference):
     assert lips[1][0] - lips[1][1] > lips[0][0] - lips[0][1] + 0.15  # redder
     hair = (slice(None), slice(0, 20), slice(60, 120))
     assert (shipped[hair] - plain[hair]).abs().max() <= LEVEL / 2
+
+
+def test_with_makeup_colours_may_change_and_steps_are_small():
+    large = Settings(lr=0.1, iterations=24, keep_colours=True, fidelity_weight=0.3)
+    assert for_makeup(large) == replace(large, lr=0.02, iterations=40, keep_colours=False)
+    assert for_makeup(PAPER) == PAPER
