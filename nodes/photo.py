@@ -25,7 +25,7 @@ from . import host
 from .crop import size_and_choice_inputs
 from .faces import FaceSelector
 from .sockets import CATEGORY, FacesSocket, SeenSocket
-from .surrogates import growing_input, load, loaded_or_built_in
+from .surrogates import connected, growing_input, load
 from .upstream import require_untouched
 
 WHERE = "Protect Photo"
@@ -252,7 +252,7 @@ def _notes(models: tuple, taesd: str) -> list[str]:
 
 def _recognisers(surrogates: dict | None, judge: str) -> tuple[list, list]:
     """Those to protect against, and the judge, if there is one."""
-    loaded = loaded_or_built_in(surrogates, without=judge)
+    loaded = connected(surrogates) or [load(name) for name in BUILT_IN_SURROGATES if name != judge]
     judging = [] if judge == NO_JUDGE else [load(judge)]
     require_other_network(judging[0].surrogate if judging else None, [one.surrogate for one in loaded])
     return loaded, judging

@@ -95,9 +95,9 @@ def connected(surrogates: dict | None) -> list[SurrogateData]:
     return [surrogate for surrogate in (surrogates or {}).values() if surrogate is not None]
 
 
-def loaded_or_built_in(surrogates: dict | None, without: str = "") -> list[SurrogateData]:
-    """Those that are connected to sockets that grow; where there is none the built-in recognisers, but for one."""
-    return connected(surrogates) or [load(name) for name in BUILT_IN_SURROGATES if name != without]
+def loaded_or_built_in(surrogates: dict | None) -> list[SurrogateData]:
+    """Those that are connected to sockets that grow; all built-in recognisers where there is none."""
+    return connected(surrogates) or [load(name) for name in BUILT_IN_SURROGATES]
 
 
 def describe(surrogate: FRSurrogate) -> str:
