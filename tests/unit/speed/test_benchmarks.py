@@ -230,7 +230,7 @@ def test_an_earlier_run_is_not_overwritten_and_too_little_memory_is_a_row(tmp_pa
 def test_the_precisions_are_compared_on_a_copy(astronaut):
     photo, quick = (
         astronaut[:, :300, 80:400],
-        replace(PRESETS[DIFFUSION]["fast"], tries=1).tuned(null_text_iterations=1, iterations=2),
+        replace(PRESETS[DIFFUSION]["fast"], tries=1).tuned(null_text_iterations=1, iterations=2, lr=0.03),
     )
     exact = load_protector(Choice(DIFFUSION, preset="fast"), quick)
     half = in_bfloat16(exact)
