@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -221,10 +222,18 @@ class Reporter:
     before the first and after it."""
 
     def __init__(self, stream, device: str = "cpu"):
-        self.stream, self.live = stream, ""
+        self.stream, self.live, self.one_at_a_time = stream, "", Lock()
         self.device, self.predicted, self.meter = torch.device(device), None, None
 
     def step(self, task, event: Step | PredictedCost) -> None:
+        with self.one_at_a_time:
+            self._step(task, event)
+
+    def photo(self, done) -> None:
+        with self.one_at_a_time:
+            self._photo(done)
+
+    def _step(self, task, event: Step | PredictedCost) -> None:
         name = words.photos_at_work(task.name, event.photos)
         if isinstance(event, PredictedCost):
             self._predict(name, event)
@@ -240,7 +249,7 @@ class Reporter:
             _write(self.stream, f"{name}  {words.expected(event)}\n")
             self.predicted, self.meter = event.cost, Meter(self.device)
 
-    def photo(self, done) -> None:
+    def _photo(self, done) -> None:
         if self.live:
             self._show("")
         left = f"; {words.left(done.seconds_left)}" if done.seconds_left else ""

@@ -56,7 +56,7 @@ def protect_folder(
         ray: several photos at once, with the same results; they are reported as they finish, and on_step is not
             called. What fails for a reason that may pass (memory, disk, a worker that died) is tried once more.
         threads: without Ray, so many photos at once in this process, which share its cores, with the same results up
-            to rounding; they are reported as they finish, and on_step is called from one thread at a time.
+            to rounding; they are reported as they finish, and on_step is called from any of the threads.
         load: with Ray or several threads, makes the same protector in each of them; with Ray picklable. Of `protector`
             only settings are used then.
 

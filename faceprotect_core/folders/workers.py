@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 from ..checks import ProtectionError, require
 from ..files import sha256_of
@@ -45,28 +45,24 @@ def work_on_workers(
 ) -> Iterator[Outcome]:
     """What became of each photo, as they finish.
 
-    settings: what the workers' protectors must agree with. on_step: on threads, called from one of them at a time.
+    settings: what the workers' protectors must agree with. on_step: on threads, called from any of them.
     """
     staging = Path(tempfile.mkdtemp(prefix=".faceprotect-", dir=out_dir.absolute()))
-    stopped, one_at_a_time = Event(), Lock()
+    stopped = Event()
 
     def report(task: Task, event: PhotoEvent) -> None:
         if stopped.is_set():
             raise _Stopped
         if on_step:
-            with one_at_a_time:
-                on_step(task, event)
+            on_step(task, event)
 
     try:
         staged = [_staged(task, staging / f"{number}{task.output.suffix}") for number, task in enumerate(tasks)]
         work = partial(_load, load, options, settings, None if ray else report)
-        outcomes = run_jobs(staged, work, ray=ray, threads=threads)
+        outcomes = run_jobs(staged, work, ray=ray, threads=threads, on_end=stopped.set)
         with closing(outcomes):
-            try:
-                for number, outcome in outcomes:
-                    yield _landed(staged[number], outcome, options)
-            finally:
-                stopped.set()  # what is at work ends with its next step
+            for number, outcome in outcomes:
+                yield _landed(staged[number], outcome, options)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

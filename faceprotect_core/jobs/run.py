@@ -20,6 +20,7 @@ def run_jobs(
     threads: int = 1,
     retries: int = 1,
     on_done: Callable[[int, object], None] | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, object]]:
     """Yields (number of the job, its result), or its exception in the result's place; see `raised_at`.
 
@@ -31,6 +32,8 @@ def run_jobs(
         load: called once per worker or thread; returns work(job) -> result.
         threads: how many of this process, without Ray.
         on_done: called with what is yielded, before it is.
+        on_end: with threads, called when no more results are wanted, as after Ctrl+C. What is at work is waited for
+            then, so whoever wants it to stop lets it raise what is no Exception.
 
     Raises:
         ProtectionError: Ray is missing, or has no such workers.
@@ -43,7 +46,7 @@ def run_jobs(
     elif threads > 1:
         from .threads import run_on_threads
 
-        outcomes = run_on_threads(list(jobs), load, threads, retries)
+        outcomes = run_on_threads(list(jobs), load, threads, retries, on_end)
     else:
         outcomes = _run_here(jobs, load, retries)
     with closing(outcomes):

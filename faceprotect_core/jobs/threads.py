@@ -18,12 +18,11 @@ LOOK_UP = 0.5  # seconds: so often Ctrl+C is heard on Windows
 
 
 def run_on_threads(
-    jobs: Sequence, load: Callable[[], Work], threads: int, retries: int
+    jobs: Sequence, load: Callable[[], Work], threads: int, retries: int, on_end: Callable[[], None]
 ) -> Iterator[tuple[int, object]]:
     """Yields (number of the job, its result or exception) as they finish; see `run_jobs`. load: called in each thread.
 
-    At its end, which may be early, the jobs at work are waited for: whoever wants to stop them raises what is no
-    Exception within them.
+    At its end, which may be early, on_end is called, and then the jobs at work are waited for.
     """
     here, cores = local(), torch.get_num_threads()
 
@@ -41,5 +40,6 @@ def run_on_threads(
             done, waiting = wait(waiting, LOOK_UP, FIRST_COMPLETED)
             yield from ((numbers[future], future.result()) for future in done)
     finally:
+        on_end()
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(cores)

@@ -6,10 +6,14 @@ from faceprotect_core.folders import protector as protector_module
 from folder_photos import FakeProtector, write_folders
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """Protected one photo after the other, however many cores there are."""
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch):
+    """The command works on one photo after the other, however many cores there are; several: unit/jobs/test_threads."""
     monkeypatch.setattr(protector_module, "photos_at_once", lambda choice: 1)
+
+
+@pytest.fixture
+def folders(tmp_path):
     return write_folders(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Several photos at once in one process come out as one after the other, and stop when nobody waits for them."""
 
+import signal
 import threading
 import time
 from functools import partial
@@ -17,7 +18,7 @@ from faceprotect_core.folders.record import RECORD
 from faceprotect_core.folders.run import protect_folder
 from faceprotect_core.jobs.run import run_jobs
 from faceprotect_core.progress import Step
-from folder_photos import FACE, FakeProtector, files, record, verdict, without_seconds, write_folders, write_photo
+from folder_photos import FakeProtector, files, record, verdict, without_seconds, write_folders, write_photo
 from ray_work import load_nothing, load_trials
 
 JOBS = ["one", "bad", "two", "flaky", "ours", "three"]
@@ -83,9 +84,12 @@ def test_a_folder_of_several_photos_at_once_is_the_folder_that_comes_out_one_by_
 
 
 class Endless(FakeProtector):
-    """Works on a photo until it is stopped; the first is done at once."""
+    """Works on a photo until it is stopped; the first is done at once. reported: when it is, the others
+    press Ctrl+C."""
 
-    begun, stopped = [], []
+    def __init__(self, begun: list, stopped: list, reported: threading.Event):
+        super().__init__()
+        self.begun, self.stopped, self.reported = begun, stopped, reported
 
     def inverted(self, photo, on_step=None):
         self.begun.append(threading.get_ident())
@@ -93,6 +97,9 @@ class Endless(FakeProtector):
             return SimpleNamespace(image=1 - photo, faces=(verdict(),))
         try:
             for _ in range(6000):
+                if self.reported.is_set():
+                    self.reported.clear()
+                    signal.raise_signal(signal.SIGINT)
                 on_step(Step("protection", 1, 2))
                 time.sleep(0.01)
         except BaseException as stop:
@@ -101,19 +108,23 @@ class Endless(FakeProtector):
         raise AssertionError("nobody stopped this")
 
 
-def test_a_stop_ends_what_is_at_work_and_leaves_nothing_of_it(folders):
-    source, target = folders
+@pytest.mark.parametrize("interrupts", [False, True], ids=["between two photos", "while photos are at work"])
+def test_a_stop_ends_what_is_at_work_and_leaves_nothing_of_it(folders, interrupts):
+    (source, target), begun, stopped, reported = folders, [], [], threading.Event()
     for number in range(3, 9):
         write_photo(source / f"{number}.png", number)
 
     def stop(photo):
-        raise KeyboardInterrupt
+        if not interrupts:
+            raise KeyboardInterrupt
+        reported.set()
 
+    load = partial(Endless, begun, stopped, reported)
     with pytest.raises(KeyboardInterrupt):
-        protect_folder(source, target, FakeProtector(), threads=2, load=Endless, on_photo=stop)
-    assert Endless.stopped == ["_Stopped"] * len(Endless.stopped) and len(Endless.begun) <= 3
+        protect_folder(source, target, FakeProtector(), threads=2, load=load, on_photo=stop)
+    assert stopped == ["_Stopped"] * (len(begun) - 1) and len(begun) <= 3
     assert len(record(target)) == 1 and set(files(target)) == {RECORD, *(e["output"] for e in record(target).values())}
-    assert FACE not in record(target) and not list(target.glob(".faceprotect-*"))
+    assert not list(target.glob(".faceprotect-*"))
 
 
 def test_without_something_to_load_several_at_once_are_an_error(folders):
