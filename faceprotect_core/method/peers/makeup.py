@@ -22,15 +22,11 @@ WHERE = "Makeup Reference"
 WEIGHTS = {"lips": 1.0, "eye shadow": 1.0, "skin": 0.1}  # BeautyGAN's, for lips, eyes and face
 WEIGHT = 20.0  # beside the identity loss of three surrogates; measured in docs/RESULTS.md
 FEWEST = 12  # pixels of a region, below which it has no histogram
-LARGEST_STEP, MORE = 0.02, 5 / 3  # of the latent: the presets' larger and fewer steps paint the whole face white
 
 
 def for_makeup(settings: Settings) -> Settings:
-    """The knobs of the latent for a face with makeup: colours may change, in small steps."""
-    coloured = replace(settings, keep_colours=False)
-    if coloured.lr <= LARGEST_STEP:
-        return coloured
-    return replace(coloured, lr=LARGEST_STEP, iterations=round(MORE * coloured.iterations))
+    """The knobs of the latent for a face with makeup: colours may change. Large steps would paint all of it white."""
+    return replace(settings.in_small_steps, keep_colours=False)
 
 
 class MakeupLoss:

@@ -23,7 +23,6 @@ from ..protect import Prepared, Settings
 from ..variables import Objective, Optimised, Rendering, optimize, weight_of
 
 WHERE = "Semantic Offset"
-LONGER = 5 / 3  # times the latent's iterations: with as many it looks worse at the same margin, at any learning rate
 SPREAD = 0.01  # standard deviation of the start, before tanh: at 0 a photo that should be left has no gradient
 
 
@@ -45,8 +44,8 @@ class SemanticSettings(Settings):
 
     @classmethod
     def like(cls, settings: Settings) -> SemanticSettings:
-        """The knobs of the latent, with a learning rate of its own, and the longer way that it needs."""
-        return cls(**asdict(settings) | {"lr": cls.lr, "iterations": round(LONGER * settings.iterations)})
+        """The knobs of the latent in small steps, which it needs (docs/RESULTS.md), with a learning rate of its own."""
+        return cls(**asdict(settings.in_small_steps) | {"lr": cls.lr})
 
 
 class BottleneckOffset:

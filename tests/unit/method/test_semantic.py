@@ -272,10 +272,13 @@ def test_a_loss_of_nan_is_refused(golden, prepared):
         protect(golden, prepared, objective=lambda image: image.flatten(1).mean(1) * float("nan"))
 
 
-def test_its_settings_are_those_of_the_latent_with_a_longer_way():
+def test_its_settings_are_those_of_the_latent_in_small_steps():
     latent = Settings(depth=1, output="detail", lr=0.02)
-    expected = asdict(latent) | {"lr": 0.05, "iterations": 58, "bound": 200.0, "seed": 0}  # 58: five for three
-    assert asdict(SemanticSettings.like(latent)) == expected
+    own = {"lr": 0.05, "bound": 200.0, "seed": 0}
+    assert asdict(SemanticSettings.like(latent)) == asdict(latent) | own
+    assert asdict(SemanticSettings.like(replace(latent, lr=0.1, iterations=24))) == asdict(latent) | own | {
+        "iterations": 40
+    }
 
 
 def test_other_denoisers_are_passed_by(golden, prepared):
