@@ -41,7 +41,7 @@ class PhotoSettings:
 
     way: Way = LIGHT
     size: int = 256
-    margin: float = 0.13
+    margin: float = 0.1
     steepness: float = 6.0
     jitter: int = 1
     tries: int = 2
@@ -80,7 +80,7 @@ class PhotoSettings:
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
 
 
-_LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION)
+_LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
         "instant": replace(_LIGHT, margin=0.05, jitter=0, network=True, tries=3).tuned(iterations=0),
