@@ -8,14 +8,15 @@ from typing import Literal
 
 from torch import Tensor
 
-Stage = Literal["inversion", "null_text", "capture", "protection", "robustness"]
+Stage = Literal["preview", "inversion", "null_text", "capture", "protection", "robustness"]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One step of a run, as it ends.
 
-    step: of `steps`, from 1. losses: by name, [B floats]. image: what was looked at, [B, 3, H, W] in about [0, 1].
+    stage: "preview" comes before the first step; its image is what instant would give. step: of `steps`, from 1.
+    losses: by name, [B floats]. image: what was looked at, [B, 3, H, W] in about [0, 1].
 
     Of the faces of whole photos: face: from 1, the last one of its batch; at_once: how many are in this batch.
     faces, photos: how many are at work together. attempt: 2 where a face is pushed further.

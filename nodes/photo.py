@@ -203,6 +203,7 @@ class ProtectPhoto(io.ComfyNode):
                 detector=select.detector,
                 faces_per_batch=ready.faces_at_once,
                 predictor=CostPredictor(),
+                preview=True,
                 on_step=progress,
             )
             results, said = [], []

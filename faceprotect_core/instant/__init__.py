@@ -1,1 +1,2 @@
-"""Instant: a small network looks at a face once and gives the change that iterations would find. Not from the paper."""
+"""Instant: a small network looks at a face a few times and gives the change that iterations would find. Not from the
+paper."""

@@ -1,4 +1,4 @@
-"""The network of Instant: a photo and where it may change -> the change of its light and shade, in one pass."""
+"""The network of Instant: a photo, where it may change and what recognisers say so far -> the change of its light."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ GRID = 64  # values along each side of the plane, as in Light and Shade
 SIDE = 256  # pixels of the crop that the network looks at
 CHANNELS = (32, 64, 128, 192)  # at 64, 32, 16 and 8 values along each side
 PER_VALUE = SIDE // GRID
+PACE = 0.15  # of the first steps down the gradient
+FLAT = 1e-5  # root mean square of a gradient that says nothing; it is about 80 times as large at the first look
 
 
 class ResidualBlock(nn.Module):
@@ -29,13 +31,13 @@ class ResidualBlock(nn.Module):
 class ProtectorNetwork(nn.Module):
     """A U-Net of residual blocks without normalisation, from 256 pixels to a plane of 64 x 64 values.
 
-    What it gives is the direction of a change of `LightAndShade`, not its size; the size is set afterwards
-    (`instant/protect.py`).
+    It learned to take few large steps where an optimiser takes many small ones (Andrychowicz et al., "Learning to learn
+    by gradient descent by gradient descent", 2016): it sees the photo, the value so far, and the loss's gradient there.
     """
 
     def __init__(self):
         super().__init__()
-        seen = 4 * PER_VALUE**2 + 1
+        seen = 4 * PER_VALUE**2 + 4
         self.stem = nn.Conv2d(seen, CHANNELS[0], 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(channels) for channels in CHANNELS)
         self.coarser = nn.ModuleList(
@@ -47,21 +49,35 @@ class ProtectorNetwork(nn.Module):
         )
         self.up = nn.ModuleList(ResidualBlock(channels) for channels in CHANNELS[:-1])
         self.head = nn.Conv2d(CHANNELS[0], 1, 3, padding=1)
+        self.further = nn.Conv2d(CHANNELS[0], 1, 3, padding=1)
+        nn.init.zeros_(self.further.weight)
+        nn.init.zeros_(self.further.bias)
+        self.pace = nn.Parameter(torch.tensor(PACE))
 
-    def forward(self, photo: Tensor, mask: Tensor, psnr: Tensor) -> Tensor:
-        """The plane.
+    def forward(
+        self, photo: Tensor, mask: Tensor, weight: Tensor, value: Tensor | None = None, gradient: Tensor | None = None
+    ) -> Tensor:
+        """One look.
 
         Args:
             photo: [B, 3, 256, 256] in [0, 1].
             mask: [B, 1, 256, 256] in [0, 1], where it may change.
-            psnr: [B] in dB, how far from the photo the protected photo is wanted: 31 to 39.
+            weight: [B], of the fidelity in the loss: 0.2 to 1.5.
+            value: [B, 1, 64, 64] of `LightAndShade`, where the last look ended; None for the first.
+            gradient: the same shape, of the loss by the value; None for the first look.
 
         Returns:
-            [B, 1, 64, 64], of about unit size.
+            [B, 1, 64, 64]: the direction of a change for the first look, otherwise a step to be added to the value.
         """
         seen = F.pixel_unshuffle(torch.cat([photo * 2 - 1, mask], 1), PER_VALUE)
-        wanted = ((psnr - 35.0) / 4.0)[:, None, None, None].expand(-1, 1, GRID, GRID)
-        x = self.stem(torch.cat([seen, wanted.to(seen)], 1))
+        first = value is None or gradient is None
+        if first:
+            value = gradient = mask.new_zeros(len(mask), 1, GRID, GRID)
+        steepness = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(FLAT)
+        numbers = torch.stack([weight[:, None, None].log(), (steepness / FLAT).log()[:, 0] / 4], 1)
+        slope = gradient / steepness
+        seen = [seen, value, slope, numbers.to(seen).expand(-1, -1, GRID, GRID)]
+        x = self.stem(torch.cat(seen, 1))
         skipped = []
         for level, block in enumerate(self.down):
             x = block(x)
@@ -72,4 +88,5 @@ class ProtectorNetwork(nn.Module):
         for level in reversed(range(len(self.finer))):
             x = self.finer[level](F.interpolate(x, scale_factor=2.0, mode="nearest")) + skipped[level]
             x = self.up[level](x)
-        return self.head(F.silu(x))
+        x = F.silu(x)
+        return self.head(x) if first else self.further(x) - self.pace * slope

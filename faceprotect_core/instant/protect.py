@@ -1,7 +1,8 @@
-"""What the network says, as a value of Light and Shade: all of the protection, or where the iterations begin."""
+"""Few looks of the network, as values of Light and Shade: each goes by what recognisers say about the last."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,42 +11,111 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
+from ..method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
+from ..method.objectives import IdentityObjective
+from ..method.variables import Optimised, Rendering
+from ..pixels import as_saved
+from ..progress import OnStep
 from .network import GRID, SIDE, ProtectorNetwork
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "instant" / "protector.safetensors"
-LARGEST = 2.5  # of a value: 0.125 of the image's range; the network alone would make nostrils black
-PSNR = 33.0  # dB: how large a change the network is asked for; `least_change` makes it smaller or larger
+FIRST_PSNR = 36.0  # dB over the whole crop: the size of the first look's change
+MORE = 4  # looks for a face that is still known
+LARGEST = 2.5  # of a value: 0.125 of the image's range; without a limit nostrils would become black
 
 
-@torch.no_grad()
-def instant_light(photo: Tensor, mask: Tensor, grid: int = GRID, psnr: float = PSNR) -> Tensor:
-    """The light and shade that hides a face, by one pass of the network.
+def look(
+    photo: Tensor,
+    mask: Tensor,
+    objective: IdentityObjective,
+    settings: LightAndShadeSettings,
+    on_step: OnStep | None = None,
+) -> Optimised:
+    """Light and shade by the network: a first look, `settings.iterations` more, and `MORE` where that was not enough.
+
+    The last ones are for the images that have not reached the objective, with half of the fidelity's weight.
+
+    Args:
+        photo, mask: see `Looks`.
+        objective: with a margin.
+        settings: a grid of 64; lr and seed make no difference.
+        on_step: called after every look but the first.
+
+    Returns:
+        As `protect_by_light`.
+    """
+
+    def looked(settings: LightAndShadeSettings, start: Tensor | None, before: int) -> Optimised:
+        looks = Looks(photo, mask, settings.fidelity_weight)
+        start = looks.first() if start is None else start
+        report = on_step and (lambda event: on_step(replace(event, step=before + event.step, steps=steps)))
+        return protect_by_light(photo, objective, settings, mask=mask, start=start, optimizer=looks.on, on_step=report)
+
+    steps = settings.iterations + MORE
+    lit = looked(settings, None, 0)
+    behind = ~objective.reached(as_saved(lit.rendering.image))[:, None, None, None]
+    if not bool(behind.any()):
+        return lit
+    freer = replace(settings, iterations=MORE, fidelity_weight=settings.fidelity_weight / 2)
+    further = looked(freer, lit.value, settings.iterations)
+    image = torch.where(behind, further.rendering.image, lit.rendering.image)
+    history = {name: losses + further.history[name] for name, losses in lit.history.items()}
+    return Optimised(torch.where(behind, further.value, lit.value), Rendering(image, {}), history)
+
+
+class Looks:
+    """The looks of the network at some faces: the first gives the start, each other takes a step of `optimize`.
 
     Args:
         photo: [B, 3, H, W] in [0, 1], faces as `crop_face` cuts them.
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change.
-        grid: values along each side of the plane.
-        psnr: in dB over the whole crop, 31 to 38: how far the change goes, before each value is limited to `LARGEST`.
-
-    Returns:
-        [B, 1, grid, grid]: a value of `LightAndShade`, for its `start`, within `LARGEST`.
+        weight: of the fidelity in the loss, 0.2 to 1.5: more is seen less, and protects less.
+        network: the one that ships.
     """
-    network = load_protector_network().to(photo.device)
-    mask = mask.to(photo).expand(len(photo), -1, -1, -1)
-    seen = _at_its_size(photo), _at_its_size(mask)
-    wanted = photo.new_full((len(photo),), psnr, dtype=torch.float32)
-    plane = network(*seen, wanted)
-    if grid != GRID:
-        plane = F.interpolate(plane, (grid, grid), mode="bicubic", align_corners=False)
-    value = scaled_to_psnr(LightAndShade(photo, mask, LightAndShadeSettings(grid)), plane.to(photo), wanted)
-    return LARGEST * torch.tanh(value / LARGEST)
+
+    def __init__(self, photo: Tensor, mask: Tensor, weight: float, network: ProtectorNetwork | None = None):
+        mask = mask.to(photo).expand(len(photo), -1, -1, -1)
+        self.light = LightAndShade(photo, mask, LightAndShadeSettings(GRID))
+        self.network = (network or load_protector_network()).to(photo.device)
+        self.seen = _at_its_size(photo), _at_its_size(mask)
+        self.weight = photo.new_full((len(photo),), weight, dtype=torch.float32)
+
+    def first(self) -> Tensor:
+        """[B, 1, 64, 64]: a value of `LightAndShade`, without a gradient."""
+        with torch.no_grad():
+            plane = self.network(*self.seen, self.weight)
+            return sized(self.light, plane.to(self.light.photo))
+
+    @torch.no_grad()
+    def next(self, value: Tensor, gradient: Tensor) -> Tensor:
+        """[B, 1, 64, 64]: the value after a look that knows the gradient of the loss by the last one."""
+        step = self.network(*self.seen, self.weight, value.float(), gradient.float())
+        return further(value, step.to(value))
+
+    def on(self, value: Tensor) -> Steps:
+        """For `optimize`, in the place of AdamW."""
+        return Steps(self, value)
 
 
-def scaled_to_psnr(light: LightAndShade, plane: Tensor, psnr: Tensor) -> Tensor:
-    """A value [B, 1, g, g] made as large as gives that PSNR [B], in dB over the whole crop, clamping aside."""
+class Steps:
+    """An optimizer of one value, by looks."""
+
+    def __init__(self, looks: Looks, value: Tensor):
+        self.looks, self.value = looks, value
+
+    def step(self, gradient: Tensor) -> None:
+        self.value.copy_(self.looks.next(self.value, gradient))
+
+
+def sized(light: LightAndShade, plane: Tensor) -> Tensor:
+    """The value [B, 1, g, g] of a first look: as large as gives `FIRST_PSNR`, clamping aside, within `LARGEST`."""
     size = light.change(plane).square().mean((1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
-    return plane * (10 ** (-psnr.to(plane) / 20))[:, None, None, None] / size
+    return (plane * 10 ** (-FIRST_PSNR / 20) / size).clamp(-LARGEST, LARGEST)
+
+
+def further(value: Tensor, step: Tensor) -> Tensor:
+    """The value of another look."""
+    return (value + step).clamp(-LARGEST, LARGEST)
 
 
 @cache

@@ -6,6 +6,7 @@ added to red, green and blue alike, so that the photo keeps its colours. Not fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..checks import require, require_image
 from ..progress import OnStep
 from .restraint.fidelity import Fidelity
-from .variables import Objective, Optimised, Rendering, optimize, weight_of
+from .variables import Objective, Optimised, Optimizer, Rendering, optimize, weight_of
 
 WHERE = "Light and Shade"
 AMPLITUDE = 0.05  # of the image's range, for a value of 1: AdamW's steps are as large whatever the loss
@@ -83,6 +84,7 @@ def protect_by_light(
     mask: Tensor | None = None,
     start: Tensor | None = None,
     early_stop: bool = False,
+    optimizer: Callable[[Tensor], Optimizer] | None = None,
     on_step: OnStep | None = None,
 ) -> Optimised:
     """Change a photo's light and shade until the objective is met, as far as the fidelity to the photo allows.
@@ -92,7 +94,7 @@ def protect_by_light(
         objective: image [B, 3, H, W] -> loss [B], as IdentityObjective.
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change; bit-equal where it is 0.
         start: the `value` of an earlier run, to go on from there.
-        early_stop, on_step: see `optimize`.
+        early_stop, optimizer, on_step: see `optimize`.
 
     Returns:
         `.rendering.image`: [B, 3, H, W] in [0, 1]. `.value`: [B, 1, grid, grid]. `.history`: "identity" and "fidelity".
@@ -109,6 +111,7 @@ def protect_by_light(
         lr=settings.lr,
         start=start,
         early_stop=early_stop,
+        optimizer=optimizer,
         on_step=on_step,
         where=WHERE,
     )

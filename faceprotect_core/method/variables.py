@@ -34,6 +34,14 @@ class Rendering:
     decoded: Tensor | None = None
 
 
+class Optimizer(Protocol):
+    """What takes the steps on a value, which it changes in place."""
+
+    def step(self, gradient: Tensor) -> None:
+        """One step down the gradient of the loss, of the value's shape."""
+        ...
+
+
 class Variable(Protocol):
     """What is optimised, and how a photo is made of it."""
 
@@ -74,6 +82,7 @@ def optimize(
     objective_weight: float = 1.0,
     start: Tensor | None = None,
     early_stop: bool = False,
+    optimizer: Callable[[Tensor], Optimizer] | None = None,
     on_step: OnStep | None = None,
     where: str = "the optimizer",
 ) -> Optimised:
@@ -84,6 +93,7 @@ def optimize(
         iterations: at most so many steps; 0 leaves the start as it is.
         start: go on from here instead of the variable's own start.
         early_stop: an image is left as it is once objective.reached(image) says so; the run ends with the last one.
+        optimizer: value -> what takes the steps instead of AdamW with `lr`.
         on_step: called after every iteration, with the losses as in the history, and the image.
         where: the block, for messages.
 
@@ -97,7 +107,7 @@ def optimize(
     )
     value = (variable.start if start is None else start).detach().clone().requires_grad_()
     stop = _EarlyStop(objective if early_stop else None, value, where)
-    descend = _Descent(value, lr, stop)
+    descend = _Descent(value, optimizer(value) if optimizer else AdamW(value, lr), stop)
     history = _History(("identity", *variable.losses), iterations, on_step)
     for iteration in range(iterations):
         rendering = variable.render(value)
@@ -148,10 +158,10 @@ class _EarlyStop:
 
 
 class _Descent:
-    """A step of AdamW down a loss [B]; the images that have stopped stay as they are."""
+    """A step down a loss [B]; the images that have stopped stay as they are."""
 
-    def __init__(self, value: Tensor, lr: float, stop: _EarlyStop):
-        self.value, self.stop, self.optimizer = value, stop, AdamW(value, lr)
+    def __init__(self, value: Tensor, optimizer: Optimizer, stop: _EarlyStop):
+        self.value, self.stop, self.optimizer = value, stop, optimizer
 
     def __call__(self, loss: Tensor) -> None:
         (gradient,) = torch.autograd.grad(loss.sum(), self.value)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
-from ..instant.protect import instant_light
+from ..instant.protect import look
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
 from ..method.peers.makeup import WEIGHT, MakeupLoss, for_makeup
@@ -23,11 +23,11 @@ from ..method.restraint.insistent import Insistent
 from ..method.restraint.least_change import least_change
 from ..method.schedule import DDIMSchedule
 from ..method.views import AlignmentJitter
-from ..progress import OnStep
+from ..progress import OnStep, Step
 from ..protocols import Denoiser, ImageCodec
 from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
 from ..surrogates import FRSurrogate
-from .settings import DIFFUSION, WEIGHTS, PhotoSettings
+from .settings import DIFFUSION, LIGHT, PRESETS, WEIGHTS, PhotoSettings
 
 Diffusion = tuple[Denoiser, ImageCodec, Tensor]  # with the empty prompt's embedding [1, tokens, dim]
 
@@ -60,6 +60,11 @@ class Aim:
     target_face: Face | None
     makeup: Tensor | None = None
     makeup_face: Face | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Nobody to look like, and no makeup: what instant can do."""
+        return self.goal == "dodge" and self.makeup is None
 
     @property
     def diffusion(self) -> Diffusion:
@@ -156,10 +161,12 @@ class CropProtector:
     Args:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
+        preview: on_step first gets what instant would give, where diffusion is to work and there is no other goal.
     """
 
     aim: Aim
     at_once: int = 1
+    preview: bool = False
 
     def __call__(
         self, crops: Sequence[FaceCrop], on_step: OnStep | None = None, starts: Sequence[Tensor] | None = None
@@ -186,8 +193,9 @@ class CropProtector:
         return [changed[index] for index in range(len(crops))]
 
     def cost(self, crops: Sequence[FaceCrop], predictor: CostPredictor) -> Cost | None:
-        """What all of the crops cost; None where nothing is iterated, or the models fail, which the run then says."""
-        if self.aim.settings.instant:
+        """What all of the crops cost; None where it is hardly more than finding out, or the models fail, which the run
+        then says."""
+        if self.aim.settings.network:
             return None
         batches = [[crops[index] for index in batch] for batch in self._batches(crops)]
 
@@ -230,18 +238,26 @@ class CropProtector:
         settings = self.aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if settings.way == DIFFUSION:
+            if self.preview and on_step and start is None and self.aim.plain:
+                on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in self._instant(crops)])))
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = self.aim.knobs, self.aim.schedule
             prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
             result = prepared.optimize(denoiser, codec, loss, knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
-            if start is None and settings.network and self.aim.goal != "impersonate":
-                start = instant_light(image, mask, settings.light.grid)
-            lit = protect_by_light(image, loss, settings.light, mask=mask, start=start, on_step=on_step)
+            if settings.network:
+                lit = look(image, mask, objective, settings.light, on_step)
+            else:
+                lit = protect_by_light(image, loss, settings.light, mask=mask, start=start, on_step=on_step)
             changed, values = lit.rendering.image, lit.value
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
+
+    def _instant(self, crops: list[FaceCrop]) -> list[Changed]:
+        """In a second, what instant would give; no judge has seen it."""
+        settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
+        return CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

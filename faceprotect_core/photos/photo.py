@@ -154,6 +154,7 @@ def protect_photos(
     detector: FaceDetector | None = None,
     faces_per_batch: int = 1,
     predictor: CostPredictor | None = None,
+    preview: bool = False,
     on_step: OnPhotoStep | None = None,
 ) -> Iterator[PhotoResult | Exception]:
     """Protect the faces of many photos, in batches across photos.
@@ -177,6 +178,7 @@ def protect_photos(
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
             optimiser amplifies.
         predictor: the same for all photos of a run. With it, on_step first gets a PredictedCost.
+        preview: before the steps of diffusion on_step gets what instant would give, a Step of the stage "preview".
         on_step: called after every step of a batch of faces.
 
     Yields:
@@ -196,7 +198,7 @@ def protect_photos(
             aim = find_aim(goal, surrogates, settings, model, schedule, target, detector, makeup)
             if other is not None:
                 find_face(other, detector)  # before the work, not after it
-            studio = _Studio(aim, judge, other, detector, faces_per_batch)
+            studio = _Studio(aim, judge, other, detector, faces_per_batch, preview)
         outcomes = iter(studio.protect(cut, predictor, on_step) if studio and cut else ())
         for photo in together:
             yield photo if isinstance(photo, Exception) else next(outcomes)
@@ -218,9 +220,11 @@ def _together(photos: Iterable[CutPhoto | Exception], faces: int) -> Iterator[li
 class _Studio:
     """Where photos are protected, judged, and taken further where that is needed."""
 
-    def __init__(self, aim: Aim, judge, other: Tensor | None, detector: FaceDetector, faces_per_batch: int):
+    def __init__(
+        self, aim: Aim, judge, other: Tensor | None, detector: FaceDetector, faces_per_batch: int, preview: bool
+    ):
         self.aim, self.judge, self.other, self.detector = aim, judge, other, detector
-        self.protectors = [CropProtector(aim, faces_per_batch)]
+        self.protectors = [CropProtector(aim, faces_per_batch, preview)]
         for _ in range(1, aim.settings.tries):
             before = self.protectors[-1].aim
             self.protectors.append(CropProtector(replace(before, settings=before.settings.further), faces_per_batch))
@@ -255,7 +259,7 @@ class _Studio:
                 report = _of_attempt(attempt, on_step)
                 crops = [photo.crops[one] for one in failed]
                 # Fast is no faster and no better for beginning at the network's change.
-                anew = self.protectors[attempt - 2].aim.settings.instant
+                anew = self.protectors[attempt - 2].aim.settings.network
                 starts = None if anew else [whole[one].value for one in failed]
                 for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
                     whole[number] = further
@@ -280,7 +284,7 @@ class _Studio:
         faces, aim = [crop.photo_face for crop in photo.crops], self.aim
         wanted = aim.surrogates, self.judge, aim.goal, aim.target
         verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)
-        verdicts = tuple(replace(one, network=aim.settings.instant) for one in verdicts)
+        verdicts = tuple(replace(one, network=aim.settings.network) for one in verdicts)
         return PhotoResult(image, mask, photo.crops, verdicts)
 
 
@@ -312,7 +316,7 @@ def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, mod
         "pass model=load_demo_model() or another one, or use the presets of light and shade",
     )
     require(
-        not settings.instant or (goal == "dodge" and makeup is None),
+        not settings.network or (goal == "dodge" and makeup is None),
         f"the preset instant knows one way to hide a face, and {'makeup' if makeup is not None else goal!r} is wanted",
         "use fast, balanced or strong; or the goal 'dodge' without makeup",
     )

@@ -15,6 +15,7 @@ BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface")
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
+LOOKS = 6  # of the network of instant, the first of which needs no gradient
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=24, lr=0.1, fidelity_weight=0.3, output="detail",
@@ -35,7 +36,7 @@ class PhotoSettings:
     tries: how often the judge may be asked. After the first a face that it still knows is pushed further, from where
         it stopped.
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
-    network: whether light and shade begins with what the network of `instant` gives, instead of at random.
+    network: whether the network of `instant` begins and takes the iterations of light and shade, few and large ones.
     light, diffusion: the knobs of either way; those of the other are not looked at.
     """
 
@@ -55,11 +56,6 @@ class PhotoSettings:
         """The knobs of this way."""
         return self.diffusion if self.way == DIFFUSION else self.light
 
-    @property
-    def instant(self) -> bool:
-        """The network alone, without iterations."""
-        return self.network and not self.method.iterations
-
     def tuned(self, **knobs) -> PhotoSettings:
         """With other knobs of this way."""
         if self.way == DIFFUSION:
@@ -68,13 +64,13 @@ class PhotoSettings:
 
     @property
     def further(self) -> PhotoSettings:
-        """For a face that the judge still knows. After the network alone this is the preset fast."""
+        """For a face that the judge still knows. After the network this is the preset fast."""
 
         def eased(knobs):
             iterations, fidelity_weight = (knobs.iterations + 1) // 2, knobs.fidelity_weight * FURTHER_FIDELITY
             return replace(knobs, iterations=iterations, fidelity_weight=fidelity_weight)
 
-        if self.instant:
+        if self.network:
             return replace(PRESETS[LIGHT]["fast"], size=self.size, tries=self.tries)
         margin = self.margin + FURTHER_MARGIN
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
@@ -83,7 +79,7 @@ class PhotoSettings:
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "instant": replace(_LIGHT, margin=0.05, jitter=0, network=True, tries=3).tuned(iterations=0),
+        "instant": replace(_LIGHT, margin=0.15, network=True, tries=3).tuned(iterations=LOOKS - 1, fidelity_weight=0.7),
         "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.4, fidelity_weight=0.7),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=60, fidelity_weight=0.4),

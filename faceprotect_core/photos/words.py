@@ -20,8 +20,9 @@ DOUBT = (
 )
 GONE = "No face is found there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
-BY_NETWORK = "A network made this at one look."
-NOT_BY_NETWORK = "What a network made at one look was not enough, so this was made as with fast."
+BY_NETWORK = "A network made this in a few looks."
+NOT_BY_NETWORK = "What a network made in a few looks was not enough, so this was made as with fast."
+PREVIEW = "Preview, by instant"
 STILL_KNOWN = "still recognised, goes further"
 _DOING = {"inversion": "getting ready", "null_text": "learning the face", "protection": "protecting"}
 

@@ -61,7 +61,7 @@ class FaceVerdict:
         goal: what was wanted.
         other: the reference of this face was another photo.
         asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
-        network: one look of the network of `instant` made the first version.
+        network: the network of `instant` made the first version.
     """
 
     face: Face

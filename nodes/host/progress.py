@@ -46,7 +46,7 @@ class PhotoProgress:
         self.finished = 0
         self.predicted: list[Cost] = []
         self.bar, self.start, self.said, self.at = Progress(), time.monotonic(), 0.0, 0
-        self.text = ""
+        self.text, self.preview = "", None
 
     def __call__(self, event: Step | PredictedCost) -> None:
         photos = f"{words.numbered('photo', self.finished + 1, event.photos)} of {self.photos}"
@@ -54,17 +54,28 @@ class PhotoProgress:
             self.predicted.append(event.cost)
             logging.info("FaceProtect: %s: %s", photos, words.expected(event))
             self._say(f"{photos}: {words.expected(event)}")
+        elif event.stage == "preview":
+            self.preview = event.image
+            self.bar(replace(event, step=self.at, steps=BAR), words.PREVIEW)
         elif event.attempt > 1:  # it has no share of the bar, and must still notice that the run is cancelled
             self.bar(replace(event, step=self.at, steps=BAR, image=None))
             self._say_sometimes(f"{photos}, {words.faces_at_work(event)}: {words.STILL_KNOWN}")
         else:
             done = self._done(event)
             self.at = round(BAR * done / self.photos)
-            self.bar(replace(event, step=self.at, steps=BAR), caption=self.text)
+            self._show(event)
             if done - self.finished >= 0.05:  # before that nothing is known
                 left = (time.monotonic() - self.start) / done * (self.photos - done)
                 where = f"{photos}, {words.faces_at_work(event)} of {event.faces}"
                 self._say_sometimes(f"{where}: {words.left(left)}")
+
+    def _show(self, event: Step) -> None:
+        """A long preset stands still at what instant would give: what it looks like on the way misleads."""
+        if self.preview is None:
+            self.bar(replace(event, step=self.at, steps=BAR), self.text)
+        else:
+            caption = ". ".join(filter(None, (words.PREVIEW, self.text)))
+            self.bar(replace(event, step=self.at, steps=BAR, image=self.preview), caption)
 
     def _done(self, event: Step) -> float:
         """Of all photos, in photos."""

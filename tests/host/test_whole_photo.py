@@ -157,7 +157,7 @@ def test_protect_photo_shows_the_picture_and_how_far_it_is(run_of_largest):
 def test_instant_says_how_far_one_look_went_and_leaves_a_connected_model_alone(comfyui):
     result = comfyui.run(photo() | protect_photo(["photo", 0], demo(), which="largest", preset="instant")).check()
     (report,) = result.outputs["report"]["text"]
-    assert "Photo 1: Protected, 1 face." in report and "network made" in report
+    assert "Photo 1: Protected, 1 face." in report and "a few looks" in report
     protected, mask = (comfyui.image(result.images(at)[0])[..., :3] for at in ("result", "mask_image"))
     assert np.array_equal(protected[mask == 0], group()[mask == 0])
     change = protected.astype(int) - group()
@@ -209,6 +209,8 @@ def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
     assert all(f"Photo {number}: Protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
     assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
     assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
+    faces = [preview[:480] for preview in result.previews]
+    assert len(faces) > 5 and all(np.array_equal(faces[0], one) for one in faces), "the preview of instant stands still"
 
 
 def test_a_judge_that_is_used_itself_is_refused(comfyui):

@@ -15,7 +15,9 @@ DIFFUSED = {
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.05, "jitter": 0, "network": True, "iterations": 0, "tries": 3},
+    (LIGHT, "instant"): SHARED
+    | LIT
+    | {"margin": 0.15, "network": True, "iterations": 5, "fidelity_weight": 0.7, "tries": 3},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 60, "margin": 0.4, "fidelity_weight": 0.4},
@@ -28,7 +30,7 @@ EXPECTED = {
     | {"depth": 3, "null_text_iterations": 20, "iterations": 36, "fidelity_weight": 0.1, "margin": 0.2},
 }
 FURTHER = {
-    (LIGHT, "instant"): FAST | {"margin": 0.12, "jitter": 1, "network": False},
+    (LIGHT, "instant"): FAST | {"margin": 0.12, "network": False},
     (LIGHT, "fast"): {"margin": 0.22, "iterations": 12, "fidelity_weight": 0.35},
     (LIGHT, "balanced"): {"margin": 0.2, "iterations": 23, "fidelity_weight": 0.5},
     (LIGHT, "strong"): {"margin": 0.5, "iterations": 30, "fidelity_weight": 0.2},
@@ -47,7 +49,7 @@ def effective(settings: PhotoSettings) -> dict:
 def test_every_value_of_a_preset_is_the_one_that_was_measured(way, name):
     settings = PRESETS[way][name]
     assert settings.way == way and effective(settings) == EXPECTED[way, name]
-    insists = {"insists": not settings.instant}
+    insists = {"insists": not settings.network}
     assert effective(settings.further) == pytest.approx(EXPECTED[way, name] | FURTHER[way, name] | insists)
 
 
