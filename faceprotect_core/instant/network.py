@@ -10,6 +10,7 @@ GRID = 64  # values along each side of the plane, as in Light and Shade
 SIDE = 256  # pixels of the crop that the network looks at
 CHANNELS = (32, 64, 128, 192)  # at 64, 32, 16 and 8 values along each side
 PER_VALUE = SIDE // GRID
+OF_A_PHOTO = 4 * PER_VALUE**2  # planes of its three channels and the mask
 PACE = 0.15  # of the first steps down the gradient
 FLAT = 1e-5  # root mean square of a gradient that says nothing; it is about 80 times as large at the first look
 
@@ -37,8 +38,7 @@ class ProtectorNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        seen = 4 * PER_VALUE**2 + 4
-        self.stem = nn.Conv2d(seen, CHANNELS[0], 3, padding=1)
+        self.stem = nn.Conv2d(OF_A_PHOTO + 4, CHANNELS[0], 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(channels) for channels in CHANNELS)
         self.coarser = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(CHANNELS, CHANNELS[1:], strict=False)

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...checks import given
 from ...faces import FaceCrop
 from ...faces.crop import cropped_images, cropped_masks
-from ...instant.network import ProtectorNetwork
-from ...instant.protect import further, sized
+from ...instant.network import OF_A_PHOTO, ProtectorNetwork
+from ...instant.protect import Looks, further, sized
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import LEAD
 from ...method.views import AlignmentJitter
@@ -47,6 +48,7 @@ ONE_LOOK = 800  # steps
 LOOKS = 5  # in a row, afterwards; checkpoints fall between rows
 CURVE, MEASURED, AT = 500, (1, 3, 5), 0.7  # steps; looks
 ROOM = 0.02  # past the threshold, as a verdict wants it
+SETTINGS = LightAndShadeSettings()  # its fidelity_weight is 1
 
 
 class Known:
@@ -79,39 +81,26 @@ class Training:
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Mean over some photos of the identity loss and of what is seen."""
+        value = gradient = None
         if step < ONE_LOOK or (step - ONE_LOOK) % LOOKS == 0 or self.value is None:
             self.chosen = torch.randperm(self.count, generator=generator)[:BATCH].tolist()
-            self.weight = LEAST * (MOST / LEAST) ** torch.rand(BATCH, generator=generator)
-            before = None, None
+            self.weight = LEAST * (MOST / LEAST) ** torch.rand(len(self.chosen), generator=generator)
         else:
-            assert self.value.grad is not None
-            before = self.value.detach(), BATCH * self.value.grad
+            value, gradient = self.value.detach(), len(self.chosen) * given(self.value.grad, "no gradient", "go back")
         light = LightAndShade(self.images[self.chosen], self.masks[self.chosen], SETTINGS, sum(COUNTS.values()))
-        mirrored = bool(torch.rand((), generator=generator) < 0.5)
-        self.value = next_value(self.network, light, self.weight, *before, mirrored=mirrored)
+        self.value = self._next(light, value, gradient, bool(torch.rand((), generator=generator) < 0.5))
         self.value.retain_grad()
         rendering = light.render(self.value)
         return (self.known(rendering.image, self.chosen, step) + self.weight * rendering.losses["fidelity"]).mean()
 
-
-SETTINGS = LightAndShadeSettings()  # its fidelity_weight is 1
-
-
-def next_value(
-    network: ProtectorNetwork,
-    light: LightAndShade,
-    weight: Tensor,
-    value: Tensor | None,
-    gradient: Tensor | None,
-    *,
-    mirrored: bool = False,
-) -> Tensor:
-    """What one more look gives; mirrored: the network sees everything in a mirror."""
-    seen = light.photo, light.mask, value, gradient
-    photo, mask, now, slope = (x if x is None else x.flip(3) for x in seen) if mirrored else seen
-    plane = network(photo, mask, weight, now, slope)
-    plane = plane.flip(3) if mirrored else plane
-    return sized(light, plane) if value is None else further(value, plane)
+    def _next(self, light: LightAndShade, value: Tensor | None, gradient: Tensor | None, mirrored: bool) -> Tensor:
+        """What another look gives, as in `Looks`; mirrored: the network sees everything in a mirror."""
+        photo, mask, *before = (
+            x if x is None or not mirrored else x.flip(3) for x in (light.photo, light.mask, value, gradient)
+        )
+        plane = self.network(photo, mask, self.weight, *before)
+        plane = plane.flip(3) if mirrored else plane
+        return sized(light, plane) if value is None else further(value, plane)
 
 
 class HeldOut:
@@ -131,19 +120,16 @@ class HeldOut:
         """The values [N, 1, 64, 64] after each look."""
         found = []
         for chosen in torch.arange(len(self.images)).split(BATCH):
-            light = LightAndShade(self.images[chosen], self.masks[chosen], SETTINGS, sum(COUNTS.values()))
-            weight = torch.full((len(chosen),), fidelity)
-            value = gradient = None
-            values = []
-            for look in range(looks):
-                with torch.no_grad():
-                    value = next_value(network, light, weight, value, gradient)
-                values.append(value)
-                if look + 1 < looks:
-                    at = value.clone().requires_grad_()
-                    rendering = light.render(at)
-                    loss = self.known(rendering.image, chosen.tolist(), look) + weight * rendering.losses["fidelity"]
-                    (gradient,) = torch.autograd.grad(loss.sum(), at)
+            photo, mask = self.images[chosen], self.masks[chosen]
+            light = LightAndShade(photo, mask, SETTINGS, fidelity * sum(COUNTS.values()))
+            seen = Looks(photo, mask, fidelity, network)
+            values = [seen.first()]
+            while len(values) < looks:
+                at = values[-1].clone().requires_grad_()
+                rendering = light.render(at)
+                loss = self.known(rendering.image, chosen.tolist(), len(values)) + rendering.losses["fidelity"]
+                (gradient,) = torch.autograd.grad(loss.sum(), at)
+                values.append(seen.next(values[-1], gradient))
             found.append(values)
         return [torch.cat(of_look) for of_look in zip(*found, strict=True)]
 
@@ -165,9 +151,10 @@ class HeldOut:
 
 
 def _earlier(path: Path, fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A fresh network's weights with those of a network of one look, which saw the photo and the mask alone."""
     state = {name: tensor.float() for name, tensor in load_file(path).items()}
     stem = torch.zeros_like(fresh["stem.weight"])
-    stem[:, :64] = state["stem.weight"][:, :64]
+    stem[:, :OF_A_PHOTO] = state["stem.weight"][:, :OF_A_PHOTO]
     return fresh | state | {"stem.weight": stem}
 
 

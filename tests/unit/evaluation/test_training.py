@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from faceprotect_core.evaluation.training.crops import embed_crops
-from faceprotect_core.evaluation.training.protector import Training
+from faceprotect_core.evaluation.training.protector import LOOKS, ONE_LOOK, Training
 from faceprotect_core.evaluation.training.remover import everybody_restored, restored, train_remover
 from faceprotect_core.faces import crop_face
 from faceprotect_core.faces.crop import cropped_images, cropped_masks
@@ -39,12 +39,29 @@ def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(crops):
     optimizer = torch.optim.AdamW(training.network.parameters(), lr=1e-3)
     first = training.loss(0, seed())
     assert torch.equal(first, training.loss(0, seed()))
-    assert not torch.equal(first, training.loss(1, seed())), "other recognisers, through other alignments"
+    assert not torch.equal(first, training.loss(1, seed())), "through other alignments"
     for _ in range(5):
         optimizer.zero_grad()
         training.loss(0, seed()).backward()
         optimizer.step()
     assert training.loss(0, seed()) < first
+
+
+def test_the_network_goes_on_from_its_own_looks_and_then_begins_with_other_photos(crops):
+    recognisers = {
+        name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
+        for seed, name in enumerate(BUILT_IN_SURROGATES)
+    }
+    torch.manual_seed(0)
+    training = Training(crops, recognisers)
+    values, losses = [], []
+    for step in range(ONE_LOOK, ONE_LOOK + LOOKS + 1):
+        loss = training.loss(step, torch.Generator().manual_seed(1))
+        loss.backward()
+        values.append(training.value.detach())
+        losses.append(loss.item())
+    assert losses[LOOKS - 1] < losses[0], "down the gradient, before anything is learned"
+    assert torch.equal(values[LOOKS], values[0]) and not torch.equal(values[1], values[0])
 
 
 def test_a_remover_learns_away_what_is_the_same_in_every_photo(crops, tmp_path):

@@ -11,7 +11,6 @@ from faceprotect_core import FRSurrogate, ProtectionError, load_surrogate
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.folders.protector import Choice, load_protector
-from faceprotect_core.photos.batch import Aim, CropProtector
 from faceprotect_core.photos.photo import CutPhoto, protect_photo, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from faceprotect_core.speed.cost import CostPredictor
@@ -435,31 +434,3 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settin
     assert "no face found" in str(nobody)
     assert {(event.photos, event.at_once) for event in events if event.stage != "cost"} == {(2, 3)}
     assert all(result.image.device.type == "cpu" for result in (first, second))
-
-
-# ------------------------------------------------------------------------------------------------ the preview
-
-
-@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
-def test_before_diffusion_works_there_is_what_instant_would_give(demo, portrait, wanted):
-    surrogates, settings = [load_surrogate("mobileface")], WEAK.tuned(iterations=1)
-    crop = crop_face(portrait, detect_faces(portrait)[0], settings.size)
-    events = []
-    options = {"model": demo, "preview": wanted, "on_step": events.append}
-    (result,) = protect_photos([CutPhoto(portrait, (crop,))], surrogates, settings, **options)
-    previews = [event for event in events if event.stage == "preview"]
-    assert not isinstance(result, Exception) and previews == events[: int(wanted)]
-    if wanted:
-        alone = Aim("dodge", surrogates, replace(PRESETS[LIGHT]["instant"], size=settings.size), None, None, None, None)
-        assert torch.equal(previews[0].image[0], CropProtector(alone)([crop])[0].image)
-        assert not torch.equal(previews[0].image[0], crop.image)
-
-
-def test_light_and_shade_and_other_goals_have_no_preview(demo, portrait, target):
-    surrogates, events = [load_surrogate("mobileface")], []
-    crop = crop_face(portrait, detect_faces(portrait)[0], 64)
-    options = {"preview": True, "on_step": events.append}
-    next(protect_photos([CutPhoto(portrait, (crop,))], surrogates, SOFT, **options))
-    options |= {"model": demo, "goal": "synthetic", "target": target}
-    next(protect_photos([CutPhoto(portrait, (crop,))], surrogates, WEAK.tuned(iterations=1), **options))
-    assert {event.stage for event in events} == set(STAGES)
