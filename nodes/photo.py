@@ -33,7 +33,7 @@ AUTOMATIC, NO_JUDGE = "automatic", "none"
 # Measured on two CPU cores, see docs/RESULTS.md.
 PRESET_TOOLTIP = (
     "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. "
-    "instant: a small network's one look, enough for few faces, with more to see; the others as with fast. "
+    "instant: few large steps by a small network, quicker than fast; where they are not enough, as with fast. "
     "fast: the fewest steps. "
     "balanced: more steps, a smaller change. strong: further past the threshold, more visible. "
     "Measured with the built-in model: with another checkpoint they are a start."
