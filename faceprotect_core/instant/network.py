@@ -62,7 +62,7 @@ class ProtectorNetwork(nn.Module):
         Args:
             photo: [B, 3, 256, 256] in [0, 1].
             mask: [B, 1, 256, 256] in [0, 1], where it may change.
-            weight: [B], of the fidelity in the loss: 0.2 to 1.5.
+            weight: [B], of the fidelity in the loss: 0.3 to 1.4.
             value: [B, 1, 64, 64] of `LightAndShade`, where the last look ended; None for the first.
             gradient: the same shape, of the loss by the value; None for the first look.
 

@@ -57,10 +57,10 @@ def look(
     if not bool(behind.any()):
         return lit
     freer = replace(settings, iterations=MORE, fidelity_weight=settings.fidelity_weight / 2)
-    further = looked(freer, lit.value, settings.iterations)
-    image = torch.where(behind, further.rendering.image, lit.rendering.image)
-    history = {name: losses + further.history[name] for name, losses in lit.history.items()}
-    return Optimised(torch.where(behind, further.value, lit.value), Rendering(image, {}), history)
+    again = looked(freer, lit.value, settings.iterations)
+    image = torch.where(behind, again.rendering.image, lit.rendering.image)
+    history = {name: losses + again.history[name] for name, losses in lit.history.items()}
+    return Optimised(torch.where(behind, again.value, lit.value), Rendering(image, {}), history)
 
 
 class Looks:
@@ -69,7 +69,7 @@ class Looks:
     Args:
         photo: [B, 3, H, W] in [0, 1], faces as `crop_face` cuts them.
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change.
-        weight: of the fidelity in the loss, 0.2 to 1.5: more is seen less, and protects less.
+        weight: of the fidelity in the loss, 0.3 to 1.4: more is seen less, and protects less.
         network: the one that ships.
     """
 

@@ -46,7 +46,7 @@ LEAST, MOST = 0.3, 1.4  # of the fidelity's weight
 BATCH = 6
 ONE_LOOK = 800  # steps
 LOOKS = 5  # in a row, afterwards; checkpoints fall between rows
-CURVE, MEASURED, AT = 500, (1, 3, 5), 0.7  # steps; looks
+CURVE, MEASURED, AT = 500, (1, 3, 5), 0.7  # steps; looks; the fidelity's weight
 ROOM = 0.02  # past the threshold, as a verdict wants it
 SETTINGS = LightAndShadeSettings()  # its fidelity_weight is 1
 
@@ -86,7 +86,10 @@ class Training:
             self.chosen = torch.randperm(self.count, generator=generator)[:BATCH].tolist()
             self.weight = LEAST * (MOST / LEAST) ** torch.rand(len(self.chosen), generator=generator)
         else:
-            value, gradient = self.value.detach(), len(self.chosen) * given(self.value.grad, "no gradient", "go back")
+            slope = given(
+                self.value.grad, "the last look has no gradient", "call backward() on its loss before the next"
+            )
+            value, gradient = self.value.detach(), len(self.chosen) * slope
         light = LightAndShade(self.images[self.chosen], self.masks[self.chosen], SETTINGS, sum(COUNTS.values()))
         self.value = self._next(light, value, gradient, bool(torch.rand((), generator=generator) < 0.5))
         self.value.retain_grad()
