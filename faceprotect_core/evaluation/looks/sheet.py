@@ -1,6 +1,6 @@
 """Ten composed photos, protected: a sheet to look at, and what of them changed where.
 
-    python -m faceprotect_core.evaluation.looks.sheet docs/looks.jpg [--pictures DIR]
+    python -m faceprotect_core.evaluation.looks.sheet docs/looks.jpg [--pictures DIR] [--preset balanced]
 
 Each photo: before, after, five times the change (grey: bit-equal), and the steepest place of its edge before and after.
 """
@@ -49,9 +49,10 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("out", type=Path, help="the sheet, a JPEG or PNG")
     parser.add_argument("--pictures", type=Path, help="folder for the photos at their own size, PNG")
+    parser.add_argument("--preset", choices=[*PRESETS[LIGHT]], default="balanced")
     args = parser.parse_args()
     used, judge = [load_surrogate(name) for name in BUILT_IN_SURROGATES], load_surrogate(BUILT_IN_JUDGE)
-    detector, settings = load_detector(), PRESETS[LIGHT]["balanced"]
+    detector, settings = load_detector(), PRESETS[LIGHT][args.preset]
     rows = -(-len(COMPOSITIONS) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * 5 * TILE, rows * TILE), "white")
     log.info("| photo | protected | asked | not bit-equal outside | farthest | steepest | CIEDE2000, 95 % |")
