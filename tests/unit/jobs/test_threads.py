@@ -108,6 +108,15 @@ class Endless(FakeProtector):
         raise AssertionError("nobody stopped this")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Heard, as at a terminal: a shell lets what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("interrupts", [False, True], ids=["between two photos", "while photos are at work"])
 def test_a_stop_ends_what_is_at_work_and_leaves_nothing_of_it(folders, interrupts):
     (source, target), begun, stopped, reported = folders, [], [], threading.Event()
