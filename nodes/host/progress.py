@@ -74,7 +74,7 @@ class PhotoProgress:
         if self.preview is None:
             self.bar(replace(event, step=self.at, steps=BAR), self.text)
         else:
-            caption = ". ".join(filter(None, (words.PREVIEW, self.text)))
+            caption = ": ".join(filter(None, (words.PREVIEW, self.text)))
             self.bar(replace(event, step=self.at, steps=BAR, image=self.preview), caption)
 
     def _done(self, event: Step) -> float:
