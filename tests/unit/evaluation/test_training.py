@@ -20,6 +20,17 @@ def crops(astronaut, face):
     return [crop_face((astronaut * gain).clamp(0, 1), face) for gain in (0.7, 0.8, 0.9, 1.0)]
 
 
+@pytest.fixture
+def training(crops):
+    """With tiny recognisers, and nothing learned."""
+    recognisers = {
+        name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
+        for seed, name in enumerate(BUILT_IN_SURROGATES)
+    }
+    torch.manual_seed(0)
+    return Training(crops, recognisers)
+
+
 def test_what_recognisers_see_is_what_they_see_one_by_one(crops):
     one = tiny_surrogate(seed=0, dtype=torch.float32)
     together = embed_crops({"one": one}, crops)["one"]
@@ -28,13 +39,7 @@ def test_what_recognisers_see_is_what_they_see_one_by_one(crops):
     assert brighter.shape == together.shape and not torch.equal(brighter, together)
 
 
-def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(crops):
-    recognisers = {
-        name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
-        for seed, name in enumerate(BUILT_IN_SURROGATES)
-    }
-    torch.manual_seed(0)
-    training = Training(crops, recognisers)
+def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(training):
     seed = lambda: torch.Generator().manual_seed(1)  # noqa: E731
     optimizer = torch.optim.AdamW(training.network.parameters(), lr=1e-3)
     first = training.loss(0, seed())
@@ -47,13 +52,7 @@ def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(crops):
     assert training.loss(0, seed()) < first
 
 
-def test_the_network_goes_on_from_its_own_looks_and_then_begins_with_other_photos(crops):
-    recognisers = {
-        name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
-        for seed, name in enumerate(BUILT_IN_SURROGATES)
-    }
-    torch.manual_seed(0)
-    training = Training(crops, recognisers)
+def test_the_network_goes_on_from_its_own_looks_and_then_begins_with_other_photos(training):
     values, losses = [], []
     for step in range(ONE_LOOK, ONE_LOOK + LOOKS + 1):
         loss = training.loss(step, torch.Generator().manual_seed(1))
