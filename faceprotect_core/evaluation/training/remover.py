@@ -37,7 +37,7 @@ from .stage import Stage, parsed
 
 log = logging.getLogger("faceprotect.remover")
 BATCH = 8
-WANTED = 33.0  # the network's other input, which says nothing here
+WEIGHT = 33.0  # the network's other input, the same for all, which says nothing here
 SAVED_EVERY = 20
 
 
@@ -59,7 +59,7 @@ def protected(crops: Mapping[str, FaceCrop], preset: str, kept: Path) -> Tensor:
 
 def restored(remover: ProtectorNetwork, images: Tensor, masks: Tensor) -> Tensor:
     """[B, 3, 256, 256] in [0, 1]: what a remover makes of protected photos."""
-    plane = remover(images, masks, images.new_full((len(images),), WANTED))
+    plane = remover(images, masks, images.new_full((len(images),), WEIGHT))
     return LightAndShade(images, masks, LightAndShadeSettings()).lit(plane)
 
 
