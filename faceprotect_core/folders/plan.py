@@ -50,8 +50,13 @@ class Options:
         require(1 <= self.quality <= 100, f"the quality is {self.quality}", "use 1 to 100")
 
     @property
+    def kept(self) -> dict:
+        """For `encode_file`."""
+        return {"keep_metadata": self.keep_metadata, "quality": self.quality, "mark": self.mark}
+
+    @property
     def settings(self) -> dict:
-        return {"format": self.format, "quality": self.quality, "keep_metadata": self.keep_metadata, "mark": self.mark}
+        return {"format": self.format} | self.kept
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LI
 from ..speed.cost import CostPredictor
 from ..surrogates import FRSurrogate, load_surrogate
 from ..verify.verdict import FaceVerdict, judge_photo, require_other_network
+from .work import Original
 
 NO_JUDGE = "none"
 MOST_AT_ONCE = 4  # photos; each holds its pixels and those that its face was looked for in
@@ -76,10 +77,9 @@ class PhotoProtector:
     predictor: CostPredictor | None = field(default_factory=CostPredictor)
 
     def protect(
-        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
+        self, photos: Iterable[Original | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[PhotoResult | Exception]:
-        """Photos [3, H, W] in [0, 1] on the CPU, their faces in batches across photos -> results on the CPU, see
-        `protect_photos`."""
+        """Photos, their faces in batches across photos -> results on the CPU, see `protect_photos`."""
         outcomes = protect_photos(
             map(self._cut, photos),
             self.surrogates,
@@ -99,15 +99,16 @@ class PhotoProtector:
                 outcome = replace(outcome, image=outcome.image.cpu(), mask=outcome.mask.cpu())
             yield outcome
 
-    def _cut(self, photo: Tensor | Exception) -> CutPhoto | Exception:
+    def _cut(self, original: Original | Exception) -> CutPhoto | Exception:
         """The faces that were chosen; why there are none, if so."""
-        if isinstance(photo, Exception):
-            return photo
+        if isinstance(original, Exception):
+            return original
         try:
-            photo = photo.to(self.choice.device)
+            photo = original.image.to(self.choice.device)
             knobs = {"threshold": self.choice.threshold, "min_face": self.choice.min_face}
             selection = select_faces(photo, self.detector, which=self.choice.which, **knobs)
-            return CutPhoto(photo, tuple(crop_selection(photo, selection, self.photo_settings.size)))
+            crops = tuple(crop_selection(photo, selection, self.photo_settings.size))
+            return CutPhoto(photo, crops, lambda image: original.as_written(image).to(image))
         except Exception as error:
             return error
 

@@ -7,18 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..checks import require
 from ..faces import Face
 from ..files import sha256_of
 from ..photos import words
-from ..photos.file import PhotoFile
+from ..photos.encode import decode_jpeg
+from ..photos.file import WRITABLE, PhotoFile
 from ..photos.photo import OnPhotoStep, PhotoEvent
 from ..photos.read import read_photo
-from ..photos.write import write_photo
+from ..photos.write import Encoded, encode_file, write_file
+from ..pixels import as_saved, to_pixels
 from ..verify.verdict import FaceVerdict
 from .outcome import Outcome
 from .plan import Options, Task
@@ -33,6 +38,19 @@ class Result(Protocol):
     faces: tuple[FaceVerdict, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A photo to protect.
+
+    Args:
+        image: [3, H, W] in [0, 1] on the CPU.
+        as_written: see `CutPhoto`.
+    """
+
+    image: Tensor
+    as_written: Callable[[Tensor], Tensor] = as_saved
+
+
 class Protector(Protocol):
     """Protects and judges photos, always in the same way."""
 
@@ -40,11 +58,11 @@ class Protector(Protocol):
     """All that decides how a photo comes out, for JSON; with "preset"."""
 
     def protect(
-        self, photos: Iterable[Tensor | Exception], on_step: OnPhotoStep | None = None
+        self, photos: Iterable[Original | Exception], on_step: OnPhotoStep | None = None
     ) -> Iterator[Result | Exception]:
-        """Photos [3, H, W] in [0, 1] on the CPU, taken when they are needed -> for each, in order, a result whose image
-        is on the CPU, or why there is none. Exceptions are passed on in their place, see `protect_photos`; one that is
-        raised is that of all photos that were taken and have no result."""
+        """Photos, taken when they are needed -> for each, in order, a result whose image is on the CPU, or why there is
+        none. Verdicts are on what `as_written` last gave, where it was asked. Exceptions are passed on in their place,
+        see `protect_photos`; one that is raised is that of all photos that were taken and have no result."""
         ...
 
     def judge(self, original: Tensor, finished: Tensor, faces: list[Face]) -> tuple[FaceVerdict, ...]: ...
@@ -55,14 +73,36 @@ def settings_of(protector: Protector, options: Options) -> dict:
     return json.loads(json.dumps(protector.settings | options.settings))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Source:
-    """A photo at work. start: when it was read, in seconds of `time.monotonic`. photo: why it cannot be read, if so."""
+    """A photo at work.
+
+    Args:
+        start: when it was read, in seconds of `time.monotonic`.
+        photo: why it cannot be read, if so.
+        judged: the last image that was judged as its file will give it back; encoded: this file, if it is a JPEG.
+    """
 
     task: Task
     start: float
     sha256: str
     photo: PhotoFile | Exception
+    judged: Tensor | None = None
+    encoded: Encoded | None = None
+
+    def original(self, options: Options) -> Original | Exception:
+        photo, path = self.photo, self.task.output
+        if isinstance(photo, Exception):
+            return photo
+
+        def as_written(image: Tensor) -> Tensor:
+            self.judged = image.cpu()
+            if WRITABLE[path.suffix.lower()] != "JPEG":
+                return as_saved(image)
+            self.encoded = encode_file(path, self.judged, photo, **options.kept)
+            return decode_jpeg(self.encoded.data)
+
+        return Original(photo.image, as_written)
 
 
 def work_through(
@@ -75,11 +115,10 @@ def work_through(
     """
     left, at_work = iter(tasks), deque[_Source]()
 
-    def images() -> Iterator[Tensor | Exception]:
+    def images() -> Iterator[Original | Exception]:
         for task in left:
             at_work.append(_read(task, options))
-            photo = at_work[-1].photo
-            yield photo if isinstance(photo, Exception) else photo.image
+            yield at_work[-1].original(options)
 
     def report(event: PhotoEvent) -> None:
         on_step(next(source.task for source in at_work if not isinstance(source.photo, Exception)), event)
@@ -122,28 +161,35 @@ def _finished(source: _Source, result: Result | Exception, protector: Protector,
 
 
 def _write(source: _Source, result: Result, protector: Protector, options: Options) -> dict:
-    """Writes what came out, reads it back and judges it; only then the file gets its name. Returns what the record says
-    of it."""
+    """Writes what came out, reads it back and judges it, unless that very image was judged; only then the file gets its
+    name. Returns what the record says of it."""
     task, photo, path = source.task, source.photo, source.task.staged or source.task.output
-    stronger = "protect it harder (--preset strong)"
+    stronger, suffix = "protect it harder (--preset strong)", path.suffix.lower()
     if protector.settings.get("preset") == "strong":
         stronger = "use a larger or sharper photo of the face"
-    _require_protected(result.faces, "the photo", stronger)
-    judged: list[FaceVerdict] = []
+    as_png = f"write it as PNG (--format png), or {stronger}"
+    _require_protected(result.faces, "the photo", as_png if WRITABLE[suffix] == "JPEG" else stronger)
+    judged = [*result.faces]
+    known = source.judged is not None and torch.equal(source.judged, result.image)
+    encoded = (source.encoded if known else None) or encode_file(path, result.image, photo, **options.kept)
 
-    def check(written: PhotoFile) -> None:
-        again = protector.judge(photo.image, written.image, [verdict.face for verdict in result.faces])
+    def check(temporary: Path) -> None:
+        if known and encoded is source.encoded and temporary.read_bytes() == encoded.data:
+            return
+        written = read_photo(temporary).image
+        if known and encoded is not source.encoded and np.array_equal(to_pixels(written), to_pixels(result.image)):
+            return
+        again = protector.judge(photo.image, written, [verdict.face for verdict in result.faces])
         judged[:] = [
             replace(one, asked=before.asked, network=before.network)
             for one, before in zip(again, result.faces, strict=True)
         ]
-        suffix = path.suffix.lower()
-        png = "" if suffix == ".png" else "write it as PNG (--format png), or "
-        _require_protected(judged, f"the written {suffix} file, read back,", png + stronger)
+        fix = stronger if suffix == ".png" else as_png
+        _require_protected(judged, f"the written {suffix} file, read back,", fix)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"keep_metadata": options.keep_metadata, "quality": options.quality, "mark": options.mark}
-    notes = [*photo.notes, *write_photo(path, result.image, photo, check=check, **kept)]
+    write_file(path, encoded, check)
+    notes = [*photo.notes, *encoded.notes]
     return {
         "source_sha256": source.sha256,
         "output": task.output_name,

@@ -133,8 +133,12 @@ class IdentityObjective:
         )
         return self.past(image) >= margin
 
-    def embed(self, image: Tensor, *, mirrored: bool = False) -> list[Tensor]:
-        """The changed image, or its mirror image, as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
+    def embed(self, image: Tensor) -> list[Tensor]:
+        """The changed image, as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
+        image = self._cropped(image)
+        return [surrogate.embed(image, self.face) for surrogate in self.surrogates]
+
+    def _cropped(self, image: Tensor) -> Tensor:
         if self.crop_box is not None:
             x0, y0, x1, y1 = (round(value) for value in self.crop_box)
             image = image[:, :, max(y0, 0) : y1, max(x0, 0) : x1]
@@ -143,7 +147,7 @@ class IdentityObjective:
                 f"FR Surrogate Loss: the crop box {self.crop_box} lies outside the image",
                 "give the box in pixels of the image that is protected, as x0, y0, x1, y1",
             )
-        return [surrogate.embed(image, self.face, mirrored=mirrored) for surrogate in self.surrogates]
+        return image
 
     def _views(self, image: Tensor, iteration: int) -> list[list[Tensor]]:
         """What every surrogate sees in this iteration, once for each alignment.
@@ -196,9 +200,11 @@ class IdentityObjective:
 
         With jitter on its mirror image, too.
         """
-        looks = (False, True) if self.jitter.copies else (False,)
-        seen = [pair for mirrored in looks for pair in enumerate(self.embed(image, mirrored=mirrored))]
-        return -torch.stack([self._behind(k, x) for k, x in seen]).amax(0)
+        if not self.jitter.copies:
+            return -torch.stack([self._behind(k, x) for k, x in enumerate(self.embed(image))]).amax(0)
+        image = self._cropped(image)
+        seen = [one.embed_both_ways(image, self.face) for one in self.surrogates]
+        return -torch.stack([self._behind(k, x) for k, both in enumerate(seen) for x in both]).amax(0)
 
     def _behind(self, index: int, x: Tensor) -> Tensor:
         """[B]: how far a surrogate is from being past its thresholds, in its metric's units; negative when it is past.

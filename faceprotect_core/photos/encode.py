@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pixels import to_pixels
+from ..pixels import from_pixels, to_pixels
 from .file import (
     BITS_PER_SAMPLE,
     MARK,
@@ -62,6 +62,14 @@ def encode_photo(
     if deep:
         return _png_of_16_bits(pixels, like.icc_profile, exif, mark)
     return _by_pil(file_format, pixels, like.icc_profile, exif, quality, mark)
+
+
+def decode_jpeg(data: bytes) -> Tensor:
+    """[3, H, W]: what a JPEG of `encode_photo` gives back."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as decoded:
+        return from_pixels(np.asarray(decoded.convert("RGB")))
 
 
 def _marked(exif: Image.Exif | None) -> Image.Exif:

@@ -23,6 +23,7 @@ from ..faces import (
 from ..method.objectives import Goal
 from ..method.optimizer import is_grey
 from ..method.schedule import DDIMSchedule
+from ..pixels import as_saved
 from ..progress import OnStep, Step
 from ..speed.cost import CostPredictor, PredictedCost
 from ..surrogates import FRSurrogate
@@ -43,8 +44,8 @@ class PhotoResult:
         image: [3, H, W] in [0, 1].
         mask: [1, H, W], 0 where every pixel is bit-equal to the photo's.
         crops: the faces as they were cut out.
-        faces: the verdict on each face, in the order of the crops, measured in the finished photo with 8 bits a
-            channel.
+        faces: the verdict on each face, in the order of the crops, measured in the finished photo as its file holds
+            it: with 8 bits a channel, see `CutPhoto`.
     """
 
     image: Tensor
@@ -133,10 +134,12 @@ class CutPhoto:
     Args:
         photo: [3, H, W] in [0, 1], float32, any size.
         crops: the faces to protect, from `crop_face`.
+        as_written: an image like the photo -> the same as its file will give it back, which is what is judged.
     """
 
     photo: Tensor
     crops: tuple[FaceCrop, ...]
+    as_written: Callable[[Tensor], Tensor] = as_saved
 
 
 def protect_photos(
@@ -283,7 +286,8 @@ class _Studio:
             image = image[:1].repeat(3, 1, 1)  # resampling rounds the channels apart
         faces, aim = [crop.photo_face for crop in photo.crops], self.aim
         wanted = aim.surrogates, self.judge, aim.goal, aim.target
-        verdicts = judge_photo(photo.photo, image, faces, *wanted, other=self.other, detector=self.detector)
+        seen = photo.as_written(image)
+        verdicts = judge_photo(photo.photo, seen, faces, *wanted, other=self.other, detector=self.detector)
         verdicts = tuple(replace(one, network=aim.settings.network) for one in verdicts)
         return PhotoResult(image, mask, photo.crops, verdicts)
 

@@ -7,6 +7,7 @@ hold one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,15 +56,41 @@ def write_photo(
     Raises:
         ProtectionError: a suffix that cannot be written, NaN, a size other than the source's.
     """
+    encoded = encode_file(path, image, like, keep_metadata=keep_metadata, quality=quality, mark=mark)
+    write_file(path, encoded, check and (lambda temporary: check(read_photo(temporary))))
+    return encoded.notes
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The bytes of a photo's file, and what could not be kept, in sentences."""
+
+    data: bytes
+    notes: tuple[str, ...]
+
+
+def encode_file(
+    path: Path | str,
+    image: Tensor,
+    like: PhotoFile | None = None,
+    *,
+    keep_metadata: bool = False,
+    quality: int = 95,
+    mark: bool = True,
+) -> Encoded:
+    """What `write_photo` writes at that path, from the same arguments."""
     path, like = Path(path), like or PhotoFile(image)
     _require_writable(path, image, like, quality)
     exif, notes = _kept_exif(like.exif, image) if keep_metadata and like.exif else (None, ())
-    data = encode_photo(WRITABLE[path.suffix.lower()], image, like, exif, quality, mark)
-    with replacing(path) as temporary:
-        write_and_flush(temporary, data)
+    return Encoded(encode_photo(WRITABLE[path.suffix.lower()], image, like, exif, quality, mark), notes)
+
+
+def write_file(path: Path | str, encoded: Encoded, check: Callable[[Path], None] | None = None) -> None:
+    """All of the bytes, or nothing. check: called with the temporary file; when it raises, nothing is written."""
+    with replacing(Path(path)) as temporary:
+        write_and_flush(temporary, encoded.data)
         if check:
-            check(read_photo(temporary))
-    return notes
+            check(temporary)
 
 
 def _kept_exif(exif: bytes, image: Tensor) -> tuple[Image.Exif | None, tuple[str, ...]]:

@@ -89,6 +89,17 @@ class FRSurrogate:
         Returns:
             [B, D], as the module gives it.
         """
+        chip = self._chip(image, face)
+        return self._embed_chip(chip.flip(3) if mirrored else chip)
+
+    def embed_both_ways(self, image: Tensor, face: Face | Sequence[Face] | None = None) -> Tensor:
+        """[2, B, D]: the embedding of each image as it is, and mirrored; the same as `embed` twice, for less."""
+        chip = self._chip(image, face)
+        embeddings = self._embed_chip(torch.cat([chip, chip.flip(3)]))
+        return embeddings.unflatten(0, (2, len(chip)))
+
+    def _chip(self, image: Tensor, face: Face | Sequence[Face] | None) -> Tensor:
+        """[B, 3, input_size, input_size]: what of an image the module is to see, RGB in [0, 1]."""
         require(
             image.ndim == 4 and image.shape[1] == 3,
             f"FRSurrogate {self.name}: image has shape {tuple(image.shape)}, expected [B, 3, H, W]",
@@ -97,13 +108,13 @@ class FRSurrogate:
         image = image.to(self._dtype(image.dtype))
         if face is None:
             size = (self.input_size, self.input_size)
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        else:
-            image = align_face(image, face, self.template, self.input_size)
-        image = image.flip(3) if mirrored else image
+            return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        return align_face(image, face, self.template, self.input_size)
+
+    def _embed_chip(self, chip: Tensor) -> Tensor:
         low, high = self.value_range
-        image = image * (high - low) + low
-        return self.module(image if self.colour_order == "RGB" else image.flip(1))
+        chip = chip * (high - low) + low
+        return self.module(chip if self.colour_order == "RGB" else chip.flip(1))
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine of embeddings [B, D] and [B or 1, D], less `embedding_mean` where there is one -> [B] in [-1, 1]."""

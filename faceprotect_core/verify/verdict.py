@@ -224,14 +224,18 @@ def likeness(recognisers: Sequence[FRSurrogate], a: Sequence[Tensor], b: Sequenc
 
 
 def embed_places(
-    surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None, looks: Sequence[bool] = (False, True)
+    surrogate: FRSurrogate, photo: Tensor, face: Face, found: Face | None, looks: tuple[bool, ...] = (False, True)
 ) -> Tensor:
-    """[places, D]: the photo [3, H, W] as the recogniser sees it where the face was, and where it was found again.
+    """[looks * places, D]: the photo [3, H, W] as the recogniser sees it where the face was, and where it was found
+    again.
 
     looks: as it is (False), mirrored (True): many recognisers average the two.
     """
     places = [face] if found is None else [face, found]
-    return torch.cat([surrogate.embed(photo[None], one, mirrored=mirrored) for one in places for mirrored in looks])
+    photos = photo.expand(len(places), -1, -1, -1)
+    if len(looks) > 1:
+        return surrogate.embed_both_ways(photos, places).flatten(0, 1)
+    return surrogate.embed(photos, places, mirrored=looks[0])
 
 
 def worst_place(surrogate: FRSurrogate, embeddings: Tensor, other: Tensor, goal: Goal = "dodge") -> Tensor:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from faceprotect_core.checks import require
 from faceprotect_core.folders.protector import Choice, PhotoProtector, load_protector
+from faceprotect_core.folders.work import Original
 from faceprotect_core.photos.photo import PhotoResult
 from faceprotect_core.photos.read import read_photo
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
@@ -57,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     paths = sorted(chosen.images.glob("*_a.jpg"))[: chosen.photos]
     require(bool(paths), f"there are no photos *_a.jpg in {chosen.images}", "name a folder that has some (--images)")
-    photos = [read_photo(path).image for path in paths]
+    photos = [Original(read_photo(path).image) for path in paths]
     protector = load_protector(Choice(DIFFUSION, preset=chosen.preset, device=chosen.device))
     print(f"| {chosen.preset}, {len(photos)} photos, {chosen.device} | {' | '.join(COLUMNS)} |")
     print(f"|{' --- |' * (len(COLUMNS) + 1)}")
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"| --batch {size} | {' | '.join(run.row(single))} |", flush=True)
 
 
-def protect_together(protector: PhotoProtector, photos: Sequence[Tensor], size: int) -> Run:
+def protect_together(protector: PhotoProtector, photos: Sequence[Original], size: int) -> Run:
     """After a batch of few iterations, in which a GPU chooses its kernels."""
     device = protector.choice.device
     protector = replace(protector, choice=replace(protector.choice, batch=size), predictor=None)

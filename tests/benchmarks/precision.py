@@ -18,6 +18,7 @@ from torch import Tensor
 
 from faceprotect_core.faces import detect_faces
 from faceprotect_core.folders.protector import Choice, PhotoProtector, load_protector
+from faceprotect_core.folders.work import Original
 from faceprotect_core.photos.read import read_photo
 from faceprotect_core.photos.settings import DIFFUSION, PRESETS
 from faceprotect_core.speed.cuda_graphs import Recorder
@@ -64,7 +65,7 @@ def recorded(protector: PhotoProtector) -> PhotoProtector:
 def measure(protector: PhotoProtector, photo: Tensor, other: Tensor) -> tuple[float, ...]:
     """COLUMNS of a photo [3, H, W] with one face."""
     start = time.monotonic()
-    (result,) = protector.protect([photo])
+    (result,) = protector.protect([Original(photo)])
     seconds = time.monotonic() - start
     if isinstance(result, Exception):
         raise result

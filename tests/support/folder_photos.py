@@ -33,7 +33,7 @@ class FakeProtector:
 
     def protect(self, photos, on_step=None):
         for photo in photos:
-            yield photo if isinstance(photo, Exception) else self.inverted(photo, on_step)
+            yield photo if isinstance(photo, Exception) else self.inverted(photo.image, on_step)
 
     def inverted(self, photo, on_step=None):
         self.calls += 1
@@ -48,6 +48,21 @@ class FakeProtector:
         return (verdict((1 - original - finished).abs().max().item() <= self.tolerance),)
 
 
+class Reading(FakeProtector):
+    """Judges what the file will give back; `asked_again`: how many files it was asked to judge once more."""
+
+    asked_again = 0
+
+    def protect(self, photos, on_step=None):
+        for photo in photos:
+            photo.as_written(1 - photo.image)
+            yield self.inverted(photo.image, on_step)
+
+    def judge(self, original, finished, faces):
+        self.asked_again += 1
+        return (verdict(),)
+
+
 class TwoAtOnce(FakeProtector):
     """Has both photos before it protects the first, and both results before it gives the first away."""
 
@@ -55,7 +70,7 @@ class TwoAtOnce(FakeProtector):
         photos = iter(photos)
         while together := list(islice(photos, 2)):
             report = on_step and (lambda event: on_step(replace(event, photos=len(together))))  # noqa: B023
-            yield from [one if isinstance(one, Exception) else self._attempt(one, report) for one in together]
+            yield from [one if isinstance(one, Exception) else self._attempt(one.image, report) for one in together]
 
     def _attempt(self, photo, on_step):
         try:

@@ -68,9 +68,9 @@ class Inverter:
 
     def protect(self, photos, on_step=None):
         for photo in photos:
-            if photo.max() == 0:
+            if photo.image.max() == 0:
                 raise KeyError("/home/someone/secret")
-            yield SimpleNamespace(image=1 - photo, faces=(FaceVerdict(FACE, True, (SCORE,)),))
+            yield SimpleNamespace(image=1 - photo.image, faces=(FaceVerdict(FACE, True, (SCORE,)),))
 
     def judge(self, original, finished, faces):
         return (FaceVerdict(FACE, True, (SCORE,)),)

@@ -11,7 +11,7 @@ from faceprotect_core.checks import ProtectionError
 from faceprotect_core.folders.record import RECORD
 from faceprotect_core.folders.run import Options, protect_folder
 from faceprotect_core.photos.read import read_photo
-from folder_photos import FakeProtector, TwoAtOnce, files, record, without_seconds, write_photo
+from folder_photos import FakeProtector, Reading, TwoAtOnce, files, record, without_seconds, write_photo
 
 
 def statuses(done) -> dict:
@@ -225,6 +225,14 @@ def test_a_file_that_does_not_survive_its_own_compression_never_gets_its_name(fo
     assert set(statuses(done).values()) == {"failed"}
     assert [name for name in files(target) if name != RECORD] == []
     assert "read back" in record(target)["a.png"]["reason"] and "--format png" in record(target)["a.png"]["reason"]
+
+
+@pytest.mark.parametrize(("written_as", "again"), [("png", 0), ("jpeg", 0), ("webp", 3)])
+def test_a_file_is_judged_once_more_only_where_it_gives_back_other_pixels(folders, written_as, again):
+    source, target = folders
+    protector = Reading()
+    done = protect_folder(source, target, protector, Options(format=written_as))
+    assert set(statuses(done).values()) == {"protected"} and protector.asked_again == again
 
 
 def test_a_failed_second_attempt_leaves_the_first_output_and_still_knows_it(folders):

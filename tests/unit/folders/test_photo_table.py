@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from faceprotect_core import files
 from faceprotect_core.folders import protector as protector_module
+from faceprotect_core.photos.encode import decode_jpeg
 from faceprotect_core.photos.file import WRITABLE
-from faceprotect_core.photos.read import is_marked
+from faceprotect_core.photos.read import is_marked, read_photo
+from faceprotect_core.photos.write import encode_file, write_file
 from folder_photos import FakeProtector, record, run_protect
 from photo_files import SRGB
 from photo_table import LOSSLESS, PhotoCase, small, table
@@ -85,3 +88,11 @@ def test_the_command_writes_what_it_must_or_nothing(runs, case, kind):
 def test_the_table_is_as_large_as_it_says():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names) and len(FORMATS) * len(names) >= 400
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.damage], ids=lambda case: case.name)
+def test_what_a_jpeg_will_give_back_is_known_before_it_is_written(tmp_path, case):
+    photo, path = read_photo(case.write(tmp_path)), tmp_path / "written.jpg"
+    encoded = encode_file(path, photo.image, photo, quality=90, keep_metadata=True)
+    write_file(path, encoded)
+    assert torch.equal(decode_jpeg(encoded.data), read_photo(path).image)

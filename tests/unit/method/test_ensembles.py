@@ -137,7 +137,9 @@ def test_with_jitter_the_loss_is_the_mean_over_wrong_alignments_every_other_one_
 def test_mirrored_is_the_face_with_left_and_right_exchanged():
     for one in ALIGNING:
         same(one.embed(OTHER, mirrored=True), one.embed(OTHER.flip(3)), 1e-9)
-        assert not torch.equal(one.embed(OTHER, FACE, mirrored=True), one.embed(OTHER, FACE))
+        as_it_is, mirrored = (one.embed(OTHER, FACE, mirrored=mirrored) for mirrored in (False, True))
+        assert not torch.equal(as_it_is, mirrored)
+        same(one.embed_both_ways(OTHER, FACE), torch.stack([as_it_is, mirrored]), 1e-9)
 
 
 def test_with_jitter_past_counts_the_mirror_image_too():
@@ -187,7 +189,8 @@ def test_jitter_is_differentiable_in_the_image():
 def test_what_is_reached_and_reported_is_asked_of_the_right_alignment():
     jittered = IdentityObjective(ALIGNING, **SEEN, margin=0.0, jitter=AlignmentJitter(1, (0.3, 0.3)))
     plain = IdentityObjective(ALIGNING, **SEEN, margin=0.0)
-    assert torch.equal(jittered.past(OTHER), plain.past(OTHER)) and jittered.report(OTHER) == plain.report(OTHER)
+    same(jittered.past(OTHER), plain.past(OTHER), 1e-12)
+    assert jittered.report(OTHER) == plain.report(OTHER)
     assert (jittered(OTHER, 1) - plain(OTHER, 1)).abs() > 1e-6
 
 

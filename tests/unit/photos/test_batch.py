@@ -11,6 +11,7 @@ from faceprotect_core import FRSurrogate, ProtectionError, load_surrogate
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces, left_to_right
 from faceprotect_core.folders.protector import Choice, load_protector
+from faceprotect_core.folders.work import Original
 from faceprotect_core.photos.photo import CutPhoto, protect_photo, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from faceprotect_core.speed.cost import CostPredictor
@@ -416,7 +417,7 @@ def test_the_protector_batches_and_what_was_done_with_another_batch_counts_as_do
     quick = WEAK.tuned(iterations=1)
     choice = Choice(DIFFUSION, preset="fast", surrogates=("mobileface",), judge="none", batch=2)
     protector = load_protector(choice, quick)
-    (result,) = protector.protect([two], events.append)
+    (result,) = protector.protect([Original(two)], events.append)
     assert len(result.faces) == 2
     assert [event.stage for event in events].count("cost") == 1 and events[0].stage == "cost"
     assert {event.at_once for event in events[1:]} == {2}
@@ -429,7 +430,9 @@ def test_the_protector_batches_the_faces_of_several_photos(portrait, two, settin
     choice = Choice(settings.way, preset="fast", surrogates=("mobileface",), judge="none", batch=3)
     protector = load_protector(choice, settings)
     empty = torch.full((3, 100, 200), 0.5)
-    first, passed, nobody, second = protector.protect([portrait, error, empty, two], events.append)
+    first, passed, nobody, second = protector.protect(
+        [Original(portrait), error, Original(empty), Original(two)], events.append
+    )
     assert [len(result.faces) for result in (first, second)] == [1, 2] and passed is error
     assert "no face found" in str(nobody)
     assert {(event.photos, event.at_once) for event in events if event.stage != "cost"} == {(2, 3)}
