@@ -32,7 +32,9 @@ def write_plots(out: Path, results: Results) -> list[Path]:
             "the plots need matplotlib, which is not installed", "pip install matplotlib, or use --no-plots"
         ) from error
     matplotlib.use("Agg")
-    first = next(iter(_attacks(results)), None)
+    attacks = _attacks(results)
+    not_seen = (rate for rate in attacks if rate.recogniser not in rate.experiment.seen)
+    first = next(not_seen, next(iter(attacks), None))
     figures = {"psr": _psr, "processing": _processing, "purification": _purification} if first else {}
     drawn = {name: draw(results, first) for name, draw in figures.items()} | {"depth": _depth(results)}
     paths = {out / f"{name}.png": figure for name, figure in drawn.items() if figure is not None}
@@ -114,7 +116,7 @@ def _value(rates: list[Rate], method: str, name: str, what: str = "psr") -> floa
 
 
 def _processing(results: Results, first: Rate):
-    """How far past the threshold after each processing, a line for each method; the first recogniser in the loss."""
+    """How far past the threshold after each processing, a line for each method; the first recogniser that is in no loss, or the first."""
     rates = _alike(_attacks(results, recogniser=first.recogniser), first.experiment)
     processes = results.settings["processings"]
     figure, (axes,) = _panels(9, 4)
