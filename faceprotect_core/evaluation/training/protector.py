@@ -49,6 +49,7 @@ LOOKS = 5  # in a row, afterwards; checkpoints fall between rows
 CURVE, MEASURED, AT = 500, (1, 3, 5), 0.7  # steps; looks; the fidelity's weight
 ROOM = 0.02  # past the threshold, as a verdict wants it
 SETTINGS = LightAndShadeSettings()  # its fidelity_weight is 1
+OF_SIZE = 0.01  # of what keeps the plane of a first look about as large as 1: `sized` would not mind any size
 
 
 class Known:
@@ -78,6 +79,7 @@ class Training:
         self.network = ProtectorNetwork()
         self.chosen: list[int] = []
         self.value: Tensor | None = None
+        self.size = torch.zeros(1)
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Mean over some photos of the identity loss and of what is seen."""
@@ -94,15 +96,21 @@ class Training:
         self.value = self._next(light, value, gradient, bool(torch.rand((), generator=generator) < 0.5))
         self.value.retain_grad()
         rendering = light.render(self.value)
-        return (self.known(rendering.image, self.chosen, step) + self.weight * rendering.losses["fidelity"]).mean()
+        seen = self.known(rendering.image, self.chosen, step) + self.weight * rendering.losses["fidelity"]
+        return (seen + OF_SIZE * self.size).mean()
 
     def _next(self, light: LightAndShade, value: Tensor | None, gradient: Tensor | None, mirrored: bool) -> Tensor:
-        """What another look gives, as in `Looks`; mirrored: the network sees everything in a mirror."""
+        """What another look gives, as in `Looks`; mirrored: the network sees everything in a mirror.
+
+        self.size: [B], 0 where the plane of a first look has a mean square of 1. Without it what the layers hold grew
+        to 1e10 within 800 steps, and the first step down a gradient was as large.
+        """
         photo, mask, *before = (
             x if x is None or not mirrored else x.flip(3) for x in (light.photo, light.mask, value, gradient)
         )
         plane = self.network(photo, mask, self.weight, *before)
         plane = plane.flip(3) if mirrored else plane
+        self.size = plane.square().mean((1, 2, 3)).clamp_min(1e-12).log().square() * (value is None)
         return sized(light, plane) if value is None else further(value, plane)
 
 

@@ -52,6 +52,21 @@ def test_the_loss_of_the_network_falls_and_is_the_same_for_the_same_step(trainin
     assert training.loss(0, seed()) < first
 
 
+def test_a_first_look_has_one_size_whatever_its_plane_has_and_a_plane_that_grows_costs(training):
+    first = training.loss(0, torch.Generator().manual_seed(1))
+    value = training.value.detach()
+    with torch.no_grad():
+        for parameter in training.network.head.parameters():
+            parameter.mul_(1e3)
+    grown = training.loss(0, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(training.value, value, rtol=0, atol=1e-4)
+    assert grown > first + 0.1
+    training.value = torch.zeros_like(value)
+    training.value.grad = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    training.loss(ONE_LOOK + 1, torch.Generator().manual_seed(1))
+    assert not training.size.any(), "further looks are as large as they are"
+
+
 def test_the_network_goes_on_from_its_own_looks_and_then_begins_with_other_photos(training):
     values, losses = [], []
     for step in range(ONE_LOOK, ONE_LOOK + LOOKS + 1):

@@ -24,7 +24,10 @@ PURIFIED = {
 
 
 def write_plots(out: Path, results: Results) -> list[Path]:
-    """psr.png, processing.png, purification.png, depth.png: those for which there is something to show."""
+    """psr.png, processing.png, purification.png, depth.png: those for which there is something to show.
+
+    What one recogniser says is shown by the first one that is in no loss, or by the first.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -116,7 +119,7 @@ def _value(rates: list[Rate], method: str, name: str, what: str = "psr") -> floa
 
 
 def _processing(results: Results, first: Rate):
-    """How far past the threshold after each processing, a line for each method; the first recogniser that is in no loss, or the first."""
+    """How far past the threshold after each processing, a line for each method."""
     rates = _alike(_attacks(results, recogniser=first.recogniser), first.experiment)
     processes = results.settings["processings"]
     figure, (axes,) = _panels(9, 4)
