@@ -119,7 +119,7 @@ def row(name: str, people: list[dict]) -> str:
 
 
 HEADER = (
-    "| preset | called protected | asked twice | judge matches at FAR 0.1 | at 0.01 | "
+    "| preset | called protected | asked again | judge matches at FAR 0.1 | at 0.01 | "
     + " | ".join(f"after {name}" for name in AFTER)
     + " | PSNR (worst) | SSIM | MS-SSIM | CIEDE2000 over the face | 95 % | s a face |"
 )

@@ -163,8 +163,8 @@ def protect_photos(
     """Protect the faces of many photos, in batches across photos.
 
     Every face is pushed until the least-fooled surrogate is `settings.margin` past its threshold, and no further. A
-    face that somebody still knows in the finished photo is pushed further once (`settings.tries`), from where it
-    stopped. A photo that fails costs the others nothing: its exception comes in its place.
+    face that somebody still knows in the finished photo is pushed further from where it stopped, up to
+    `settings.tries` versions in all. A photo that fails costs the others nothing: its exception comes in its place.
 
     Args:
         photos: taken when they are needed, as many as fill a batch. An exception, why a photo could not be read or

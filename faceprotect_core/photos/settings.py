@@ -45,7 +45,7 @@ class PhotoSettings:
     margin: float = 0.1
     steepness: float = 6.0
     jitter: int = 1
-    tries: int = 2
+    tries: int = 3
     insists: bool = False
     network: bool = False
     light: LightAndShadeSettings = LightAndShadeSettings()
@@ -79,7 +79,7 @@ class PhotoSettings:
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "instant": replace(_LIGHT, margin=0.15, network=True, tries=3).tuned(iterations=LOOKS - 1, fidelity_weight=0.7),
+        "instant": replace(_LIGHT, margin=0.15, network=True).tuned(iterations=LOOKS - 1, fidelity_weight=0.7),
         "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.4, fidelity_weight=0.7),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=60, fidelity_weight=0.4),

@@ -6,7 +6,7 @@ import pytest
 
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
-SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 2, "insists": False, "network": False}
+SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 3, "insists": False, "network": False}
 LIT = {"grid": 64, "iterations": 45, "lr": 0.25, "fidelity_weight": 1.0, "seed": 0}
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
@@ -15,9 +15,7 @@ DIFFUSED = {
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "instant"): SHARED
-    | LIT
-    | {"margin": 0.15, "network": True, "iterations": 5, "fidelity_weight": 0.7, "tries": 3},
+    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.15, "network": True, "iterations": 5, "fidelity_weight": 0.7},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 60, "margin": 0.4, "fidelity_weight": 0.4},
