@@ -23,7 +23,7 @@ from ..photos.file import WRITABLE, PhotoFile
 from ..photos.photo import OnPhotoStep, PhotoEvent
 from ..photos.read import read_photo
 from ..photos.write import Encoded, encode_file, write_file
-from ..pixels import as_saved, to_pixels
+from ..pixels import to_pixels
 from ..verify.verdict import FaceVerdict
 from .outcome import Outcome
 from .plan import Options, Task
@@ -48,7 +48,7 @@ class Original:
     """
 
     image: Tensor
-    as_written: Callable[[Tensor], Tensor] = as_saved
+    as_written: Callable[[Tensor], Tensor] = lambda image: image
 
 
 class Protector(Protocol):
@@ -98,7 +98,7 @@ class _Source:
         def as_written(image: Tensor) -> Tensor:
             self.judged = image.cpu()
             if WRITABLE[path.suffix.lower()] != "JPEG":
-                return as_saved(image)
+                return image
             self.encoded = encode_file(path, self.judged, photo, **options.kept)
             return decode_jpeg(self.encoded.data)
 

@@ -23,7 +23,6 @@ from ..faces import (
 from ..method.objectives import Goal
 from ..method.optimizer import is_grey
 from ..method.schedule import DDIMSchedule
-from ..pixels import as_saved
 from ..progress import OnStep, Step
 from ..speed.cost import CostPredictor, PredictedCost
 from ..surrogates import FRSurrogate
@@ -134,12 +133,13 @@ class CutPhoto:
     Args:
         photo: [3, H, W] in [0, 1], float32, any size.
         crops: the faces to protect, from `crop_face`.
-        as_written: an image like the photo -> the same as its file will give it back, which is what is judged.
+        as_written: an image like the photo -> the same as its file will give it back, which is what is judged, with 8
+            bits a channel.
     """
 
     photo: Tensor
     crops: tuple[FaceCrop, ...]
-    as_written: Callable[[Tensor], Tensor] = as_saved
+    as_written: Callable[[Tensor], Tensor] = lambda image: image
 
 
 def protect_photos(
