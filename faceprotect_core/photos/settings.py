@@ -15,7 +15,7 @@ BUILT_IN_SURROGATES, BUILT_IN_JUDGE = ("mobilefacenet", "faceres", "mobileface")
 # Of the loss of each; another network counts 1. With these the three are fooled about equally far (docs/RESULTS.md).
 WEIGHTS = {"mobilefacenet": 1.0, "faceres": 1.3, "mobileface": 2.4}
 FURTHER_MARGIN, FURTHER_FIDELITY = 0.1, 0.5  # a further try: added to the margin, and times the fidelity_weight
-LOOKS = 6  # of the network of instant, the first of which needs no gradient
+LOOKS = 4  # of the network of instant, the first of which needs no gradient
 # Measured with the built-in model, on which more depth than 1 costs time and gains nothing; "strong" has the paper's.
 DIFFUSED = Settings(
     depth=1, pairing="exact", null_text_iterations=10, iterations=24, lr=0.1, fidelity_weight=0.3, output="detail",
@@ -79,7 +79,7 @@ class PhotoSettings:
 _LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
-        "instant": replace(_LIGHT, margin=0.15, network=True).tuned(iterations=LOOKS - 1, fidelity_weight=0.7),
+        "instant": replace(_LIGHT, margin=0.12, network=True).tuned(iterations=LOOKS - 1, fidelity_weight=0.7),
         "fast": replace(_LIGHT, margin=0.12).tuned(iterations=24, lr=0.4, fidelity_weight=0.7),
         "balanced": _LIGHT,
         "strong": replace(_LIGHT, margin=0.4).tuned(iterations=60, fidelity_weight=0.4),

@@ -15,7 +15,7 @@ DIFFUSED = {
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.15, "network": True, "iterations": 5, "fidelity_weight": 0.7},
+    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.12, "network": True, "iterations": 3, "fidelity_weight": 0.7},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 60, "margin": 0.4, "fidelity_weight": 0.4},
@@ -28,7 +28,7 @@ EXPECTED = {
     | {"depth": 3, "null_text_iterations": 20, "iterations": 36, "fidelity_weight": 0.1, "margin": 0.2},
 }
 FURTHER = {
-    (LIGHT, "instant"): FAST | {"margin": 0.12, "network": False},
+    (LIGHT, "instant"): FAST | {"network": False},
     (LIGHT, "fast"): {"margin": 0.22, "iterations": 12, "fidelity_weight": 0.35},
     (LIGHT, "balanced"): {"margin": 0.2, "iterations": 23, "fidelity_weight": 0.5},
     (LIGHT, "strong"): {"margin": 0.5, "iterations": 30, "fidelity_weight": 0.2},
