@@ -335,8 +335,8 @@ def test_the_cost_is_said_once_whatever_has_to_be_tried_again(astronaut, face):
     settings, events = PRESETS[LIGHT]["fast"].tuned(iterations=1), []
     options = {"faces": [face], "predictor": CostPredictor(), "on_step": events.append}
     assert not protect_photo(astronaut, [network], settings, **options).protected
-    assert [event.stage for event in events] == ["cost", "protection", "protection"]
-    assert [event.attempt for event in events[1:]] == [1, 2]
+    assert [event.stage for event in events] == ["cost", "protection", "protection", "protection"]
+    assert [event.attempt for event in events[1:]] == [1, 2, 3]
 
 
 # ------------------------------------------------------------------------------------------------ words
