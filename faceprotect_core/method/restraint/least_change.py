@@ -10,7 +10,6 @@ from torch import Tensor
 from ...checks import given
 from ...pixels import as_saved
 
-LIKELY = 0.75  # factor that falls a little short for most
 LARGEST = 1.5  # factor on a change that falls short: its direction is right before its size is
 EXACT = 1 / 64  # how closely the factor is found
 GUESSES, HALVINGS = 3, 6  # along a straight line, which is nearly always enough; then by halves
@@ -54,15 +53,10 @@ def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[
     whole = photo.new_ones(len(photo))
     at_whole = beyond(whole)
     enough = at_whole >= 0
-    other = torch.where(enough, LIKELY, LARGEST * whole)
+    other = torch.where(enough, 0.0, LARGEST * whole)
     at_other = beyond(other)
     low, high = torch.where(enough, other, whole), torch.where(enough, whole, other)
     at_low, at_high = torch.where(enough, at_other, at_whole), torch.where(enough, at_whole, at_other)
-    less = enough & (at_other >= 0)
-    if bool(less.any()):
-        at_none = beyond(torch.where(less, 0.0, other))
-        low, high = torch.where(less, 0.0, low), torch.where(less, other, high)
-        at_low, at_high = torch.where(less, at_none, at_low), torch.where(less, at_other, at_high)
     reached = at_high >= 0
     high = torch.where(reached & (at_low >= 0), low, high)  # none is needed
     for attempt in range(GUESSES + HALVINGS):

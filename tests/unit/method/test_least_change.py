@@ -104,15 +104,14 @@ def test_each_image_of_a_batch_gets_its_own_factor_the_one_it_has_alone():
         assert torch.equal(images[one], image) and torch.equal(factors[one], factor)
 
 
-@pytest.mark.parametrize(("wanted", "seldom"), [((0.18,), 4), ((0.16,), 5), ((0.1,), 6), ((0.05,), 6)])
-def test_only_8_bit_values_are_asked_about_and_seldom(wanted, seldom):
-    photo = photos(1)
-    objective = Brighter(photo, torch.tensor(wanted))
+def test_only_8_bit_values_are_asked_about_and_seldom():
+    photo = photos(2)
+    objective = Brighter(photo, torch.tensor([0.05, 0.1]))
     least_change(photo, photo + 0.2, objective)
-    assert len(objective.shown) <= seldom
+    assert len(objective.shown) <= 5
     for image in objective.shown:
         assert torch.equal(image, as_saved(image))
-    unreached = Brighter(photo, torch.tensor([1.0]))
+    unreached = Brighter(photo, torch.tensor([1.0, 1.0]))
     least_change(photo, photo + 0.2, unreached)
     assert len(unreached.shown) == 2
 
@@ -129,7 +128,7 @@ def test_where_a_straight_line_misleads_it_is_halved():
     photo, wanted = photos(1), torch.tensor([0.2 * 0.3])
     objective = Steep(photo, wanted)
     _, (factor,) = least_change(photo, photo + 0.2, objective)
-    assert 0.3 - 0.02 <= factor <= 0.3 + STEP + 0.02 and len(objective.shown) <= 2 * (3 + GUESSES + 6)
+    assert 0.3 - 0.02 <= factor <= 0.3 + STEP + 0.02 and len(objective.shown) <= 2 * (2 + GUESSES + 6)
 
 
 def test_neither_input_is_changed_and_no_gradient_is_kept():
