@@ -36,7 +36,7 @@ OTHER_SUFFIXES = (
 @dataclass(frozen=True)
 class Options:
     """How files are written. format: "keep" keeps each photo's own where it can be written, and writes PNG else. mark:
-    the files say that they are protected, see `write_photo`."""
+    the files say that they are protected, see `encode_file`."""
 
     format: Format = "keep"
     quality: int = 95

@@ -46,7 +46,7 @@ LONGEST_VALUE = 1024  # bytes: a longer EXIF value is no setting of the camera
 def encode_photo(
     file_format: str, image: Tensor, like: PhotoFile, exif: Image.Exif | None, quality: int, mark: bool
 ) -> bytes:
-    """The bytes of a file with that EXIF; see `write_photo`."""
+    """The bytes of a file with that EXIF; see `encode_file`."""
     if mark and file_format != "PNG":
         exif = _marked(exif)
     deep = like.bits == 16 and file_format in ("PNG", "TIFF")

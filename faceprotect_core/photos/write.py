@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from ..checks import require, require_finite
 from ..files import replacing, write_and_flush
 from .encode import clean_exif, encode_photo
 from .file import WRITABLE, PhotoFile
-from .read import read_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,39 +24,14 @@ if TYPE_CHECKING:
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # pixels that the format, or its library, can hold
 
 
-def write_photo(
-    path: Path | str,
-    image: Tensor,
-    like: PhotoFile | None = None,
-    *,
-    keep_metadata: bool = False,
-    quality: int = 95,
-    mark: bool = True,
-    check: Callable[[PhotoFile], None] | None = None,
-) -> tuple[str, ...]:
-    """Writes a photo in the format of the path's suffix, under a temporary name first: all of it, or nothing.
-
-    Kept from the photo it was made of: bits per channel (PNG, TIFF), colour profile, grey (not in WebP), alpha (not in
-    JPEG, where what was transparent is white). What an alpha of 0 hides is white in every format. WebP is lossless at
-    quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails. The file is marked as protected
-    ("Software: FaceProtect"), so that nobody takes it for an original.
-
-    Args:
-        image: [3, H, W] in [0, 1]; values outside are clamped.
-        like: the photo that the image was made of; None writes 8 bits without profile and alpha.
-        keep_metadata: keeps EXIF, GPS included, without MakerNote and thumbnail, which may show the unprotected face.
-        quality: 1 to 100, of JPEG (always 4:4:4) and WebP.
-        mark: False leaves the mark out; `is_marked` does not know such a file again.
-        check: called with the photo as read back from the temporary file; when it raises, nothing is written.
+def write_photo(path: Path | str, image: Tensor, like: PhotoFile | None = None, **options: Any) -> tuple[str, ...]:
+    """Writes a photo under a temporary name first: all of it, or nothing. Everything else: see `encode_file`.
 
     Returns:
         What could not be kept, in sentences.
-
-    Raises:
-        ProtectionError: a suffix that cannot be written, NaN, a size other than the source's.
     """
-    encoded = encode_file(path, image, like, keep_metadata=keep_metadata, quality=quality, mark=mark)
-    write_file(path, encoded, check and (lambda temporary: check(read_photo(temporary))))
+    encoded = encode_file(path, image, like, **options)
+    write_file(path, encoded)
     return encoded.notes
 
 
@@ -78,7 +52,23 @@ def encode_file(
     quality: int = 95,
     mark: bool = True,
 ) -> Encoded:
-    """What `write_photo` writes at that path, from the same arguments."""
+    """A photo in the format of the path's suffix; nothing is written.
+
+    Kept from the photo it was made of: bits per channel (PNG, TIFF), colour profile, grey (not in WebP), alpha (not in
+    JPEG, where what was transparent is white). What an alpha of 0 hides is white in every format. WebP is lossless at
+    quality 100. All metadata is left out: EXIF, GPS, XMP, IPTC, comments, thumbnails. The file is marked as protected
+    ("Software: FaceProtect"), so that nobody takes it for an original.
+
+    Args:
+        image: [3, H, W] in [0, 1]; values outside are clamped.
+        like: the photo that the image was made of; None writes 8 bits without profile and alpha.
+        keep_metadata: keeps EXIF, GPS included, without MakerNote and thumbnail, which may show the unprotected face.
+        quality: 1 to 100, of JPEG (always 4:4:4) and WebP.
+        mark: False leaves the mark out; `is_marked` does not know such a file again.
+
+    Raises:
+        ProtectionError: a suffix that cannot be written, NaN, a size other than the source's.
+    """
     path, like = Path(path), like or PhotoFile(image)
     _require_writable(path, image, like, quality)
     exif, notes = _kept_exif(like.exif, image) if keep_metadata and like.exif else (None, ())

@@ -15,7 +15,7 @@ from faceprotect_core import files
 from faceprotect_core.checks import ProtectionError
 from faceprotect_core.photos.file import PhotoFile
 from faceprotect_core.photos.read import read_photo
-from faceprotect_core.photos.write import write_photo
+from faceprotect_core.photos.write import encode_file, write_file, write_photo
 from photo_files import SRGB, as_bytes, chunk, pixels, png_16, saved, tiff_16
 
 MARKER = b"THE-UNPROTECTED-FACE"
@@ -248,7 +248,7 @@ def test_a_failed_check_leaves_what_was_there_before(tmp_path):
         raise ProtectionError("no", "yes")
 
     with pytest.raises(ProtectionError, match="no"):
-        write_photo(path, torch.rand(3, 8, 8), check=refuse)
+        write_file(path, encode_file(path, torch.rand(3, 8, 8)), refuse)
     assert path.read_bytes() == b"before"
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
 
