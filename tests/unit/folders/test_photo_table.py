@@ -30,6 +30,7 @@ def runs(tmp_path_factory):
         fake = FakeProtector()
         fake.tolerance = 1.0
         patch.setattr(protector_module, "load_protector", lambda choice: fake)
+        patch.setattr(protector_module, "photos_at_once", lambda choice: 1)
         patch.setattr(files.os, "fsync", lambda _: None)  # 500 files, and as many records
         for kind in FORMATS:
             assert run_protect(folder / "in", folder / kind, "--format", kind, "--quality", "100") == 1
