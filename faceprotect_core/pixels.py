@@ -7,16 +7,22 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+ROWS = 64  # of an image that are worked on at once
+
 
 def as_saved(image: Tensor) -> Tensor:
     """An image of any shape, clamped to [0, 1] and rounded to 8 bits a channel."""
-    return image.clamp(0, 1).mul(255).round().div(255)
+    return image.clamp(0, 1).mul_(255).round_().div_(255)
 
 
 def to_pixels(image: Tensor, dtype: type = np.uint8) -> np.ndarray:
     """[C, H, W], clamped to [0, 1] -> [H, W, C] of 8 or 16 bits; what `from_pixels` gave comes back bit-equal."""
-    levels = image.detach().clamp(0, 1).mul_(np.iinfo(dtype).max).round_()
-    return rearrange(levels.float().cpu().numpy(), "c h w -> h w c").astype(dtype, order="C")
+    image, most = image.detach(), np.iinfo(dtype).max
+    pixels = np.empty((*image.shape[1:], len(image)), dtype)
+    for row in range(0, len(pixels), ROWS):  # a large photo is not copied as floats
+        levels = image[:, row : row + ROWS].clamp(0, 1).mul_(most).round_()
+        pixels[row : row + ROWS] = rearrange(levels.float().cpu().numpy(), "c h w -> h w c").astype(dtype, order="C")
+    return pixels
 
 
 def from_pixels(pixels: np.ndarray, to: torch.dtype | Tensor = torch.float32) -> Tensor:

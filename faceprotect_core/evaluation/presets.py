@@ -38,12 +38,12 @@ from .recognition import FARS
 
 log = logging.getLogger("faceprotect.evaluation.presets")
 Read = Callable[[Path], Tensor]
-AFTER = ("jpeg 75", "half size", "mirrored", "vae")
+AFTER = ("jpeg 75", "half size", "mirrored", "vae", "ddim")
 
 
 class Evaluation:
-    """One preset. The judge is `BUILT_IN_JUDGE`, in no loss. model: of diffusion; of light and shade only its
-    autoencoder is used, for what a photo goes through afterwards."""
+    """One preset. The judge is `BUILT_IN_JUDGE`, in no loss. model: of diffusion; for light and shade it is only what a
+    photo goes through afterwards."""
 
     def __init__(self, way: str, preset: str, model: LoadedModel):
         self.settings, self.way, device = PRESETS[way][preset], way, model.context.device
@@ -53,7 +53,8 @@ class Evaluation:
         self.used = [load_surrogate(name).to(device) for name in BUILT_IN_SURROGATES]
         self.judge, self.detector = load_surrogate(BUILT_IN_JUDGE).to(device), load_detector(device)
         self.panel = (self.judge, *self.used)
-        found = processings(codec=model.codec) | {"mirrored": lambda photo: as_saved(photo.flip(3))}
+        found = processings(model.codec, model.denoiser, model.context, schedule=model.schedule)
+        found |= {"mirrored": lambda photo: as_saved(photo.flip(3))}
         self.processings: dict[str, Processing] = {name: found[name] for name in AFTER}
 
     def person(self, photo: Tensor, other: Tensor) -> dict:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checks import ProtectionError, require
 from .crop import through
 from .face import DISAGREEING, Box, Face, as_tuples, quarter_turn_back, transform_points
-from .landmarks import LandmarkPredictor, grey_levels, predict_landmarks
+from .landmarks import LandmarkPredictor, predict_landmarks
 from .mesh import FaceMesh, disagreement_of, load_face_mesh, mesh_of
 from .windows import SMALLEST_LEVEL, WINDOW, WindowScorer, score_windows, strongest
 
@@ -79,9 +79,8 @@ def detect_faces(
     Raises:
         ProtectionError: not one RGB image of floats, or NaN or infinite values in it.
     """
-    _check(image, min_face, max_pixels)
+    photo = _checked(image, min_face, max_pixels)
     detector = detector or load_detector(image.device)
-    photo = image.detach().float().clamp(0, 1)
     faces = _search(photo, detector, threshold, min_face, max_pixels)
     if faces or not turned:
         return faces
@@ -106,14 +105,16 @@ def find_face(image: Tensor, detector: FaceDetector | None = None, **options) ->
     return faces[0]
 
 
-def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
+def _checked(image: Tensor, min_face: float, max_pixels: int) -> Tensor:
+    """The image as it is searched: float32, clamped where that is needed, which large photos are not copied for."""
     require(
         image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point() and image.numel() > 0,
         f"detect_faces: image is {image.dtype} of shape {tuple(image.shape)}, expected floats of shape [3, H, W] in "
         "[0, 1]",
         "pass one image of a batch; drop alpha, repeat grey three times; divide 8-bit values by 255",
     )
-    if not all(math.isfinite(extreme) for extreme in torch.aminmax(image.detach())):
+    lowest, highest = (extreme.item() for extreme in torch.aminmax(image.detach()))
+    if not math.isfinite(lowest) or not math.isfinite(highest):
         broken = ~torch.isfinite(image)
         channel, y, x = broken.nonzero()[0].tolist()
         raise ProtectionError(
@@ -126,6 +127,8 @@ def _check(image: Tensor, min_face: float, max_pixels: int) -> None:
         f"detect_faces: min_face is {min_face} and max_pixels {max_pixels}, expected both above 0",
         f"leave them out (min_face={WINDOW}, max_pixels=4_000_000)",
     )
+    photo = image.detach().float()
+    return photo if lowest >= 0 and highest <= 1 else photo.clamp(0, 1)
 
 
 def smallest_in_one_pass(photo: Tensor, max_pixels: int = LEVEL_PIXELS) -> float:
@@ -136,10 +139,7 @@ def smallest_in_one_pass(photo: Tensor, max_pixels: int = LEVEL_PIXELS) -> float
 def _search(photo: Tensor, detector: FaceDetector, threshold: float, min_face: float, max_pixels: int) -> list[Face]:
     with torch.no_grad():
         boxes = strongest(score_windows(detector.scorer, photo, threshold, min_face, max_pixels))
-    if not boxes:
-        return []
-    grey = grey_levels(photo)
-    faces = [_face_at(photo, grey, box, score, detector) for score, box in boxes]
+    faces = [_face_at(photo, box, score, detector) for score, box in boxes]
     return [_turned(photo, face, detector) if face.doubtful else face for face in faces]
 
 
@@ -155,8 +155,8 @@ def with_mesh(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
     return replace(face, mesh=mesh, disagreement=disagreement_of(face.landmarks, mesh))
 
 
-def _face_at(photo: Tensor, grey: np.ndarray, box: Box, score: float, detector: FaceDetector) -> Face:
-    landmarks = predict_landmarks(detector.landmarks, grey, box)
+def _face_at(photo: Tensor, box: Box, score: float, detector: FaceDetector) -> Face:
+    landmarks = predict_landmarks(detector.landmarks, photo, box)
     return with_mesh(photo, Face(box, score, as_tuples(landmarks)), detector)
 
 
@@ -176,7 +176,7 @@ def _turned(photo: Tensor, face: Face, detector: FaceDetector) -> Face:
         view = torch.rot90(around, turns, (1, 2))
         box = _box_in_the_middle(view, detector.scorer)
         if box is not None:
-            views[turns] = _face_at(view, grey_levels(view), box, face.score, detector)
+            views[turns] = _face_at(view, box, face.score, detector)
     turns = min(views, key=lambda one: views[one].disagreement, default=0)
     if turns == 0 or views[turns].disagreement > min(DISAGREEING, face.disagreement):
         return face

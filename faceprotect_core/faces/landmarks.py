@@ -53,11 +53,11 @@ class LandmarkPredictor:
         )
 
 
-def predict_landmarks(predictor: LandmarkPredictor, grey: np.ndarray, box_xyxy: tuple[float, ...]) -> np.ndarray:
+def predict_landmarks(predictor: LandmarkPredictor, photo: Tensor, box_xyxy: tuple[float, ...]) -> np.ndarray:
     """Find the five landmarks of the face in a box.
 
     Args:
-        grey: [H, W] integers in 0..255, (R + G + B) // 3 as in dlib.
+        photo: [3, H, W], RGB in [0, 1].
         box_xyxy: left, top, right, bottom in pixel indices.
 
     Returns:
@@ -70,18 +70,19 @@ def predict_landmarks(predictor: LandmarkPredictor, grey: np.ndarray, box_xyxy: 
     for cascade in range(len(predictor.leaves)):
         turn = similarity_transform(predictor.initial_shape, shape)[:, :2].astype(np.float32)
         anchors = shape[predictor.anchor_index[cascade]] + predictor.anchor_offset[cascade] @ turn.T
-        pixels = _read_pixels(grey, anchors * extent + corner)
+        pixels = _grey_levels(photo, anchors * extent + corner)
         shape = shape + _grow(predictor, cascade, pixels)
     return shape * extent + corner
 
 
-def _read_pixels(grey: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The nearest pixels of [H, W] at points [N, 2]; 0 outside the image."""
-    height, width = grey.shape
+def _grey_levels(photo: Tensor, points: np.ndarray) -> np.ndarray:
+    """The nearest pixels of [3, H, W] at points [N, 2], (R + G + B) // 3 of 8-bit values as in dlib; 0 outside."""
+    height, width = photo.shape[-2:]
     x, y = np.floor(points + 0.5).astype(np.int64).T
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    values = grey[y.clip(0, height - 1), x.clip(0, width - 1)].astype(np.int64)
-    return np.where(inside, values, 0)
+    rows, columns = (torch.from_numpy(one.clip(0, end - 1)).to(photo.device) for one, end in ((y, height), (x, width)))
+    levels = (photo[:, rows, columns] * 255).round().long().sum(0) // 3
+    return np.where(inside, levels.cpu().numpy(), 0)
 
 
 def _grow(predictor: LandmarkPredictor, cascade: int, pixels: np.ndarray) -> np.ndarray:
@@ -108,8 +109,3 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     factor = (centred.conj() * (end - end.mean())).sum() / (abs(centred) ** 2).sum()
     shift = end.mean() - factor * start.mean()
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
-
-
-def grey_levels(photo: Tensor) -> np.ndarray:
-    """(R + G + B) // 3 of 8-bit values, as in dlib: [3, H, W] in [0, 1] -> [H, W] integers."""
-    return (sum((channel * 255).round().to(torch.int16) for channel in photo) // 3).cpu().numpy()

@@ -132,11 +132,10 @@ def mesh_of(
     angle = np.arctan2(across[1], across[0])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle, side = (box[:2] + box[2:]) / 2, max(box[2:] - box[:2]) + 1
-    image = photo[None].float().clamp(0, 1)
     for _ in range(LOOKS):
         scaled = turn * (side * ROOM / SIDE)
         to_photo = np.column_stack([scaled, middle - scaled @ np.full(2, (SIDE - 1) / 2)])
-        seen = warp(image, to_photo, SIDE)
+        seen = warp(photo[None].float(), to_photo, SIDE).clamp(0, 1)
         inside = mesh(seen)[0, :, :2].double().cpu().numpy()
         low, high = inside.min(0), inside.max(0)
         middle, side = transform_points(to_photo, (low + high) / 2), max(high - low) * side * ROOM / SIDE

@@ -17,7 +17,7 @@ from .align import TEMPLATES
 from .crop import FaceCrop, crop_face
 from .detect import FaceDetector, detect_faces, with_mesh
 from .face import Box, Face, as_tuples, transform_points
-from .landmarks import grey_levels, predict_landmarks, similarity_transform
+from .landmarks import predict_landmarks, similarity_transform
 from .mesh import LANDMARKS
 
 MEDIAPIPE_COUNTS = (468, 478)  # without and with the irises
@@ -141,8 +141,7 @@ def faces_in_regions(photo: Tensor, boxes: Sequence[Box], detector: FaceDetector
     Raises:
         ProtectionError: a box outside the photo.
     """
-    grey = grey_levels(photo)
-    return [_face_in(photo, grey, box, detector) for box in boxes]
+    return [_face_in(photo, box, detector) for box in boxes]
 
 
 def face_from_mediapipe(points: np.ndarray | Sequence, score: float = 1.0) -> Face:
@@ -188,7 +187,7 @@ def _span(cells: Tensor, count: int, pixels: int) -> tuple[float, float]:
     return cells.min().item() / count * pixels, (cells.max().item() + 1) / count * pixels
 
 
-def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) -> Face:
+def _face_in(photo: Tensor, box: Box, detector: FaceDetector) -> Face:
     height, width = photo.shape[-2:]
     x, y = centre(box)
     require(
@@ -200,8 +199,8 @@ def _face_in(photo: Tensor, grey: np.ndarray, box: Box, detector: FaceDetector) 
     side, answers = max(box[2] - box[0], box[3] - box[1]), []
     for scale, shift in itertools.product(SOUGHT_SCALES, SOUGHT_SHIFTS):
         reach, middle = side * scale / 2, y + side * shift
-        start = predict_landmarks(detector.landmarks, grey, (x - reach, middle - reach, x + reach, middle + reach))
-        answers.append(predict_landmarks(detector.landmarks, grey, face_from_landmarks(start).box_xyxy))
+        start = predict_landmarks(detector.landmarks, photo, (x - reach, middle - reach, x + reach, middle + reach))
+        answers.append(predict_landmarks(detector.landmarks, photo, face_from_landmarks(start).box_xyxy))
     return with_mesh(photo, face_from_landmarks(_agreed(np.stack(answers)), score=0.0), detector)
 
 

@@ -131,7 +131,7 @@ class IdentityObjective:
             f"{WHERE}: there is no margin, and so nothing that could be reached",
             "switch stop_at_margin on, or early_stop of the optimizer off",
         )
-        return self.past(image) >= margin
+        return self.past(image, margin) >= margin
 
     def embed(self, image: Tensor) -> list[Tensor]:
         """The changed image, as every surrogate sees it: [B, 3, H, W] -> [B, D] per surrogate."""
@@ -195,16 +195,24 @@ class IdentityObjective:
         return sum(others, first) / len(views)
 
     @torch.no_grad()
-    def past(self, image: Tensor) -> Tensor:
+    def past(self, image: Tensor, wanted: float = float("-inf")) -> Tensor:
         """[B]: how far the least-fooled surrogate is past its threshold on the image itself, in its metric's units.
 
-        With jitter on its mirror image, too.
+        With jitter on its mirror image, too. Where there are weights, the surrogates that weigh most, as those do that
+        are hard to fool, are asked first, and once no image is past by as much as is wanted, the others are not asked.
         """
-        if not self.jitter.copies:
-            return -torch.stack([self._behind(k, x) for k, x in enumerate(self.embed(image))]).amax(0)
-        image = self._cropped(image)
-        seen = [one.embed_both_ways(image, self.face) for one in self.surrogates]
-        return -torch.stack([self._behind(k, x) for k, both in enumerate(seen) for x in both]).amax(0)
+        image, past = self._cropped(image), image.new_full((len(image),), float("inf"))
+        weights = self.weights or [1.0] * len(self.surrogates)
+        wanted = float("-inf") if self.weights is None else wanted
+        for k in sorted(range(len(weights)), key=lambda one: -weights[one]):
+            if self.jitter.copies:
+                seen = self.surrogates[k].embed_both_ways(image, self.face).unbind()
+            else:
+                seen = (self.surrogates[k].embed(image, self.face),)
+            past = torch.minimum(past, torch.stack([-self._behind(k, x) for x in seen]).amin(0))
+            if bool((past < wanted).all()):
+                break
+        return past
 
     def _behind(self, index: int, x: Tensor) -> Tensor:
         """[B]: how far a surrogate is from being past its thresholds, in its metric's units; negative when it is past.

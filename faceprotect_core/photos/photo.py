@@ -266,10 +266,12 @@ class _Studio:
                 starts = None if anew else [whole[one].value for one in failed]
                 for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
                     whole[number] = further
-                again = self._pasted(photo, whole)
-                faces = zip(again.faces, result.faces, strict=True)
+                earlier = result.faces
+                del result  # of a large photo two are too many
+                result = self._pasted(photo, whole)
+                faces = zip(result.faces, earlier, strict=True)
                 counted = [asked_again(now, before, n in failed) for n, (now, before) in enumerate(faces)]
-                result = replace(again, faces=tuple(counted))
+                result = replace(result, faces=tuple(counted))
             return result
         except FAILURES as error:
             return error

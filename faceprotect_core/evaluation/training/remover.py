@@ -1,11 +1,12 @@
 """Can the protection be learned away? Trains a network on photos and their protected copies, and tries it on others.
 
-    python -m faceprotect_core.evaluation.training.remover --images FACES --out DIR [--preset instant fast]
+    python -m faceprotect_core.evaluation.training.remover --images FACES --out DIR [--ways instant fast]
 
 FACES holds photos <identity>_<photo>.jpg, 256 x 256. Somebody who has this tool protects photos of the training
-identities, all with one preset, and trains a network (the one of Instant, which knows how light and shade changes a
-photo) to give the photo back. Each remover is tried on photos a of the held-out people, as every preset protects them,
-and the judge, which was in no loss, compares with photo b. Resumable, seeded; prints a table.
+identities, all in one way (a preset, or one that should be harder to undo), and trains a network (the one of Instant,
+which knows how light and shade changes a photo) to give the photo back. Each remover is tried on photos a of the
+held-out people, as every way protects them, and the judge, which was in no loss, compares with photo b. Resumable,
+seeded; prints a table.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ...checks import require
 from ...faces import FaceCrop
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
-from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
-from ...photos.batch import Aim, CropProtector
-from ...photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, LIGHT, PRESETS
+from ...photos.batch import CropProtector
+from ...photos.settings import BUILT_IN_JUDGE
 from ...pixels import as_saved
 from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr
@@ -34,19 +35,17 @@ from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
 from .stage import Stage, parsed
+from .ways import BASE, PAST_A_REMOVER, WAYS, protector_of, restored
 
 log = logging.getLogger("faceprotect.remover")
 BATCH = 8
-WEIGHT = 33.0  # the network's other input, the same for all, which says nothing here
 SAVED_EVERY = 20
 
 
-def protected(crops: Mapping[str, FaceCrop], preset: str, kept: Path) -> Tensor:
-    """[N, 3, 256, 256] in [0, 1], 8 bits: the crops after the first version of a preset; what is done is kept."""
+def protected(crops: Mapping[str, FaceCrop], protector: CropProtector, kept: Path) -> Tensor:
+    """[N, 3, 256, 256] in [0, 1], 8 bits: the crops after the first version; what is done is kept."""
     done = load_file(kept) if kept.exists() else {}
-    surrogates = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
-    protector = CropProtector(Aim("dodge", surrogates, PRESETS[LIGHT][preset], None, None, None, None))
-    for number, (name, crop) in enumerate(tqdm(crops.items(), desc=preset, mininterval=10), start=1):
+    for number, (name, crop) in enumerate(tqdm(crops.items(), desc=kept.stem, mininterval=10), start=1):
         if name not in done:
             (outcome,) = protector([crop])
             if isinstance(outcome, Exception):
@@ -55,12 +54,6 @@ def protected(crops: Mapping[str, FaceCrop], preset: str, kept: Path) -> Tensor:
         if number % SAVED_EVERY == 0 or number == len(crops):
             save_file(done, kept)
     return torch.stack([done[name] for name in crops]).float() / 255
-
-
-def restored(remover: ProtectorNetwork, images: Tensor, masks: Tensor) -> Tensor:
-    """[B, 3, 256, 256] in [0, 1]: what a remover makes of protected photos."""
-    plane = remover(images, masks, images.new_full((len(images),), WEIGHT))
-    return LightAndShade(images, masks, LightAndShadeSettings()).lit(plane)
 
 
 @torch.no_grad()
@@ -97,10 +90,14 @@ def seen(
 def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="protected photos and checkpoints go here")
-    parser.add_argument("--preset", nargs="+", choices=[*PRESETS[LIGHT]], default=["instant", "fast"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["instant", "fast"], help="of protecting them")
     parser.add_argument("--photos", type=int, default=300, help="photos that a remover is trained on (300)")
     parser.add_argument("--steps", type=int, default=1500, help="of a remover, with 8 photos each (1500)")
     args = parsed(parser)
+    first = args.ways[: args.ways.index(PAST_A_REMOVER)] if PAST_A_REMOVER in args.ways else [BASE]
+    require(
+        BASE in first, f"{PAST_A_REMOVER!r} needs a remover trained on {BASE!r}", f"name {BASE} before it in --ways"
+    )
     train_paths, held_out_paths = split_identities(args.images)
     train = read_crops([path for path in train_paths if path.stem.endswith("_a")][: args.photos])
     people = read_crops(path for path in held_out_paths if path.stem.endswith("_a"))
@@ -110,20 +107,25 @@ def main() -> None:
     others = embed_crops({judge.name: judge}, [again[f"{name[:-1]}b"] for name in people])[judge.name]
     crops = [*people.values()]
     originals, masks = cropped_images(crops), cropped_masks(crops)
-    shown = {preset: protected(people, preset, args.out / f"held_out_{preset}.safetensors") for preset in args.preset}
-    pairs = {preset: protected(train, preset, args.out / f"train_{preset}.safetensors") for preset in args.preset}
-    rows = [("untouched", "-", seen(judge, crops, originals, others, originals))]
-    rows += [(preset, "-", seen(judge, crops, images, others, originals)) for preset, images in shown.items()]
     theirs = cropped_images([*train.values()]), cropped_masks([*train.values()])
-    removers = {preset: train_remover(theirs[0], pairs[preset], theirs[1], preset, args) for preset in args.preset}
-    for preset, (trained_on, remover) in product(args.preset, removers.items()):
-        images = everybody_restored(remover, shown[preset], masks)
-        rows.append((preset, trained_on, seen(judge, crops, images, others, originals)))
+    shown: dict[str, Tensor] = {}
+    removers: dict[str, ProtectorNetwork] = {}
+    rows = [("untouched", "-", seen(judge, crops, originals, others, originals))]
+    for way in args.ways:
+        protector, name = protector_of(way, removers.get(BASE)), way.replace(",", "").replace(" ", "_")
+        shown[way] = protected(people, protector, args.out / f"held_out_{name}.safetensors")
+        rows.append((way, "-", seen(judge, crops, shown[way], others, originals)))
+        pairs = protected(train, protector, args.out / f"train_{name}.safetensors")
+        removers[way] = train_remover(theirs[0], pairs, theirs[1], way, args)
+    for way, (trained_on, remover) in product(args.ways, removers.items()):
+        images = everybody_restored(remover, shown[way], masks)
+        rows.append((way, trained_on, seen(judge, crops, images, others, originals)))
     log.info(
-        "| preset | remover trained on | judge matches at FAR 0.1 | at 0.01 | PSNR to the original |\n|%s", " --- |" * 5
+        "| protected by | remover trained on | judge matches at FAR 0.1 | at 0.01 | PSNR to the original |\n|%s",
+        " --- |" * 5,
     )
-    for preset, trained_on, (often, seldom, decibels) in rows:
-        log.info("| %s | %s | %.0f %% | %.0f %% | %.1f |", preset, trained_on, 100 * often, 100 * seldom, decibels)
+    for way, trained_on, (often, seldom, decibels) in rows:
+        log.info("| %s | %s | %.0f %% | %.0f %% | %.1f |", way, trained_on, 100 * often, 100 * seldom, decibels)
 
 
 if __name__ == "__main__":

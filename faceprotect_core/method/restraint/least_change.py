@@ -20,8 +20,11 @@ class Reachable(Protocol):
 
     margin: float | None
 
-    def past(self, image: Tensor) -> Tensor:
-        """[B]: how far the least-fooled surrogate is past its threshold."""
+    def past(self, image: Tensor, wanted: float) -> Tensor:
+        """[B]: how far the least-fooled surrogate is past its threshold.
+
+        Where no image is past by as much as is wanted, the least-fooled of some of them will do.
+        """
         ...
 
 
@@ -48,7 +51,7 @@ def least_change(photo: Tensor, changed: Tensor, objective: Reachable) -> tuple[
 
     def beyond(factor: Tensor) -> Tensor:
         """[B]: 0 and more suffices."""
-        return objective.past(as_saved(scaled(factor))) - margin
+        return objective.past(as_saved(scaled(factor)), margin) - margin
 
     whole = photo.new_ones(len(photo))
     at_whole = beyond(whole)

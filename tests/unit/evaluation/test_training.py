@@ -5,12 +5,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from faceprotect_core import ProtectionError
+from faceprotect_core.evaluation.training import stage
 from faceprotect_core.evaluation.training.crops import embed_crops
+from faceprotect_core.evaluation.training.first_look import (
+    EQUAL,
+    PLANES,
+    Changes,
+    at_equal_difference,
+    network_of,
+    train,
+)
 from faceprotect_core.evaluation.training.protector import LOOKS, ONE_LOOK, Training
-from faceprotect_core.evaluation.training.remover import everybody_restored, restored, train_remover
+from faceprotect_core.evaluation.training.remover import everybody_restored, train_remover
+from faceprotect_core.evaluation.training.ways import Withstanding, restored
 from faceprotect_core.faces import crop_face
 from faceprotect_core.faces.crop import cropped_images, cropped_masks
-from faceprotect_core.photos.settings import BUILT_IN_SURROGATES
+from faceprotect_core.instant.network import ProtectorNetwork
+from faceprotect_core.instant.protect import FIRST_PSNR
+from faceprotect_core.photos.batch import Aim
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS
+from faceprotect_core.verify.quality import ciede2000, psnr
+from faceprotect_core.verify.visibility import FACE
 from tiny import tiny_surrogate
 
 
@@ -88,3 +104,40 @@ def test_a_remover_learns_away_what_is_the_same_in_every_photo(crops, tmp_path):
     assert torch.equal(
         restored(remover, images, masks)[masks.expand_as(images) == 0], images[masks.expand_as(images) == 0]
     )
+
+
+def test_to_withstand_a_remover_what_it_gives_back_has_to_be_somebody_else_too(crops):
+    torch.manual_seed(0)
+    surrogate = tiny_surrogate(seed=0, dtype=torch.float32, default_threshold=0.5)
+    wanted = "dodge", [surrogate], PRESETS[LIGHT]["fast"], None, None, None, None
+    remover, images, masks = ProtectorNetwork(), cropped_images(crops[:2]), cropped_masks(crops[:2])
+    plain = Aim(*wanted).objective(crops[:2])
+    withstanding = Withstanding(*wanted, remover=remover).objective(crops[:2])
+    darker = images - 0.1 * masks
+    back = restored(remover, darker, masks)
+    assert not torch.equal(back, darker)
+    torch.testing.assert_close(withstanding.at(3)(darker), plain.at(3)(darker) + plain(back))
+    assert torch.equal(withstanding.past(darker), plain.past(darker))
+    with pytest.raises(ProtectionError, match="train one on 'fast'"):
+        Withstanding(*wanted).objective(crops)
+
+
+@pytest.mark.parametrize("what", PLANES)
+def test_first_looks_of_every_kind_are_of_one_size_and_can_be_learned(crops, what, tmp_path, monkeypatch):
+    changes, network = Changes(what, crops), network_of(what)
+    planes = torch.randn(2, PLANES[what], 64, 64, generator=torch.Generator().manual_seed(0))
+    change, mask = changes([1, 3], planes), changes.masks[[1, 3]].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(
+        psnr(torch.zeros_like(change), change), torch.full((2,), FIRST_PSNR).double(), rtol=0, atol=1e-3
+    )
+    assert (change[mask == 0] == 0).all() and torch.equal(change[:, 0], change[:, 2]) == (what != "colour")
+    with torch.no_grad():
+        images = at_equal_difference(network, changes)
+    seen, _ = ciede2000(changes.images, images, changes.masks > FACE)
+    assert seen == pytest.approx(EQUAL, abs=0.1)
+    recognisers = {"mobilefacenet": tiny_surrogate(seed=0, dtype=torch.float32, default_threshold=0.5)}
+    args = SimpleNamespace(out=tmp_path, seed=0, steps=2, device=torch.device("cpu"))
+    monkeypatch.setattr(stage, "WARM_UP", 1)
+    trained = train(what, [*crops, *crops[:2]], recognisers, args)
+    torch.manual_seed(0)
+    assert not torch.equal(trained.head.weight, network_of(what).head.weight)

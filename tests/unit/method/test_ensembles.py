@@ -18,6 +18,7 @@ from faceprotect_core import (
 from faceprotect_core.faces import Face
 from faceprotect_core.faces.again import moved
 from faceprotect_core.method.objectives import LEAD
+from faceprotect_core.surrogates import FRSurrogate
 from golden import load_golden
 from tiny import random_image, tiny_surrogate
 
@@ -149,6 +150,28 @@ def test_with_jitter_past_counts_the_mirror_image_too():
     far = [one.margin(a, b).item() for one, a, b in zip(ALIGNING * 2, seen, source, strict=True)]
     assert plain.past(OTHER).item() == pytest.approx(min(far[: len(ALIGNING)]))
     assert jittered.past(OTHER).item() == pytest.approx(min(far))
+
+
+@pytest.mark.parametrize("copies", [0, 1])
+def test_past_asks_those_that_weigh_most_first_and_nobody_after_one_that_knows_every_face(copies, monkeypatch):
+    asked = []
+
+    def noting(name: str):
+        kept = getattr(FRSurrogate, name)
+        monkeypatch.setattr(FRSurrogate, name, lambda self, *a, **k: asked.append(self.name) or kept(self, *a, **k))
+
+    options = {"weights": [1.0, 3.0, 2.0], "jitter": AlignmentJitter(copies)}
+    objective = IdentityObjective([replace(one, name=str(k)) for k, one in enumerate(ALIGNING)], **SEEN, **options)
+    noting("embed_both_ways" if copies else "embed")
+    far = objective.past(OTHER)
+    assert asked == ["1", "2", "0"]
+    asked.clear()
+    assert torch.equal(objective.past(OTHER, far.item()), far) and len(asked) == 3, "as far as is wanted: all say so"
+    asked.clear()
+    assert far <= objective.past(OTHER, 1e3) < 1e3 and asked == ["1"]
+    asked.clear()
+    objective.past(torch.cat([SOURCE, OTHER]), far.item())
+    assert asked == ["1", "2", "0"], "the second image may be as far as is wanted"
 
 
 def test_every_iteration_and_surrogate_and_copy_is_aligned_in_its_own_way():

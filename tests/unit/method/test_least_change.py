@@ -25,7 +25,7 @@ class Brighter:
     margin: float = 0.0
     shown: list[Tensor] = field(default_factory=list)
 
-    def past(self, image: Tensor) -> Tensor:
+    def past(self, image: Tensor, wanted: float = float("-inf")) -> Tensor:
         self.shown.append(image)
         return (image - self.photo).flatten(1).mean(1) - self.wanted
 
@@ -120,7 +120,7 @@ def test_only_8_bit_values_are_asked_about_and_seldom():
 class Steep(Brighter):
     """Falls from nearly enough to far too little within a hair: a straight line misses it by much."""
 
-    def past(self, image: Tensor) -> Tensor:
+    def past(self, image: Tensor, wanted: float = float("-inf")) -> Tensor:
         return super().past(image).sign() * torch.where(super().past(image) > 0, 1e-6, 1.0)
 
 
