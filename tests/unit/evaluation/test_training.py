@@ -124,9 +124,9 @@ def test_to_withstand_a_remover_what_it_gives_back_has_to_be_somebody_else_too(c
 
 @pytest.mark.parametrize("what", PLANES)
 def test_first_looks_of_every_kind_are_of_one_size_and_can_be_learned(crops, what, tmp_path, monkeypatch):
-    changes, network = Changes(what, crops), network_of(what)
+    changes, network = Changes(what, crops[2:]), network_of(what)
     planes = torch.randn(2, PLANES[what], 64, 64, generator=torch.Generator().manual_seed(0))
-    change, mask = changes([1, 3], planes), changes.masks[[1, 3]].expand(-1, 3, -1, -1)
+    change, mask = changes([0, 1], planes), changes.masks.expand(-1, 3, -1, -1)
     torch.testing.assert_close(
         psnr(torch.zeros_like(change), change), torch.full((2,), FIRST_PSNR).double(), rtol=0, atol=1e-3
     )
@@ -138,6 +138,6 @@ def test_first_looks_of_every_kind_are_of_one_size_and_can_be_learned(crops, wha
     recognisers = {"mobilefacenet": tiny_surrogate(seed=0, dtype=torch.float32, default_threshold=0.5)}
     args = SimpleNamespace(out=tmp_path, seed=0, steps=2, device=torch.device("cpu"))
     monkeypatch.setattr(stage, "WARM_UP", 1)
-    trained = train(what, [*crops, *crops[:2]], recognisers, args)
+    trained = train(what, crops, recognisers, args)
     torch.manual_seed(0)
     assert not torch.equal(trained.head.weight, network_of(what).head.weight)
