@@ -15,7 +15,9 @@ DIFFUSED = {
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
-    (LIGHT, "instant"): SHARED | LIT | {"margin": 0.12, "network": True, "iterations": 3, "fidelity_weight": 0.7},
+    (LIGHT, "instant"): SHARED
+    | LIT
+    | {"margin": 0.12, "network": True, "tries": 4, "iterations": 3, "fidelity_weight": 0.7},
     (LIGHT, "fast"): SHARED | LIT | FAST | {"margin": 0.12},
     (LIGHT, "balanced"): SHARED | LIT,
     (LIGHT, "strong"): SHARED | LIT | {"iterations": 60, "margin": 0.4, "fidelity_weight": 0.4},
