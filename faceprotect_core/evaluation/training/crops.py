@@ -44,3 +44,9 @@ def embed_crops(
         name: torch.cat([one.embed(images[i : i + AT_ONCE], faces[i : i + AT_ONCE]) for i in parts])
         for name, one in recognisers.items()
     }
+
+
+def with_both_photos(crops: Mapping[str, FaceCrop]) -> tuple[list[FaceCrop], list[FaceCrop]]:
+    """Photos a, and photos b, of everybody of whom there are both."""
+    names = [name[:-1] for name in crops if name.endswith("_a") and f"{name[:-1]}b" in crops]
+    return [crops[f"{name}a"] for name in names], [crops[f"{name}b"] for name in names]

@@ -32,7 +32,7 @@ from ...verify.quality import ciede2000, psnr, ssim
 from ...verify.visibility import FACE
 from ..people import command, split_identities
 from ..recognition import FARS
-from .crops import embed_crops, read_crops
+from .crops import embed_crops, read_crops, with_both_photos
 from .protector import AT, BATCH, OF_SIZE, Known
 from .stage import Stage, parsed
 
@@ -118,9 +118,8 @@ def main() -> None:
     recognisers = {name: load_surrogate(name) for name in BUILT_IN_SURROGATES}
     panel = {BUILT_IN_JUDGE: load_surrogate(BUILT_IN_JUDGE)} | recognisers
     train_paths, held_out_paths = split_identities(args.images)
-    theirs, held_out = [*read_crops(train_paths).values()], read_crops(held_out_paths)
-    names = [name for name in held_out if name.endswith("_a") and f"{name[:-1]}b" in held_out]
-    people, again = ([held_out[f"{name[:-1]}{photo}"] for name in names] for photo in "ab")
+    theirs = [*read_crops(train_paths).values()]
+    people, again = with_both_photos(read_crops(held_out_paths))
     others = embed_crops(panel, again)
     log.info(
         "| the network gives | PSNR | SSIM | past the threshold on the other photo: %s |\n|%s",

@@ -36,7 +36,7 @@ from ...surrogates import FRSurrogate, load_surrogate
 from ...verify.quality import psnr, ssim
 from ..people import command, split_identities
 from ..recognition import FARS
-from .crops import embed_crops, read_crops
+from .crops import embed_crops, read_crops, with_both_photos
 from .demo_model import save_half
 from .stage import Stage, parsed
 
@@ -118,10 +118,8 @@ class HeldOut:
     """People whom the network was not trained on: photo a is protected, and compared with photo b."""
 
     def __init__(self, paths: Sequence[Path], panel: Mapping[str, FRSurrogate]):
-        crops = read_crops(paths)
-        names = [name for name in crops if name.endswith("_a") and f"{name[:-1]}b" in crops]
-        self.panel, self.crops = panel, [crops[name] for name in names]
-        self.others = embed_crops(panel, [crops[f"{name[:-1]}b"] for name in names])
+        self.panel, (self.crops, again) = panel, with_both_photos(read_crops(paths))
+        self.others = embed_crops(panel, again)
         self.own = embed_crops(panel, self.crops)
         self.images, self.masks = cropped_images(self.crops), cropped_masks(self.crops)
         seen = {name: one for name, one in panel.items() if name in BUILT_IN_SURROGATES}

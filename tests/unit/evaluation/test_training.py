@@ -7,7 +7,7 @@ import torch
 
 from faceprotect_core import ProtectionError
 from faceprotect_core.evaluation.training import stage
-from faceprotect_core.evaluation.training.crops import embed_crops
+from faceprotect_core.evaluation.training.crops import embed_crops, with_both_photos
 from faceprotect_core.evaluation.training.first_look import (
     EQUAL,
     PLANES,
@@ -104,6 +104,12 @@ def test_a_remover_learns_away_what_is_the_same_in_every_photo(crops, tmp_path):
     assert torch.equal(
         restored(remover, images, masks)[masks.expand_as(images) == 0], images[masks.expand_as(images) == 0]
     )
+
+
+def test_whoever_has_one_photo_only_is_left_out(crops):
+    found = {"1_a": crops[0], "1_b": crops[1], "2_a": crops[2], "3_b": crops[3], "1_c": crops[3]}
+    first, second = with_both_photos(found)
+    assert first == [crops[0]] and second == [crops[1]]
 
 
 def test_to_withstand_a_remover_what_it_gives_back_has_to_be_somebody_else_too(crops):
