@@ -30,6 +30,7 @@ def look(
     objective: IdentityObjective,
     settings: LightAndShadeSettings,
     on_step: OnStep | None = None,
+    network: ProtectorNetwork | None = None,
 ) -> Optimised:
     """Light and shade by the network: a first look, `settings.iterations` more, and `MORE` where that was not enough.
 
@@ -40,13 +41,14 @@ def look(
         objective: with a margin.
         settings: a grid of 64; lr and seed make no difference.
         on_step: called after every look but the first.
+        network: see `Looks`.
 
     Returns:
         As `protect_by_light`.
     """
 
     def looked(settings: LightAndShadeSettings, start: Tensor | None, before: int) -> Optimised:
-        looks = Looks(photo, mask, settings.fidelity_weight)
+        looks = Looks(photo, mask, settings.fidelity_weight, network)
         start = looks.first() if start is None else start
         report = on_step and (lambda event: on_step(replace(event, step=before + event.step, steps=steps)))
         return protect_by_light(photo, objective, settings, mask=mask, start=start, optimizer=looks.on, on_step=report)

@@ -96,8 +96,12 @@ class Training:
         self.value = self._next(light, value, gradient, bool(torch.rand((), generator=generator) < 0.5))
         self.value.retain_grad()
         rendering = light.render(self.value)
-        seen = self.known(rendering.image, self.chosen, step) + self.weight * rendering.losses["fidelity"]
+        seen = self.identity(rendering.image, step) + self.weight * rendering.losses["fidelity"]
         return (seen + OF_SIZE * self.size).mean()
+
+    def identity(self, image: Tensor, step: int) -> Tensor:
+        """[B]: how well the chosen people are still known."""
+        return self.known(image, self.chosen, step)
 
     def _next(self, light: LightAndShade, value: Tensor | None, gradient: Tensor | None, mirrored: bool) -> Tensor:
         """What another look gives, as in `Looks`; mirrored: the network sees everything in a mirror.

@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +25,6 @@ from ...checks import require
 from ...faces import FaceCrop
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
-from ...photos.batch import CropProtector
 from ...photos.settings import BUILT_IN_JUDGE
 from ...pixels import as_saved
 from ...surrogates import FRSurrogate, load_surrogate
@@ -35,14 +33,15 @@ from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
 from .stage import Stage, parsed
-from .ways import BASE, PAST_A_REMOVER, WAYS, protector_of, restored
+from .turns import train_in_turns
+from .ways import BASE, IN_TURNS, PAST_A_REMOVER, WAYS, Protector, by_network, left_over, protector_of, restored
 
 log = logging.getLogger("faceprotect.remover")
 BATCH = 8
 SAVED_EVERY = 20
 
 
-def protected(crops: Mapping[str, FaceCrop], protector: CropProtector, kept: Path) -> Tensor:
+def protected(crops: Mapping[str, FaceCrop], protector: Protector, kept: Path) -> Tensor:
     """[N, 3, 256, 256] in [0, 1], 8 bits: the crops after the first version; what is done is kept."""
     done = load_file(kept) if kept.exists() else {}
     for number, (name, crop) in enumerate(tqdm(crops.items(), desc=kept.stem, mininterval=10), start=1):
@@ -64,7 +63,7 @@ def everybody_restored(remover: ProtectorNetwork, images: Tensor, masks: Tensor)
 
 
 def train_remover(originals: Tensor, images: Tensor, masks: Tensor, name: str, args) -> ProtectorNetwork:
-    """Mean absolute difference to the originals, mirrored half of the time."""
+    """Photos mirrored half of the time, see `left_over`."""
     torch.manual_seed(args.seed)
     remover = ProtectorNetwork()
 
@@ -73,7 +72,7 @@ def train_remover(originals: Tensor, images: Tensor, masks: Tensor, name: str, a
         batch = [x[chosen] for x in (images, masks, originals)]
         if torch.rand((), generator=generator) < 0.5:
             batch = [x.flip(3) for x in batch]
-        return F.l1_loss(restored(remover, *batch[:2]), batch[2])
+        return left_over(remover, *batch)
 
     return Stage(f"remover of {name}", remover, args.steps, 1e-3, args).run(loss_of)
 
@@ -112,7 +111,11 @@ def main() -> None:
     removers: dict[str, ProtectorNetwork] = {}
     rows = [("untouched", "-", seen(judge, crops, originals, others, originals))]
     for way in args.ways:
-        protector, name = protector_of(way, removers.get(BASE)), way.replace(",", "").replace(" ", "_")
+        name = way.replace(",", "").replace(" ", "_")
+        if way == IN_TURNS:
+            protector: Protector = by_network(train_in_turns([*train.values()], args))
+        else:
+            protector = protector_of(way, removers.get(BASE))
         shown[way] = protected(people, protector, args.out / f"held_out_{name}.safetensors")
         rows.append((way, "-", seen(judge, crops, shown[way], others, originals)))
         pairs = protected(train, protector, args.out / f"train_{name}.safetensors")

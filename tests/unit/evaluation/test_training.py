@@ -18,11 +18,13 @@ from faceprotect_core.evaluation.training.first_look import (
 )
 from faceprotect_core.evaluation.training.protector import LOOKS, ONE_LOOK, Training
 from faceprotect_core.evaluation.training.remover import everybody_restored, train_remover
-from faceprotect_core.evaluation.training.ways import Withstanding, restored
+from faceprotect_core.evaluation.training.stage import Learner
+from faceprotect_core.evaluation.training.turns import InTurns
+from faceprotect_core.evaluation.training.ways import Withstanding, by_network, protector_of, restored
 from faceprotect_core.faces import crop_face
 from faceprotect_core.faces.crop import cropped_images, cropped_masks
 from faceprotect_core.instant.network import ProtectorNetwork
-from faceprotect_core.instant.protect import FIRST_PSNR
+from faceprotect_core.instant.protect import FIRST_PSNR, load_protector_network
 from faceprotect_core.photos.batch import Aim
 from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS
 from faceprotect_core.verify.quality import ciede2000, psnr
@@ -37,12 +39,16 @@ def crops(astronaut, face):
 
 
 @pytest.fixture
-def training(crops):
-    """With tiny recognisers, and nothing learned."""
-    recognisers = {
+def recognisers():
+    return {
         name: tiny_surrogate(seed=seed, dtype=torch.float32, default_threshold=0.5)
         for seed, name in enumerate(BUILT_IN_SURROGATES)
     }
+
+
+@pytest.fixture
+def training(crops, recognisers):
+    """With tiny recognisers, and nothing learned."""
     torch.manual_seed(0)
     return Training(crops, recognisers)
 
@@ -126,6 +132,29 @@ def test_to_withstand_a_remover_what_it_gives_back_has_to_be_somebody_else_too(c
     assert torch.equal(withstanding.past(darker), plain.past(darker))
     with pytest.raises(ProtectionError, match="train one on 'fast'"):
         Withstanding(*wanted).objective(crops)
+
+
+def test_in_turns_the_remover_learns_first_and_then_counts_in_the_loss_of_the_network(crops, recognisers, tmp_path):
+    args = SimpleNamespace(out=tmp_path, seed=0, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    remover = Learner("remover", ProtectorNetwork(), 1e-3, args)
+    before = remover.model.head.weight.detach().clone()
+    training = InTurns(crops, recognisers, remover)
+    shipped = load_protector_network().state_dict()
+    assert all(torch.equal(x, shipped[name]) for name, x in training.network.state_dict().items())
+    loss = training.loss(ONE_LOOK, torch.Generator().manual_seed(1))
+    plain = Training(crops, recognisers)
+    plain.network.load_state_dict(shipped)
+    assert loss > plain.loss(ONE_LOOK, torch.Generator().manual_seed(1)), "known again after the remover, too"
+    assert remover.step == 1 and not torch.equal(remover.model.head.weight, before)
+    learned = remover.model.head.weight.detach().clone()
+    loss.backward()
+    assert torch.equal(remover.model.head.weight, learned) and training.network.head.weight.grad.abs().sum() > 0
+
+
+def test_what_the_network_that_ships_makes_is_instants_first_version(crops):
+    (plain,), (same,) = protector_of("instant")(crops[3:]), by_network(load_protector_network())(crops[3:])
+    assert torch.equal(plain.image, same.image) and not torch.equal(plain.image, crops[3].image)
 
 
 @pytest.mark.parametrize("what", PLANES)
