@@ -15,6 +15,7 @@ from .inversion import Trajectory
 
 # Elements of the maps that are computed at once: what a CPU's cache holds, and enough to fill a GPU.
 ELEMENTS_AT_ONCE = {"cpu": 2**21, "cuda": 2**25}
+HELD_AT_MOST = 2**25  # elements of the maps of all steps: 128 MB, and as much again in each pass
 
 
 def attention_maps(query: Tensor, key: Tensor) -> Tensor:
@@ -77,6 +78,18 @@ class SelfAttentionReference:
     queries_and_keys: tuple[dict[str, tuple[Tensor, Tensor]], ...]
     latent: Tensor
 
+    @property
+    def map_elements(self) -> int:
+        """How many elements the maps of all steps have."""
+        pairs = (pair for layers in self.queries_and_keys for pair in layers.values())
+        return sum(len(query) * _map_size(query, key) for query, key in pairs)
+
+    def maps(self) -> tuple[dict[str, Tensor], ...]:
+        """The maps that the queries and keys stand for."""
+        return tuple(
+            {layer: _by_rows(query, key) for layer, (query, key) in layers.items()} for layers in self.queries_and_keys
+        )
+
 
 @dataclass(eq=False)
 class Capture:
@@ -98,13 +111,16 @@ class StructureLoss:
     Args:
         reference: layer -> (query, key) of the unchanged run at the same step, each [B, heads, tokens, dim].
         loss: the sum so far; [B] after the forward pass.
+        maps: layer -> the reference's maps, where there is memory to hold them; a pass then holds its own, too.
     """
 
     reference: dict[str, tuple[Tensor, Tensor]]
     loss: Tensor | float = 0.0
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output, difference = _ComparedAttention.apply(query, key, value, self._reference_of(layer, query))
+        reference, unchanged = self._reference_of(layer, query), self.maps.get(layer)
+        output, difference = _ComparedAttention.apply(query, key, value, reference, unchanged)
         self.loss = self.loss + difference
         return output
 
@@ -119,38 +135,49 @@ class StructureLoss:
 
 
 class _ComparedAttention(torch.autograd.Function):
-    """Attention, and the mean squared difference [B] of its maps from the reference's, without ever holding a map.
+    """Attention, and the mean squared difference [B] of its maps from the reference's.
 
     Some rows (queries) of the maps are computed at a time, and again in the backward pass: what is kept are queries,
-    keys and values. At 4096 tokens a held map of 8 heads would be 0.5 GB a layer and step.
+    keys and values. At 4096 tokens a held map of 8 heads would be 0.5 GB a layer and step. Where the reference's maps
+    are held (`unchanged`), so are these; the results are the same, bit for bit.
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, reference: tuple[Tensor, Tensor]):
-        ctx.save_for_backward(query, key, value)
-        ctx.reference = reference
-        output, squares = [], 0.0
+    def forward(
+        ctx, query: Tensor, key: Tensor, value: Tensor, reference: tuple[Tensor, Tensor], unchanged: Tensor | None
+    ):
+        ctx.reference, ctx.unchanged = reference, unchanged
+        output, held, squares = [], [], 0.0
         for rows in _rows(query, key):
             part, maps = _attend(query[:, :, rows], key, value)
             output.append(part)
-            difference = maps.sub_(_unchanged(reference, rows)).flatten(1)
-            squares = squares + torch.linalg.vector_norm(difference, dim=1).square()
+            if unchanged is None:
+                difference = maps.sub_(_unchanged(reference, rows))
+            else:
+                held.append(maps)
+                difference = maps - unchanged[:, :, rows]
+            squares = squares + torch.linalg.vector_norm(difference.flatten(1), dim=1).square()
+        ctx.save_for_backward(query, key, value, *held)
         return torch.cat(output, dim=2), squares / _map_size(query, key)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, output_gradient: Tensor, difference_gradient: Tensor):
-        saved = ctx.saved_tensors  # read once: a recomputed block gives them out once
+        tensors = ctx.saved_tensors  # read once: a recomputed block gives them out once
+        saved, held = tensors[:3], tensors[3:]
         query, key, value = (tensor.to(difference_gradient.dtype) for tensor in saved)
         output_gradient = output_gradient.to(value.dtype)
         weight = (2.0 / _map_size(query, key) * difference_gradient)[:, None, None, None]
         of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         with _tensor_cores(saved[0]):
-            for rows in _rows(query, key):
-                maps = attention_maps(query[:, :, rows], key)
+            for number, rows in enumerate(_rows(query, key)):
+                maps = held[number] if held else attention_maps(query[:, :, rows], key)
                 of_value += maps.transpose(-2, -1) @ output_gradient[:, :, rows]
-                difference = _unchanged(ctx.reference, rows)
-                torch.sub(maps, difference, out=difference)
+                if held:
+                    difference = maps - ctx.unchanged[:, :, rows]
+                else:
+                    difference = _unchanged(ctx.reference, rows)
+                    torch.sub(maps, difference, out=difference)
                 of_maps = (output_gradient[:, :, rows] @ value.transpose(-2, -1)).addcmul_(difference, weight)
                 del difference
                 of_scores = _softmax_backward(of_maps, maps)
@@ -159,7 +186,7 @@ class _ComparedAttention(torch.autograd.Function):
         scale = query.shape[-1] ** -0.5
         of_query, of_key = of_query.mul_(scale), of_key.mul_(scale)
         gradients = (of_query, of_key, of_value)
-        return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, saved, strict=True)), None
+        return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, saved, strict=True)), None, None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,6 +198,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 def _unchanged(reference: tuple[Tensor, Tensor], rows: slice) -> Tensor:
     query, key = reference
     return attention_maps(query[:, :, rows], key)
+
+
+def _by_rows(query: Tensor, key: Tensor) -> Tensor:
+    return torch.cat([attention_maps(query[:, :, rows], key) for rows in _rows(query, key)], dim=2)
 
 
 def _rows(query: Tensor, key: Tensor) -> list[slice]:

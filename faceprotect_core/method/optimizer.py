@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checks import given, require, require_image
 from ..progress import OnStep
 from ..protocols import Denoiser, ImageCodec, decoder_of_changes
-from .attention import SelfAttentionReference, StructureLoss, require_embeddings
+from .attention import HELD_AT_MOST, SelfAttentionReference, StructureLoss, require_embeddings
 from .inversion import Trajectory
 from .restraint.fidelity import Fidelity
 from .variables import Objective, Rendering, optimize, weight_of
@@ -120,6 +120,8 @@ class NoisyLatent:
         self.denoiser, self.trajectory = denoiser, trajectory
         self.decode = codec.decode if photo is None else decoder_of_changes(codec)
         self.embeddings, self.structure = embeddings.detach(), structure
+        small = structure is not None and structure.map_elements <= HELD_AT_MOST
+        self.maps = structure.maps() if small else ({},) * trajectory.depth
         self.photo, self.mask = photo, mask
         self.start, self.fidelity_weight = trajectory.latents[-1], fidelity_weight
         if photo is not None:
@@ -160,7 +162,8 @@ class NoisyLatent:
         denoisers = denoisers or [self.denoiser] * self.trajectory.depth
         structure_loss = latent.new_zeros(latent.shape[0])
         for step, denoiser in enumerate(denoisers):
-            layers = StructureLoss(self.structure.queries_and_keys[step]) if self.structure else None
+            reference = self.structure and self.structure.queries_and_keys[step]
+            layers = StructureLoss(reference, maps=self.maps[step]) if reference else None
             latent = self.trajectory.denoise_step(denoiser, latent, step, self.embeddings[step], layers)
             structure_loss = structure_loss + (layers.loss if layers else 0.0)
         return latent, structure_loss

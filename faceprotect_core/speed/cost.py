@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..method.attention import ELEMENTS_AT_ONCE, StructureLoss
+from ..method.attention import ELEMENTS_AT_ONCE, HELD_AT_MOST, StructureLoss
 from ..method.inversion import expand_context
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ..method.protect import PAPER, Settings
@@ -167,6 +167,9 @@ def _memory(probes: Sequence[Probe], device: torch.device, attention: _SelfAtten
     if attention is None:
         return round(share * in_use)
     in_use += depth * sum(attention.held.values()) + ROWS * max(attention.rows.values(), default=0)
+    maps = depth * sum(attention.maps.values())
+    if maps <= HELD_AT_MOST * torch.float32.itemsize:
+        in_use += 2 * maps  # the reference's and its own
     return round(share * in_use + holes * depth * sum(attention.rows.values()))
 
 
@@ -189,17 +192,19 @@ def count_passes(settings: Settings) -> dict[str, Passes]:
 
 
 class _SelfAttention:
-    """Compares its maps with themselves. By layer, in bytes: held, the queries and keys to compare with; rows, what is
-    computed at once of the maps."""
+    """Compares its maps with themselves. By layer, in bytes: held, the queries and keys to compare with; maps, all of
+    them; rows, what is computed at once of the maps."""
 
     def __init__(self):
         self.held: dict[str, int] = {}
+        self.maps: dict[str, int] = {}
         self.rows: dict[str, int] = {}
 
     def __call__(self, layer: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         at_once = ELEMENTS_AT_ONCE.get(query.device.type, ELEMENTS_AT_ONCE["cuda"])
         elements = query[..., 0].numel() * key.shape[2]
         self.held[layer] = query.nbytes + key.nbytes
+        self.maps[layer] = elements * torch.float32.itemsize
         self.rows[layer] = min(elements, at_once) * torch.float32.itemsize
         return StructureLoss({layer: (query.detach(), key.detach())})(layer, query, key, value)
 

@@ -1,4 +1,4 @@
-"""Less memory, the same result: maps that are never held, blocks that are computed again."""
+"""Less memory, the same result: maps that are held only where they are small, blocks that are computed again."""
 
 import gc
 
@@ -7,8 +7,8 @@ import torch
 
 from faceprotect_core import capture_self_attention, ddim_invert, protect
 from faceprotect_core.diffusers_backend import DiffusersCodec, DiffusersDenoiser
-from faceprotect_core.method import attention
-from faceprotect_core.method.attention import Capture, StructureLoss, attention_maps
+from faceprotect_core.method import attention, optimizer
+from faceprotect_core.method.attention import Capture, SelfAttentionReference, StructureLoss, attention_maps
 from faceprotect_core.speed.checkpointing import blocks_of, recomputed
 from golden import load_golden
 
@@ -38,8 +38,8 @@ def held(query, key, value, reference):
     return maps.to(value.dtype) @ value, (maps - attention_maps(*reference)).square().flatten(1).mean(1)
 
 
-def compared(query, key, value, reference):
-    loss = StructureLoss({"layer": reference})
+def compared(query, key, value, reference, maps=None):
+    loss = StructureLoss({"layer": reference}, maps=maps or {})
     return loss("layer", query, key, value), loss.loss
 
 
@@ -57,6 +57,21 @@ def test_rows_at_a_time_give_the_same_attention_loss_and_gradients(monkeypatch, 
         results.append((output, loss, *torch.autograd.grad(total, inputs)))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_maps_that_are_held_give_the_same_bit_for_bit(monkeypatch, rows):
+    inputs, reference = random_attention(dtype=torch.float32)
+    monkeypatch.setitem(attention.ELEMENTS_AT_ONCE, "cpu", rows * 2 * 3 * 50)
+    unchanged = SelfAttentionReference(({"layer": reference},), reference[0])
+    assert unchanged.map_elements == 2 * 3 * 50 * 50
+    results = []
+    for maps in ({}, unchanged.maps()[0]):
+        before = {layer: one.clone() for layer, one in maps.items()}
+        output, loss = compared(*inputs, reference, maps)
+        results.append((output, loss, *torch.autograd.grad(output.square().sum() + 50 * loss.sum(), inputs)))
+        assert all(torch.equal(maps[layer], one) for layer, one in before.items())
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_the_unchanged_run_is_computed_in_rows_too(monkeypatch):
@@ -81,7 +96,7 @@ def test_bfloat16_attention_keeps_the_loss_in_float32():
     assert all(gradient.dtype == torch.bfloat16 and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_no_map_is_held():
+def test_no_map_is_held_that_is_not_asked_for():
     inputs, reference = random_attention(batch=1, heads=2, tokens=256, width=8, dtype=torch.float32)
     a_map = 2 * 256 * 256 * 4
     assert saved_bytes(lambda: held(*inputs, reference)) > a_map
@@ -108,6 +123,21 @@ def test_recomputed_blocks_give_the_same_protection_bit_for_bit(golden, frugal):
     for denoiser, codec in ((golden.denoiser, golden.codec), frugal):
         arguments = (denoiser, codec, image, golden.context, golden.objective())
         results.append(protect(*arguments, null_text_iterations=2, iterations=3))
+    assert torch.equal(results[0].image, results[1].image)
+    assert results[0].history == results[1].history
+
+
+def test_small_maps_are_held_and_large_ones_are_not_with_the_same_result(golden, monkeypatch):
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    results, held = [], []
+    computed = SelfAttentionReference.maps
+    monkeypatch.setattr(SelfAttentionReference, "maps", lambda self: held.append(1) or computed(self))
+    for most in (optimizer.HELD_AT_MOST, 100):
+        monkeypatch.setattr(optimizer, "HELD_AT_MOST", most)
+        arguments = (golden.denoiser, golden.codec, image, golden.context, golden.objective())
+        results.append(protect(*arguments, null_text_iterations=2, iterations=3))
+        assert len(held) == 1
     assert torch.equal(results[0].image, results[1].image)
     assert results[0].history == results[1].history
 
