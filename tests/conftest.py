@@ -19,6 +19,9 @@ CPU = Path("/proc/cpuinfo")
 if CPU.exists() and "GenuineIntel" in CPU.read_text():
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+# Ray lets its workers have what other processes leave. Beside the other layers' tests that is a thirtieth of a core.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 def pytest_addoption(parser):
     parser.addoption("--frontend", metavar="FOLDER", help="the static files of another ComfyUI frontend")

@@ -5,6 +5,7 @@ import csv
 import json
 import logging
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from faceprotect_core import AlignmentJitter, IdentityObjective, ProtectionError
 from faceprotect_core.__main__ import main
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.evaluation.painted import painted
-from faceprotect_core.evaluation.protocol import methods, results, trial
+from faceprotect_core.evaluation.protocol import command, methods, results, trial
+from faceprotect_core.evaluation.protocol import run as run_module
 from faceprotect_core.evaluation.protocol.command import add_arguments
 from faceprotect_core.evaluation.protocol.data import read_pairs, read_square
 from faceprotect_core.evaluation.protocol.methods import chosen_methods
@@ -28,7 +30,7 @@ from faceprotect_core.method.peers.makeup import WEIGHT, MakeupLoss
 from faceprotect_core.method.peers.semantic import SemanticSettings, protect_by_semantics
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PhotoSettings
 from faceprotect_core.pixels import as_saved
-from faceprotect_core.verify.robustness import processings
+from quick_lab import QuickLab, some_processings
 
 QUICK = PhotoSettings(DIFFUSION).tuned(null_text_iterations=1, iterations=2, lr=0.02)
 QUICK_LIGHT = PhotoSettings(steepness=6.0, jitter=1).tuned(iterations=2, fidelity_weight=0.2)
@@ -38,11 +40,16 @@ FILES = ("results.md", "results.json", "rates.csv", "rank_1.csv", "quality.csv",
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Two iterations instead of twenty, four processings instead of fourteen."""
+    """Two iterations instead of twenty, two processings instead of fourteen."""
     monkeypatch.setitem(methods.PRESETS[DIFFUSION], "fast", QUICK)
     monkeypatch.setitem(methods.PRESETS[LIGHT], "fast", QUICK_LIGHT)
-    few = lambda *model, **schedule: {name: processings(*model, **schedule)[name] for name in PROCESSED}  # noqa: E731
-    monkeypatch.setattr(trial, "processings", few)
+    monkeypatch.setattr(trial, "processings", some_processings)
+
+
+@pytest.fixture
+def purifying(quick, monkeypatch):
+    """With the two that go through the model, which take ten times as long as everything else."""
+    monkeypatch.setattr(trial, "processings", partial(some_processings, names=PROCESSED))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,7 @@ def evaluate(people: Path, out: Path, *arguments: str) -> int:
     return main(["evaluate", "--images", str(people), "--out", str(out), "--setting", "fast", *arguments])
 
 
-def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do(quick, people, tmp_path, caplog):
+def test_one_command_measures_everything_and_a_second_run_has_nothing_left_to_do(purifying, people, tmp_path, caplog):
     out, targets = tmp_path / "results", tmp_path / "targets"
     targets.mkdir()
     for letter in "ab":  # the other person is the target
@@ -359,7 +366,7 @@ def test_the_papers_framings(quick, people, tmp_path, framing):
     assert record["settings"]["framing"] == framing and record["psnr"] > 25
 
 
-def test_another_models_autoencoder_is_one_more_purification(quick, people, tmp_path, demo):
+def test_another_models_autoencoder_is_one_more_purification(purifying, people, tmp_path, demo):
     """Not only the model purifies that the method went through: that one may know its own changes too well."""
     _, codec, _ = demo
     codec.vae.save_pretrained(tmp_path / "model/vae")
@@ -378,11 +385,13 @@ def test_another_models_autoencoder_is_one_more_purification(quick, people, tmp_
     assert evaluate(people, tmp_path / "other", *arguments, "--purifier", str(people)) == 2
 
 
-def test_two_workers_give_what_one_gives(people, tmp_path):
+def test_two_workers_give_what_one_gives(people, tmp_path, monkeypatch):
     try:
         import ray.data  # noqa: F401
     except ImportError:
         needs.missing("Ray Data is not installed (pip install 'ray[data]')")
+    for module in (command, run_module):
+        monkeypatch.setattr(module, "Lab", QuickLab)
     here, there = tmp_path / "here", tmp_path / "there"
     arguments = ("--methods", "pgd", "--no-plots", "--identities", "1")
     assert evaluate(people, here, *arguments) == 0
