@@ -6,8 +6,9 @@ FACES holds photos <identity>_<photo>.jpg, 256 x 256. Every tenth identity is he
 the loss, but for the judge, each through slightly wrong alignments and mirrored half of the time; beside them stands
 the fidelity to the photo, with a weight that is drawn for each. First the network learns to look once, without a
 gradient; then it goes on from its own result, five looks in a row, each with the gradient of the last. Resumable,
-seeded; prints the held-out curve as it goes. DIR/protector.safetensors is what the package ships: that began with
---start, the network of one look of before, instead of with the first 800 steps. About two hours on one CPU core.
+seeded; prints the held-out curve as it goes. DIR/protector.safetensors takes the place of what the package ships: that
+one began with --start, the network of one look of before, instead of with the first 800 steps, and is no better
+(docs/RESULTS.md). About two hours on one CPU core.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint and weights go here")
     parser.add_argument("--start", type=Path, help="weights of an earlier network, instead of the first 800 steps")
-    parser.add_argument("--steps", type=int, default=4500, help="with 6 photos each (4500)")
+    parser.add_argument("--steps", type=int, default=3000, help="with 6 photos each (3000)")
     args = parsed(parser)
     recognisers = {name: load_surrogate(name) for name in BUILT_IN_SURROGATES}
     train_paths, held_out_paths = split_identities(args.images)
