@@ -19,7 +19,7 @@ CPU = Path("/proc/cpuinfo")
 if CPU.exists() and "GenuineIntel" in CPU.read_text():
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-# Ray lets its workers have what other processes leave. Beside the other layers' tests that is a thirtieth of a core.
+# Ray lets its workers have what other processes leave: beside two that compute, a twentieth of a core each.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
