@@ -22,6 +22,7 @@ GONE = "No face is found there any more."
 NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about others."
 BY_NETWORK = "A network made this in a few looks."
 NOT_BY_NETWORK = "What a network made in a few looks was not enough, so this was made as with fast."
+NOBODY_KNEW = "No recogniser took the other photo for you, so all compared with this photo: is it one of you?"
 PREVIEW = "Preview, by instant"
 STILL_KNOWN = "still recognised, goes further"
 _DOING = {"inversion": "getting ready", "null_text": "learning the face", "protection": "protecting"}
@@ -153,26 +154,32 @@ def _dodging(face: FaceVerdict) -> list[str]:
     judges = [score for score in face.scores if score.role == JUDGE]
     used = [score for score in face.scores if score.role == LOSS]
     said = ["Protected." if face.protected else "NOT PROTECTED."]
-    whom = "you on the other photo" if face.other else "you"
     for judge in judges:
-        who = f"{judge.recogniser}, which was not used to make this,"
-        if not judge.knew:
-            said.append(
-                f"{who} did not know {whom} before either, so it is no evidence ({_numbers(judge, face.goal)})."
-            )
-        elif judge.reached:
+        who, whom = f"{judge.recogniser}, which was not used to make this,", _whom([judge])
+        if judge.reached:
             said.append(f"{who} knew {whom} before and no longer does ({_numbers(judge, face.goal)}).")
         else:
             still = "still knows" if _away(judge) < 0 else "hardly knows"
             said.append(f"{who} {still} {whom} ({_numbers(judge, face.goal)}; wanted {_wanted(judge):.2f}).")
-    fooled = sum(score.reached for score in used)
+    fooled, whom = sum(score.reached for score in used), _whom(used)
     if len(used) == 1:
         said.append(f"The recogniser that was used {'no longer knows' if fooled else 'may still know'} {whom}.")
     elif used:
         said.append(f"{fooled} of {len(used)} recognisers that were used no longer know {whom}.")
     if not judges:
         said.append(NO_JUDGE)
+    apart = [score.recogniser for score in face.scores if not score.other] if face.other else []
+    if apart:
+        said.append(NOBODY_KNEW if len(apart) == len(face.scores) else _did_not_know(apart))
     return said
+
+
+def _whom(scores: Sequence[Score]) -> str:
+    return "you on the other photo" if scores and all(score.other for score in scores) else "you"
+
+
+def _did_not_know(names: Sequence[str]) -> str:
+    return f"On the other photo {' and '.join(names)} did not know you, and compared with this photo instead."
 
 
 def _impersonation(face: FaceVerdict) -> str:

@@ -37,6 +37,7 @@ class Score:
         threshold: beyond it two photos show the same person.
         knew: it took the original for the person of the reference.
         reached: the finished face is past the threshold by `ROOM`; to impersonate, it is taken for the target.
+        other: the reference is another photo, on which it knew the person.
     """
 
     recogniser: str
@@ -47,6 +48,7 @@ class Score:
     threshold: float
     knew: bool
     reached: bool
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class FaceVerdict:
     Args:
         face: in the photo's pixels, as it was found in the original.
         found_again: the detector finds a face there in the finished photo, too.
-        scores: of every recogniser. The reference is the original itself, or another photo of the person; to
-            impersonate, the target.
+        scores: of every recogniser. The reference is the original itself, or another photo of the person for those
+            that know the person on it; to impersonate, the target.
         goal: what was wanted.
-        other: the reference of this face was another photo.
+        other: another photo was to be the reference of this face.
         asked: how many versions of this face the judge was shown. Asking until it says yes weakens what it says.
         network: the network of `instant` made the first version.
     """
@@ -96,7 +98,7 @@ class FaceVerdict:
             "evidence": self.evidence,
             "doubtful": self.doubtful,
             "found_again": self.found_again,
-            "compared_with_another_photo": self.other,
+            "compared_with_another_photo": any(score.other for score in self.scores),
             "judge_asked": self.asked,
             "network": self.network,
             "scores": [vars(score) for score in self.scores],
@@ -139,7 +141,8 @@ def judge_photo(
         judge: a recogniser that was not; None for none.
         goal: "dodge" and "synthetic" want the face past the threshold by `ROOM`; "impersonate" wants it to match the
             target [3, h, w] or [1, 3, h, w].
-        other: another photo [3, h, w] of one of the persons; the face that is most like it is compared with it.
+        other: another photo [3, h, w] of one of the persons; the face that is most like it is compared with it, by the
+            recognisers that know the original on it: to be far from a stranger, or from a poor photo, protects nobody.
 
     Raises:
         ProtectionError: sizes that differ, no face in the target or the other photo.
@@ -161,8 +164,7 @@ def judge_photo(
         same = _most_alike(panel, looked, theirs) if theirs and looked else None
         verdicts = []
         for number, one in enumerate(looked):
-            references = fixed or (theirs if theirs and number == same else one.before)
-            verdicts.append(one.verdict(references, goal, number == same))
+            verdicts.append(one.verdict(goal, fixed, theirs if number == same else None))
     return tuple(verdicts)
 
 
@@ -182,13 +184,14 @@ class _Looked:
         self.before = [recogniser.embed(before[None], inside) for recogniser, _ in panel]
         self.after = [embed_places(recogniser, after, inside, self.again) for recogniser, _ in panel]
 
-    def verdict(self, references: Sequence[Tensor], goal: Goal, other: bool) -> FaceVerdict:
-        rows = zip(self.panel, self.before, self.after, references, strict=True)
-        scores = tuple(
-            _score(recogniser, role, before, after, reference, goal)
-            for (recogniser, role), before, after, reference in rows
-        )
-        return FaceVerdict(self.face, self.again is not None, scores, goal, other)
+    def verdict(self, goal: Goal, target: list[Tensor] | None, other: list[Tensor] | None) -> FaceVerdict:
+        """target, other: what every recogniser makes of these photos; without both the original is the reference."""
+        scores = []
+        for k, (recogniser, role) in enumerate(self.panel):
+            before, known = self.before[k], other is not None and bool(recogniser.is_match(self.before[k], other[k]))
+            reference = target[k] if target else other[k] if other and known else before
+            scores.append(_score(recogniser, role, before, self.after[k], reference, goal, known))
+        return FaceVerdict(self.face, self.again is not None, tuple(scores), goal, other is not None)
 
 
 def _most_alike(panel, looked: Sequence[_Looked], references: Sequence[Tensor]) -> int:
@@ -197,19 +200,22 @@ def _most_alike(panel, looked: Sequence[_Looked], references: Sequence[Tensor]) 
     return max(range(len(looked)), key=lambda number: likeness(recognisers, looked[number].before, references))
 
 
-def _score(surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, other: Tensor, goal: Goal) -> Score:
+def _score(
+    surrogate: FRSurrogate, role: str, before: Tensor, changed: Tensor, reference: Tensor, goal: Goal, other: bool
+) -> Score:
     """The worst of the embeddings [places, D] counts: a recogniser may align the face by either place."""
-    after = worst_place(surrogate, changed, other, goal)
-    past = surrogate.margin(after, other).item()
+    after = worst_place(surrogate, changed, reference, goal)
+    past = surrogate.margin(after, reference).item()
     return Score(
         surrogate.name,
         role,
         surrogate.metric,
-        surrogate.similarity(before, other).item(),
-        surrogate.similarity(after, other).item(),
+        surrogate.similarity(before, reference).item(),
+        surrogate.similarity(after, reference).item(),
         surrogate.threshold(),
-        bool(surrogate.is_match(before, other)),
+        bool(surrogate.is_match(before, reference)),
         past < 0 if goal == "impersonate" else past >= ROOM,
+        other,
     )
 
 

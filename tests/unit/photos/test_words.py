@@ -63,18 +63,24 @@ def test_one_that_a_used_recogniser_knows_is_not_protected_whatever_the_judge_sa
     assert said.startswith("NOT PROTECTED. ") and "The recogniser that was used may still know you." in said
 
 
-def test_a_judge_that_did_not_know_the_person_before_is_no_evidence():
-    face = verdict(judge(0.81, before=0.7), used(), other=True)
-    said = words.verdict(face)
-    assert face.protected and not face.evidence and said.startswith("Protected. ")
-    assert "did not know you on the other photo before either, so it is no evidence (distance 0.81" in said
-    assert "knew you" not in said.replace("know you", "")
+def elsewhere(score: Score) -> Score:
+    return replace(score, other=True)
 
 
 def test_with_another_photo_it_says_that_the_person_on_it_is_meant():
-    said = words.verdict(replace(PROTECTED, other=True))
+    said = words.verdict(verdict(*map(elsewhere, PROTECTED.scores), other=True))
     assert "knew you on the other photo before and no longer does" in said
     assert said.endswith("no longer know you on the other photo.")
+
+
+def test_whoever_did_not_know_the_person_on_the_other_photo_is_said_to_have_compared_with_this_one():
+    said = words.verdict(verdict(judge(), elsewhere(used()), used(name="faceres"), other=True))
+    assert "knew you before and no longer does" in said
+    assert said.endswith(
+        "On the other photo dlib_resnet and faceres did not know you, and compared with this photo instead."
+    )
+    said = words.verdict(replace(PROTECTED, other=True))
+    assert "the other photo before" not in said and said.endswith(words.NOBODY_KNEW)
 
 
 def test_without_a_judge_it_says_that_nothing_follows_about_others():

@@ -209,16 +209,25 @@ def test_the_other_photo_is_the_reference_for_the_face_of_that_person(easy, reco
     assert plain.faces[position].scores[0].before == 0
 
 
-def test_a_judge_that_did_not_know_the_person_on_the_other_photo_is_no_evidence(recognizer, portrait, somebody, face):
-    """She is fooled, but was never known."""
+def test_whoever_did_not_know_the_person_on_the_other_photo_compares_with_the_photo_itself(
+    recognizer, portrait, somebody
+):
+    """A stranger, or a poor photo, is far from every face, also from one that nobody changed."""
+    found, knowing = find_face(portrait), stubborn()
+    (verdict,) = judge_photo(portrait, portrait, [found], [], recognizer, other=somebody)
+    assert not verdict.protected and not verdict.evidence and verdict.other and not verdict.scores[0].other
+    plain = judge_photo(portrait, portrait, [found], [knowing], recognizer)
+    (verdict,) = judge_photo(portrait, portrait, [found], [knowing], recognizer, other=somebody)
+    assert verdict.scores[0] == plain[0].scores[0] and verdict.scores[1].other, "each for itself"
+
+
+def test_a_face_that_is_gone_is_past_the_other_photo(recognizer, portrait):
     found = find_face(portrait)
     gone = portrait.clone()
     left, top, right, bottom = (round(value) for value in found.box_xyxy)
     gone[:, top:bottom, left:right] = 0.5
-    (stranger,) = judge_photo(portrait, gone, [found], [], recognizer, other=somebody)
-    assert stranger.protected and stranger.other and not stranger.scores[0].knew and not stranger.evidence
     (known,) = judge_photo(portrait, gone, [found], [], recognizer, other=portrait.flip(2))
-    assert known.protected and known.other and known.scores[0].knew and known.evidence
+    assert known.protected and known.scores[0].other and known.scores[0].knew and known.evidence
 
 
 def test_another_photo_without_a_face_is_an_error(recognizer, portrait):
@@ -365,11 +374,11 @@ def test_the_verdict_for_json_holds_every_score(face):
     assert entry["scores"] == [
         {
             "recogniser": "dlib_resnet", "role": "judge", "metric": "euclidean", "before": 0.0, "after": 0.81,
-            "threshold": 0.6476, "knew": True, "reached": True,
+            "threshold": 0.6476, "knew": True, "reached": True, "other": False,
         },
         {
             "recogniser": "mobileface", "role": "loss", "metric": "cosine", "before": 1.0, "after": 0.2,
-            "threshold": 0.3, "knew": True, "reached": True,
+            "threshold": 0.3, "knew": True, "reached": True, "other": False,
         },
     ]  # fmt: skip
     assert (entry["protected"], entry["evidence"], entry["judge_asked"]) == (True, True, 2)
