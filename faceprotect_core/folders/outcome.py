@@ -36,7 +36,9 @@ class Outcome:
         entry |= {"status": "failed", "reason": str(self.error)}
         known, task = self.task.known, self.task
         if known.get("output") == task.output_name and known.get("output_sha256") and task.output.is_file():
-            entry |= {"output": known["output"], "output_sha256": known["output_sha256"]}
+            entry |= {
+                key: known[key] for key in ("output", "output_sha256", "source_sha256", "source_folder") if key in known
+            }
             entry["reason"] += " The output of an earlier run was left as it is."
         return entry
 

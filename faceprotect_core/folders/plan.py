@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Options:
 class Task:
     """One photo. name, output_name: relative to the two folders, with forward slashes. known: what the record says of
     it. staged: what its file is called at first, where that is not the output. made: the digests of what earlier runs
-    wrote around the source."""
+    wrote around the source. folder: a digest of where the source's folder is."""
 
     name: str
     source: Path
@@ -72,6 +73,7 @@ class Task:
     known: dict = field(default_factory=dict)
     staged: Path | None = None
     made: frozenset[str] = frozenset()
+    folder: str = ""
 
     def is_done(self, settings: dict) -> bool:
         """An earlier run protected this very photo with these settings, and its output is still there."""
@@ -90,18 +92,32 @@ class Task:
             "protect the original photo; for more protection with --preset strong",
         )
 
-    def require_free(self, options: Options) -> None:
-        """An existing file is replaced only when it is ours and unchanged."""
+    def require_free(self, options: Options, digest: str) -> None:
+        """An existing file is replaced only when it is ours, unchanged, and was made from this photo.
+
+        That is one with this digest, or one that lay where it lies: photos of two folders may have the same name.
+        """
+        if options.overwrite or not os.path.lexists(self.output):
+            return
         require(
-            options.overwrite or not os.path.lexists(self.output) or self._is_ours(),
+            self._is_ours(),
             f"there is already a file {self.output_name!r} in the output folder, which is not from an earlier run or "
             "was changed since",
             "move it away, or use --overwrite",
         )
+        require(
+            self.known.get("source_sha256", digest) == digest or self.known.get("source_folder") == self.folder,
+            f"{self.output_name!r} in the output folder was made from another photo, of another folder",
+            "use another output folder, or --overwrite",
+        )
 
     def _is_ours(self) -> bool:
-        ours = self.known.get("output") == self.output_name and self.known.get("output_sha256")
-        return bool(ours) and self.output.is_file() and sha256_of(self.output) == ours
+        """What the record says that we wrote, or were about to."""
+        coming, here = self.known.get("coming") or {}, self.output_name
+        ours = {self.known.get("output_sha256") if self.known.get("output") == here else None, coming.get(here)} - {
+            None
+        }
+        return bool(ours) and self.output.is_file() and sha256_of(self.output) in ours
 
 
 def folder_of(out: Path, source: Path) -> Path:
@@ -140,8 +156,9 @@ def plan(source: Path, out: Path, options: Options, record: Record) -> list[Task
         require(bool(names), f"there are no photos in {in_dir.name!r}", f"they end in one of {', '.join(WRITABLE)}")
         outputs = _output_names(names, options, record)
     made, known = _made_by_us(in_dir), record.photos
+    folder = hashlib.sha256(str(in_dir.resolve()).encode()).hexdigest()[:16]
     tasks = [
-        Task(name, in_dir / name, outputs[name], out_dir / outputs[name], known.get(name, {}), made=made)
+        Task(name, in_dir / name, outputs[name], out_dir / outputs[name], known.get(name, {}), made=made, folder=folder)
         for name in names
     ]
     _require_inputs_are_safe(tasks, out_dir.resolve())
@@ -180,7 +197,9 @@ def _made_by_us(folder: Path) -> frozenset[str]:
     for path in {record.resolve() for record in records if record.is_file()}:
         with contextlib.suppress(ProtectionError):  # damaged, or of another version: nothing is known from it
             entries += Record.read(path.parent).photos.values()
-    return frozenset(entry["output_sha256"] for entry in entries if entry.get("output_sha256"))
+    digests = [entry.get("output_sha256") for entry in entries]
+    digests += [one for entry in entries for one in (entry.get("coming") or {}).values()]
+    return frozenset(one for one in digests if one)
 
 
 def _output_names(names: list[str], options: Options, record: Record) -> dict[str, str]:

@@ -44,6 +44,10 @@ class Record:
         )
         return cls(path, photos)
 
+    def announce(self, name: str, output: str, digest: str) -> None:
+        """Written before a file gets its name: a stop just after that leaves no file that no run knows."""
+        self.put(name, {"status": "writing"} | self.photos.get(name, {}) | {"coming": {output: digest}})
+
     def put(self, name: str, entry: dict) -> None:
         """Takes in one photo and writes the whole record, at once or not at all."""
         self.photos[name] = entry

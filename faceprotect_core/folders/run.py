@@ -89,17 +89,20 @@ def _protect_tasks(
         if on_photo:
             on_photo(done[-1])
 
+    def announce(task: Task, digest: str) -> None:
+        record.announce(task.name, task.output_name, digest)
+
     for task in tasks:
-        if task.is_done(settings):
+        if _is_done(task, settings):
             report(task, "already", task.known)
         else:
             left.append(task)
     start, protected = time.monotonic(), 0
     threads = min(threads, len(left))
     if ray is None and threads <= 1:
-        outcomes = work_through(left, protector, options, on_step)
+        outcomes = work_through(left, protector, options, on_step, announce)
     else:
-        outcomes = work_on_workers(left, out_dir, load, options, settings, ray, threads, on_step)
+        outcomes = work_on_workers(left, out_dir, load, options, settings, ray, threads, on_step, announce)
     with closing(outcomes):
         for outcome in outcomes:
             entry = _recorded(record, outcome.task, outcome.entry(settings))
@@ -107,6 +110,14 @@ def _protect_tasks(
             mean = (time.monotonic() - start) / protected if protected else 0.0
             report(outcome.task, entry["status"], entry, mean * (len(tasks) - len(done) - 1))
     return done
+
+
+def _is_done(task: Task, settings: dict) -> bool:
+    """A source that cannot be read is none that is done: it is reported like any other, and the others go on."""
+    try:
+        return task.is_done(settings)
+    except OSError:
+        return False
 
 
 def _recorded(record: Record, task: Task, entry: dict) -> dict:

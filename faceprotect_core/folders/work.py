@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import deque
@@ -29,6 +30,7 @@ from .outcome import Outcome
 from .plan import Options, Task
 
 OnTaskStep = Callable[[Task, PhotoEvent], None]
+OnWrite = Callable[[Task, str], None]  # with the digest of what is to be written
 
 
 class Result(Protocol):
@@ -106,12 +108,16 @@ class _Source:
 
 
 def work_through(
-    tasks: Iterable[Task], protector: Protector, options: Options, on_step: OnTaskStep | None = None
+    tasks: Iterable[Task],
+    protector: Protector,
+    options: Options,
+    on_step: OnTaskStep | None = None,
+    announce: OnWrite | None = None,
 ) -> Iterator[Outcome]:
     """What became of each photo, in order. Each is read when the protector takes it, and written before the next.
 
     A photo that fails costs the others nothing, and nothing is written for it. on_step: gets the first photo of those
-    that are at work.
+    that are at work. announce: called before a file gets its name.
     """
     left, at_work = iter(tasks), deque[_Source]()
 
@@ -124,7 +130,7 @@ def work_through(
         on_step(next(source.task for source in at_work if not isinstance(source.photo, Exception)), event)
 
     def finished(result: Result | Exception) -> Outcome:
-        return _finished(at_work.popleft(), result, protector, options)
+        return _finished(at_work.popleft(), result, protector, options, announce)
 
     while True:
         try:
@@ -143,24 +149,26 @@ def _read(task: Task, options: Options) -> _Source:
     try:
         digest = sha256_of(task.source)
         task.require_original(digest)
-        task.require_free(options)
+        task.require_free(options, digest)
         return _Source(task, start, digest, read_photo(task.source))
     except Exception as error:
         return _Source(task, start, "", error)
 
 
-def _finished(source: _Source, result: Result | Exception, protector: Protector, options: Options) -> Outcome:
+def _finished(
+    source: _Source, result: Result | Exception, protector: Protector, options: Options, announce: OnWrite | None
+) -> Outcome:
     for given in (source.photo, result):
         if isinstance(given, Exception):
             return Outcome.failed(source.task, given, time.monotonic() - source.start)
     try:
-        written = _write(source, result, protector, options)
+        written = _write(source, result, protector, options, announce)
         return Outcome(source.task, time.monotonic() - source.start, written)
     except Exception as error:
         return Outcome.failed(source.task, error, time.monotonic() - source.start)
 
 
-def _write(source: _Source, result: Result, protector: Protector, options: Options) -> dict:
+def _write(source: _Source, result: Result, protector: Protector, options: Options, announce: OnWrite | None) -> dict:
     """Writes what came out, reads it back and judges it, unless that very image was judged; only then the file gets its
     name. Returns what the record says of it."""
     task, photo, path = source.task, source.photo, source.task.staged or source.task.output
@@ -173,7 +181,14 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
     known = source.judged is not None and torch.equal(source.judged, result.image)
     encoded = (source.encoded if known else None) or encode_file(path, result.image, photo, **options.kept)
 
+    digest = hashlib.sha256(encoded.data).hexdigest()
+
     def check(temporary: Path) -> None:
+        judge_written(temporary)
+        if announce:
+            announce(task, digest)
+
+    def judge_written(temporary: Path) -> None:
         if known and encoded is source.encoded and temporary.read_bytes() == encoded.data:
             return
         written = read_photo(temporary).image
@@ -192,8 +207,9 @@ def _write(source: _Source, result: Result, protector: Protector, options: Optio
     notes = [*photo.notes, *encoded.notes]
     return {
         "source_sha256": source.sha256,
+        "source_folder": task.folder,
         "output": task.output_name,
-        "output_sha256": sha256_of(path),
+        "output_sha256": digest,
         "verdict": words.in_a_line(judged),
         "scope": words.scope(protector.settings.get("min_face")),
         "faces": [verdict.to_dict() for verdict in judged],

@@ -24,7 +24,7 @@ from ..jobs.run import run_jobs
 from ..photos.photo import PhotoEvent
 from .outcome import Outcome
 from .plan import Options, Task
-from .work import OnTaskStep, Protector, settings_of, work_through
+from .work import OnTaskStep, OnWrite, Protector, settings_of, work_through
 
 TRIES = 2
 
@@ -42,10 +42,12 @@ def work_on_workers(
     ray: RayOptions | None = None,
     threads: int = 1,
     on_step: OnTaskStep | None = None,
+    announce: OnWrite | None = None,
 ) -> Iterator[Outcome]:
     """What became of each photo, as they finish.
 
-    settings: what the workers' protectors must agree with. on_step: on threads, called from any of them.
+    settings: what the workers' protectors must agree with. on_step: on threads, called from any of them. announce: see
+    `work_through`.
     """
     staging = Path(tempfile.mkdtemp(prefix=".faceprotect-", dir=out_dir.absolute()))
     stopped = Event()
@@ -62,7 +64,7 @@ def work_on_workers(
         outcomes = run_jobs(staged, work, ray=ray, threads=threads, on_end=stopped.set)
         with closing(outcomes):
             for number, outcome in outcomes:
-                yield _landed(staged[number], outcome, options)
+                yield _landed(staged[number], outcome, options, announce)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -92,7 +94,7 @@ def _load(
     return work
 
 
-def _landed(task: Task, outcome: Outcome | Exception, options: Options) -> Outcome:
+def _landed(task: Task, outcome: Outcome | Exception, options: Options, announce: OnWrite | None = None) -> Outcome:
     """With its file at its place. An exception is that of the worker itself."""
     if isinstance(outcome, Exception):
         return Outcome.failed(task, outcome)
@@ -104,8 +106,10 @@ def _landed(task: Task, outcome: Outcome | Exception, options: Options) -> Outco
             "what the worker wrote is not in the output folder of this machine",
             "use folders that all machines share, under the same path",
         )
-        task.require_free(options)
+        task.require_free(options, outcome.written["source_sha256"])
         task.output.parent.mkdir(parents=True, exist_ok=True)
+        if announce:
+            announce(task, outcome.written["output_sha256"])
         os.replace(task.staged, task.output)
     except (OSError, ProtectionError) as error:
         return Outcome.failed(task, error, outcome.seconds)

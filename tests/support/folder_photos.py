@@ -103,7 +103,11 @@ def record(folder: Path) -> dict:
 
 
 def without_seconds(entries: dict) -> dict:
-    return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in entries.items()}
+    """Nor where the source lay: what is the same for the same photos."""
+    left_out = "seconds", "source_folder"
+    return {
+        name: {key: value for key, value in entry.items() if key not in left_out} for name, entry in entries.items()
+    }
 
 
 def run_protect(*arguments) -> int:

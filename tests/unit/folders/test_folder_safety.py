@@ -96,12 +96,18 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_the_first_photo(folde
     assert str(folders[1].parent) not in said and fake.calls == 0
 
 
-def test_a_record_that_cannot_be_written_is_a_failure_and_the_others_go_on(folders, monkeypatch):
-    put, calls = Record.put, []
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [(True, "The file could not be read or written (No space left"),
+     (False, "was protected, but the record could not be written (No space left")],
+    ids=["before the file", "after it"],
+)  # fmt: skip
+def test_a_record_that_cannot_be_written_is_a_failure_and_the_others_go_on(folders, monkeypatch, before, said):
+    put, failed = Record.put, []
 
     def full(self, name, entry):
-        calls.append(name)
-        if len(calls) == 2:
+        if name == "b.png" and ("coming" in entry) == before and not failed:
+            failed.append(name)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/path")
         put(self, name, entry)
 
@@ -109,7 +115,7 @@ def test_a_record_that_cannot_be_written_is_a_failure_and_the_others_go_on(folde
     done = protect_folder(*folders, FakeProtector())
     assert [one.status for one in done] == ["protected", "failed", "protected"]
     reason = done[1].entry["reason"]
-    assert "was protected, but the record could not be written (No space left" in reason and "/secret" not in reason
+    assert said in reason and "/secret" not in reason
     assert not (folders[1] / "b.png").exists() and record(folders[1])["b.png"]["status"] == "failed"
     again = protect_folder(*folders, FakeProtector())
     assert {one.task.name: one.status for one in again}["b.png"] == "protected"
@@ -125,6 +131,55 @@ def test_a_second_run_into_the_same_folder_waits_for_nobody_and_is_refused(folde
         protect_folder(source, out, FakeProtector())
     assert len(protect_folder(source, out, FakeProtector())) == 3
     assert set(record(out)) == {"a.png", "b.png", "sub/c.png"}
+
+
+def test_photos_of_two_folders_that_have_one_name_do_not_replace_each_other(folders, tmp_path):
+    """An edited original is protected anew, also where the folder was moved; a namesake from elsewhere is not."""
+    source, out = folders
+    protect_folder(source, out, FakeProtector())
+    write_photo(tmp_path / "trip" / "a.png", 9)
+    before = files(out)["a.png"]
+    (done,) = protect_folder(tmp_path / "trip", out, FakeProtector())
+    assert done.status == "failed" and files(out)["a.png"] == before
+    assert "was made from another photo, of another folder" in done.entry["reason"]
+    (done,) = protect_folder(tmp_path / "trip" / "a.png", out, FakeProtector())
+    assert done.status == "failed" and files(out)["a.png"] == before
+    source = source.rename(tmp_path / "moved")
+    assert {one.status for one in protect_folder(source, out, FakeProtector(more=1))} == {"protected"}
+    write_photo(source / "a.png", 8)
+    done = {one.task.name: one.status for one in protect_folder(source, out, FakeProtector(more=1))}
+    assert done == {"a.png": "protected", "b.png": "already", "sub/c.png": "already"}
+
+
+@pytest.mark.parametrize("again", [FakeProtector(), FakeProtector(more=1)], ids=["same settings", "other settings"])
+def test_a_stop_between_a_file_and_the_record_leaves_no_file_that_no_run_knows(folders, monkeypatch, again):
+    source, out = folders
+    protect_folder(source / "a.png", out, FakeProtector())
+    write_photo(source / "a.png", 8)
+    put = Record.put
+
+    def stopped(self, name, entry):
+        if entry.get("source_sha256") and "coming" not in entry:
+            raise KeyboardInterrupt
+        put(self, name, entry)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Record, "put", stopped)
+        protect_folder(source, out, FakeProtector())
+    assert record(out)["a.png"]["coming"]
+    assert {one.status for one in protect_folder(source, out, again)} <= {"protected", "already"}
+    assert all("coming" not in entry and entry["status"] == "protected" for entry in record(out).values())
+
+
+def test_an_original_that_was_done_and_cannot_be_read_any_more_stops_no_others(folders):
+    source, out = folders
+    protect_folder(source, out, FakeProtector())
+    (source / "a.png").unlink()
+    (source / "a.png").symlink_to(source / "gone.png")
+    write_photo(source / "d.png", 7)
+    done = {one.task.name: one.status for one in protect_folder(source, out, FakeProtector())}
+    assert done == {"a.png": "failed", "b.png": "already", "d.png": "protected", "sub/c.png": "already"}
+    assert "could not be read" in record(out)["a.png"]["reason"] and (out / "a.png").is_file()
 
 
 def test_two_runs_at_once_lose_nothing(folders):

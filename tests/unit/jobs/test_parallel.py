@@ -215,7 +215,7 @@ def test_what_a_worker_wrote_replaces_nothing_that_is_not_ours_and_must_be_there
     places = {"output": tmp_path / "sub" / "a.png", "staged": tmp_path / "staged.png"}
     task = Task("a.png", tmp_path / "in.png", "a.png", **places)
     task.staged.write_bytes(b"protected")
-    outcome = Outcome(task, 1.0, {"output_sha256": sha256_of(task.staged)})
+    outcome = Outcome(task, 1.0, {"output_sha256": sha256_of(task.staged), "source_sha256": "of another"})
     task.output.parent.mkdir()
     task.output.write_bytes(b"the user's")
     assert "--overwrite" in str(_landed(task, outcome, Options()).error) and task.output.read_bytes() == b"the user's"
