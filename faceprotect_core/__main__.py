@@ -17,7 +17,7 @@ from threading import Lock
 
 import torch
 
-from .checks import ProtectionError
+from .checks import ProtectionError, out_of_memory
 from .photos import words
 from .progress import Step
 from .speed.cost import Meter, PredictedCost
@@ -39,6 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         return WRONG_USAGE
     except OSError as error:  # a name that is too long, a disk that is gone: without the path
         _write(sys.stderr, f"error: {error.strerror}. How to fix: check the names of the folders and files.\n")
+        return WRONG_USAGE
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        _write(
+            sys.stderr, "error: there is not enough memory. How to fix: close other programs, or use --device cpu.\n"
+        )
         return WRONG_USAGE
     except KeyboardInterrupt:
         _write(sys.stderr, "\nStopped. Finished photos are kept; run the same command again to go on.\n")

@@ -129,7 +129,15 @@ class FaceSelector:
     """
 
     def __init__(
-        self, photos: Tensor, which: str, where: str, *, faces=None, face_landmarks=None, bboxes=None, mask=None
+        self,
+        photos: Tensor | host.PhotosAtWork,
+        which: str,
+        where: str,
+        *,
+        faces=None,
+        face_landmarks=None,
+        bboxes=None,
+        mask=None,
     ):
         self.photos, self.which, self.where = photos, which, where
         self.detector = load_detector(photos.device)

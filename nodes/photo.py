@@ -61,7 +61,7 @@ class ProtectPhoto(io.ComfyNode):
                     default=AUTOMATIC,
                     tooltip="light and shade: changes lightness only, keeps your colours, needs no model and takes "
                     "seconds. diffusion: the paper's method, through the connected model. automatic: diffusion if a "
-                    "model is connected.",
+                    "model is connected and the preset is not instant.",
                 ),
                 io.Combo.Input(
                     "judge",
@@ -186,7 +186,7 @@ class ProtectPhoto(io.ComfyNode):
             "patchers": [one.patcher for one in (*loaded, *judging)],
         }
         with host.ready(*models, **recognisers, steps=settings.diffusion.depth, size=size, where=WHERE) as ready:
-            photos = host.to_core_image(image, WHERE)
+            photos = host.PhotosAtWork(image, WHERE)
             select = FaceSelector(photos, wanted, WHERE, faces=faces, bboxes=bboxes, mask=mask)
             progress, meter = host.PhotoProgress(len(photos), settings, cls.hidden.unique_id), Meter(photos.device)
             outcomes = protect_photos(
@@ -270,9 +270,10 @@ def _other(photo) -> torch.Tensor | None:
 
 def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[CutPhoto | ProtectionError]:
     """Each photo when it is needed. One whose faces cannot be cut ends the run, or is to be left out."""
-    for index, photo in enumerate(photos):
+    for index in range(len(photos)):
         try:
-            yield CutPhoto(photo, tuple(crop_selection(photo, select(index), size)))
+            selection = select(index)
+            yield CutPhoto(photos[index], tuple(crop_selection(photos[index], selection, size)))
         except ProtectionError as error:
             if on_failure == STOP:
                 raise
@@ -282,11 +283,12 @@ def _cut(photos, select: FaceSelector, size: int, on_failure: str) -> Iterator[C
 def _accepted(
     outcome: PhotoResult | Exception, where: str, preset: str, on_failure: str
 ) -> PhotoResult | ProtectionError:
-    """The result, or why the photo is left out. Whatever else goes wrong ends the run."""
+    """The result, where ComfyUI keeps results, or why the photo is left out. Whatever else goes wrong ends the run."""
     try:
         if isinstance(outcome, Exception):
             raise outcome
         _require_protected(outcome, where, preset)
+        outcome = replace(outcome, image=host.at_rest(outcome.image), mask=host.at_rest(outcome.mask))
     except ProtectionError as error:
         if on_failure == STOP:
             raise

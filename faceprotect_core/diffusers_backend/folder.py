@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checks import ProtectionError, require
+from ..checks import ProtectionError, out_of_memory, require
 from ..method.schedule import scaled_linear_alphas_cumprod, zero_terminal_snr
 from .adapters import DiffusersCodec, DiffusersDenoiser
 from .prompt import encode_prompt
@@ -116,10 +116,12 @@ def _levels(folder: Path) -> tuple[str, Tensor]:
 
 @contextmanager
 def or_download_again(problem: str) -> Iterator[None]:
-    """Turns whatever a reader raises of a damaged file into a ProtectionError."""
+    """Turns whatever a reader raises of a damaged file into a ProtectionError; too little memory damages none."""
     try:
         yield
     except Exception as error:  # a damaged file raises what its reader likes
+        if out_of_memory(error):
+            raise
         raise ProtectionError(f"{problem} ({type(error).__name__})", "download the model again") from error
 
 

@@ -272,7 +272,7 @@ def centre(box: Box) -> tuple[float, float]:
 
 def _numbers(which: str, count: int) -> list[int]:
     parts = [part.strip() for part in which.split(",")]
-    numbers = [int(part) for part in parts if part.isdigit()]
+    numbers = [int(part) for part in parts if part.isdecimal()]
     require(
         bool(numbers) and len(numbers) == len(parts) and max(numbers) < count,
         f"the faces {which!r} were asked for, and the photo has {count}, numbered 0 to {count - 1} from the left",

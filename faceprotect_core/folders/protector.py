@@ -137,6 +137,13 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
     surrogates = tuple(load_surrogate(name).to(choice.device) for name in choice.surrogates)
     judge = None if choice.judge == NO_JUDGE else load_surrogate(choice.judge).to(choice.device)
     require_other_network(judge, surrogates)
+    for one in surrogates if judge is None else (judge, *surrogates):
+        require(
+            one.has_threshold,
+            f"no threshold is known for {one.name}, beyond which two faces are one person's to it",
+            "name a recogniser whose threshold is known (docs/recognisers.md), or use Protect Photo in ComfyUI, where "
+            "Load FR Surrogate takes a threshold",
+        )
     return PhotoProtector(
         model,
         surrogates,

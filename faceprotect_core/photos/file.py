@@ -28,7 +28,7 @@ class PhotoFile:
         bits: 8 or 16 per channel.
         format: PIL's name, such as "JPEG".
         exif: as in the file, with the orientation that `image` no longer has; or None.
-        colours: [3, H, W], what `alpha` is applied to, white where it is 0: what was erased is gone. Or None.
+        colours: [3, H, W], what `alpha` is applied to, white where it is nearly 0: what was erased is gone. Or None.
         grey: the file has one channel of colour, and is written so again.
         notes: what of the file could not be used, in sentences.
     """
@@ -52,14 +52,17 @@ class PhotoFile:
         return cls(over_white(colours, alpha), alpha, colours=colours, **others)
 
 
+HIDES = 8 / 255  # of an alpha: what is behind less differs from white by less than that, in which faces are not found
+
+
 def over_white(colours: Tensor, alpha: Tensor) -> Tensor:
     """What is seen of colours [..., 3, H, W] with an alpha [..., 1, H, W], both in [0, 1], on a white page."""
     return torch.where(alpha == 1, colours, colours * alpha + (1 - alpha))
 
 
 def erased(colours: Tensor, alpha: Tensor) -> Tensor:
-    """The colours [..., 3, H, W], white where alpha [..., 1, H, W] is 0: unseen, but a file would keep them."""
-    return torch.where(alpha == 0, torch.ones_like(colours), colours)
+    """The colours [..., 3, H, W], white where alpha [..., 1, H, W] hides them: unseen, but a file would keep them."""
+    return torch.where(alpha < HIDES, torch.ones_like(colours), colours)
 
 
 def under_alpha(image: Tensor, before: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:

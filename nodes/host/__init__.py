@@ -28,6 +28,7 @@ from .settings import (
 )
 from .supported import SDXL_SIZE, SIZE, crop_size, file_of_model, require_supported, warning_of
 from .tensors import (
+    PhotosAtWork,
     at_rest,
     at_work,
     to_comfy_image,

@@ -38,10 +38,27 @@ def to_core_image(image: Tensor, where: str) -> Tensor:
     return planes.expand(-1, 3, -1, -1).contiguous()
 
 
+class PhotosAtWork:
+    """The photos of an IMAGE, each [3, H, W] as by `to_core_image` when it is needed: a batch may not fit on a GPU."""
+
+    def __init__(self, image: Tensor, where: str):
+        self.image, self.where, self.last = image, where, (-1, torch.empty(0))
+        self.device = comfy.model_management.get_torch_device()
+        to_core_image(image[:1] if isinstance(image, Tensor) else image, where)  # what is no IMAGE is refused at once
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.last[0] != index:
+            self.last = index, to_core_image(self.image[index : index + 1], self.where)[0]
+        return self.last[1]
+
+
 def to_comfy_image(image: Tensor, like: Tensor | None = None) -> Tensor:
     """[B, 3, H, W] -> IMAGE [B, H, W, 3] where ComfyUI keeps results; with the alpha of an IMAGE that has one.
 
-    What an alpha of 0 hides is white: it may be what nobody should see.
+    What an alpha of nearly 0 hides is white: it may be what nobody should see.
     """
     device = comfy.model_management.intermediate_device()
     planes = image.detach().to(device, torch.float32)

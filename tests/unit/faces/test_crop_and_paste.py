@@ -207,7 +207,7 @@ def test_faces_are_numbered_from_the_left_and_chosen(face):
     assert choose_faces([], "all") == []
 
 
-@pytest.mark.parametrize("which", ["3", "0, 7", "-1", "first", "", "1;2"])
+@pytest.mark.parametrize("which", ["3", "0, 7", "-1", "first", "", "1;2", "²"])
 def test_a_face_that_is_not_there_is_an_error(face, which):
     with pytest.raises(ProtectionError, match="numbered 0 to 1.*How to fix"):
         choose_faces([face, moved(face, 100, 0)], which)

@@ -18,6 +18,7 @@ from faceprotect_core.photos import words
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from folder_photos import FakeProtector, record, write_photo
 from folder_photos import run_protect as run
+from tiny import tiny_surrogate
 
 
 def test_the_command_says_what_happens_and_exits_with_0(folders, fake, capsys):
@@ -58,6 +59,31 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(folders, fake, capsys, name
         code = exit_.code
     assert code == 2 and capsys.readouterr().err
     assert fake.calls == 0 and not target.exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate"), MemoryError()])
+def test_too_little_memory_for_the_models_is_one_sentence(folders, monkeypatch, capsys, error):
+    def load(choice):
+        raise error
+
+    monkeypatch.setattr(protector_module, "load_protector", load)
+    assert run(*folders) == 2
+    assert capsys.readouterr().err == (
+        "error: there is not enough memory. How to fix: close other programs, or use --device cpu.\n"
+    )
+
+
+@pytest.mark.parametrize("role", ["judge", "surrogates"])
+def test_a_recogniser_without_a_threshold_is_refused_before_the_first_photo(monkeypatch, role):
+    """It would fail after each photo was protected."""
+    load = protector_module.load_surrogate
+    nobody = tiny_surrogate(seed=0, dtype=torch.float32)
+    monkeypatch.setattr(
+        protector_module, "load_surrogate", lambda name: nobody if name == "nobody.onnx" else load(name)
+    )
+    choice = Choice(judge="nobody.onnx") if role == "judge" else Choice(surrogates=("faceres", "nobody.onnx"))
+    with pytest.raises(ProtectionError, match=f"no threshold is known for {nobody.name}.*How to fix"):
+        load_protector(choice)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def test_every_usual_kind_of_pixels_becomes_rgb(tmp_path, mode, alpha):
         assert np.array_equal(as_bytes(photo.image), colours)
         return
     assert np.array_equal(as_bytes(photo.alpha), plane)
-    assert np.array_equal(as_bytes(photo.colours), np.where(plane == 0, 255, colours))
+    colours = np.where(plane < 8, 255, colours)  # hidden
+    assert np.array_equal(as_bytes(photo.colours), colours)
     seen = colours * (plane / 255) + 255 - plane.astype(float)
     assert np.abs(as_bytes(photo.image) - seen).max() < 0.51
 

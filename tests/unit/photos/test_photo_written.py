@@ -31,7 +31,7 @@ def test_eight_bits_come_back_bit_equal_with_profile_and_alpha(tmp_path, suffix,
     photo = read_photo(saved(tmp_path / "in.png", array, icc_profile=SRGB))
     write_photo(tmp_path / f"out.{suffix}", photo.image, photo, quality=100)
     with Image.open(tmp_path / f"out.{suffix}") as written:
-        erased = array[..., 3:] == 0 if channels == 4 else np.zeros_like(array[..., :1], bool)
+        erased = array[..., 3:] < 8 if channels == 4 else np.zeros_like(array[..., :1], bool)
         expected = np.where(erased & (np.arange(channels) < 3), 255, array)
         assert np.array_equal(np.asarray(written), expected)
         assert written.info["icc_profile"] == SRGB
@@ -119,6 +119,18 @@ def test_what_an_alpha_erased_is_in_no_file_that_is_written(tmp_path, source, ta
     assert pixels[5:11, 5:11, :3].min() > 250
     if mode == "RGBA":
         assert np.array_equal(pixels[0], array[0]) and (pixels[4:12, 4:12, 3] == 0).all()
+
+
+@pytest.mark.parametrize("alpha", [0, 2, 7, 8, 200])
+def test_what_an_alpha_all_but_erased_is_gone_too(tmp_path, alpha):
+    """A soft eraser leaves 2 of 255, which nobody sees, and the colours beneath as they were."""
+    array = np.full((16, 16, 4), (200, 30, 60, alpha), np.uint8)
+    Image.fromarray(array).save(tmp_path / "in.png")
+    photo = read_photo(tmp_path / "in.png")
+    write_photo(tmp_path / "out.png", photo.image, photo)
+    with Image.open(tmp_path / "out.png") as written:
+        colours, kept = np.asarray(written.convert("RGB")), np.asarray(written)[..., 3]
+    assert (kept == alpha).all() and (colours == (255 if alpha < 8 else array[..., :3])).all()
 
 
 def test_a_change_under_half_an_alpha_looks_as_it_was_made(tmp_path):
