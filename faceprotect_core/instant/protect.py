@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checks import require
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
 from ..method.objectives import IdentityObjective
 from ..method.variables import Optimised, Rendering
@@ -123,6 +124,8 @@ def further(value: Tensor, step: Tensor) -> Tensor:
 @cache
 def load_protector_network() -> ProtectorNetwork:
     """The network that ships, in float32, frozen."""
+    missing = f"the file {WEIGHTS.name} of instant is missing from the package"
+    require(WEIGHTS.is_file(), missing, "choose another preset, or install FaceProtect again")
     with torch.inference_mode(False):
         network = ProtectorNetwork()
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
+from ..instant.protect import WEIGHTS as NETWORK
 from ..instant.protect import look
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
@@ -161,7 +162,8 @@ class CropProtector:
     Args:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
-        preview: on_step first gets what instant would give, where diffusion is to work and there is no other goal.
+        preview: on_step first gets what instant would give, where diffusion is to work and there is no other goal;
+            nothing where the network of instant was taken out of the package.
     """
 
     aim: Aim
@@ -238,7 +240,7 @@ class CropProtector:
         settings = self.aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if settings.way == DIFFUSION:
-            if self.preview and on_step and start is None and self.aim.plain:
+            if self.preview and on_step and start is None and self.aim.plain and NETWORK.is_file():
                 on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in self._instant(crops)])))
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = self.aim.knobs, self.aim.schedule
