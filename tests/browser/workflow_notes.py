@@ -106,7 +106,7 @@ photo keeps its colours, its size, and every pixel outside the face. Press **Run
 - **iterations**: more, when the judge still matches; it takes longer and is not more visible.
 - **grid**: coarser looks like soft shadows, finer protects a little more.
 
-**How long**: about a quarter of a minute for each face on two CPU cores.
+**How long**: about 6 seconds for each face on two idle CPU cores, several times as long beside other programs.
 
 **Limits, please read**
 - It is not from the paper: see the workflow **demo** for both ways side by side.
@@ -158,15 +158,16 @@ people still see you. Press **Run**.
 - *Your photo*: any size, one or several faces. Everything but the faces stays exactly as it is.
 - Nothing else: the recognisers are part of this pack, nothing is downloaded.
 
-**How long**: about a quarter of a minute for each face on two CPU cores with the preset *balanced*. The node says how \
-much is left, and you can cancel at any time.
+**How long**: about 6 seconds for each face on two idle CPU cores with the preset *balanced*, several times as long \
+beside other programs. The node says how much is left, and you can cancel at any time.
 
 **Did it work?** The report says so in its first line: each face is found again in the finished photo, and the judge, \
 a recogniser that was **not** used to make the protection, is asked whether it still knows you. When a face could not \
-be protected far enough, the node stops with an error: it never hands you an unprotected photo.
+be protected far enough, the node stops with an error. Faces that were not found stay as they \
+were: the report says how many were found, so count them.
 
 **What to change** (on Protect Photo)
-- **preset**: *fast* for a try, *strong* for more distance and a more visible change.
+- **preset**: *instant* or *fast* for a try, *strong* for more distance and a more visible change.
 - **which**: only the *largest* face, or *numbered* ones, counted from the left from 0.
 - **other_photo**: another photo of you; the judge compares with it, which is the honest test.
 - **model**, **vae**, **conditioning**: connect *Load Demo Model* or Stable Diffusion, and it is the paper's method.
@@ -184,15 +185,16 @@ the picture.
 
 **Your photo comes back** in ComfyUI's **output** folder, without this workflow or anything about you in the file.
 
-**How strong**: *fast* for a try, *balanced*, *strong* for more distance and a more visible change.
+**How strong**: *instant* or *fast* for a try, *balanced*, *strong* for more distance and a more visible change.
 
 **Which faces**: all of them, or only the largest.
 
 **Did it work?** The picture says so in its first line, in green, red or grey. When no face is found, or one could \
-not be protected far enough, there is no picture and no file, and the report says why. You never get an unprotected \
-photo.
+not be protected far enough, there is no picture and no file, and the report says why. Faces that were not found stay \
+as they were: the report says how many were found, so count them.
 
-**How long**: about a quarter of a minute for each face on two CPU cores. The bar at the top says how much is left.
+**How long**: about 6 seconds for each face on two idle CPU cores, several times as long beside other programs. The \
+bar at the top says how much is left.
 
 {LIMITS_NOTE}"""
 
@@ -327,7 +329,7 @@ SDXL works too, at 512 pixels and more.
 - *Photo*: one face that fills about half of the picture, cut to 256 x 256 as in the paper.
 {pick}
 - *Load FR Surrogate*: the paper sums over three recognisers. Connect more to FR Surrogate Loss: a free socket \
-appears each time. The built-in one is a start.
+appears each time. The four built-in ones are a start.
 
 **How long**: the paper needs about 15 s for an image on an RTX 4090. On a CPU with Stable Diffusion: many minutes.
 
