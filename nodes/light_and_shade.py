@@ -68,7 +68,7 @@ class LightAndShade(io.ComfyNode):
                     default=DEFAULT.lr,
                     min=0.001,
                     max=10.0,
-                    step=0.01,
+                    step=0.001,
                     advanced=True,
                     tooltip="AdamW's learning rate on the plane. Higher is faster and may jump past the best change.",
                 ),

@@ -33,7 +33,7 @@ class NullTextLearner(io.ComfyNode):
                     default=0.1,
                     min=0.0001,
                     max=1.0,
-                    step=0.001,
+                    step=0.0001,
                     advanced=True,
                     tooltip="AdamW's learning rate on the embedding. 0.1 in the paper; lower it if the loss rises.",
                 ),

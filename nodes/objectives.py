@@ -236,8 +236,21 @@ def photo_and_mask(objective: ObjectiveData, image, mask, where: str) -> tuple[T
         f"{photo.shape[3]}",
         "connect the very same photo to both",
     )
-    mask = None if mask is None else host.to_device(rearrange(mask, "... h w -> (...) 1 h w")).clamp(0.0, 1.0)
-    return photo, mask
+    require_as_many(objective, len(photo), where)
+    if mask is None:
+        return photo, None
+    mask = host.to_device(rearrange(mask, "... h w -> (...) 1 h w")).clamp(0.0, 1.0)
+    return photo, host.require_room(mask, where)
+
+
+def require_as_many(objective: ObjectiveData, count: int, where: str) -> None:
+    """One photo in the loss would do for many images, each of which would flee from the person on it."""
+    source = objective.objective.source
+    require(
+        source is None or len(source[0]) == count,
+        f"{where}: FR Surrogate Loss has {len(source[0]) if source else 0} photos, and there are {count} images",
+        "connect the very same photos to both",
+    )
 
 
 def _require_that_it_fits(framing: str, jitter: int, steepness: float, stop_at_margin: bool) -> None:

@@ -8,7 +8,13 @@ from ..faceprotect_core import optimize_latent
 from ..faceprotect_core.checks import require
 from ..faceprotect_core.surrogates.metric import METRICS
 from . import host
-from .objectives import as_little_as_suffices, early_stop_input, history_output, least_change_input
+from .objectives import (
+    as_little_as_suffices,
+    early_stop_input,
+    history_output,
+    least_change_input,
+    require_as_many,
+)
 from .sockets import (
     CATEGORY,
     NullTextSocket,
@@ -70,7 +76,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     default=0.01,
                     min=0.0001,
                     max=1.0,
-                    step=0.001,
+                    step=0.0001,
                     advanced=True,
                     tooltip="AdamW's learning rate on the latent. 0.01 in the paper; higher is faster and rougher.",
                 ),
@@ -79,8 +85,7 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     default=0.003,
                     min=0.0,
                     max=100.0,
-                    step=0.001,
-                    round=False,
+                    step=0.0001,
                     advanced=True,
                     tooltip="Weight of the identity loss against the structure loss. 0.003 in the paper.",
                 ),
@@ -90,7 +95,6 @@ class AdversarialLatentOptimizer(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.01,
-                    round=False,
                     advanced=True,
                     tooltip="Weight of what people see of the change (colour difference, squared change, 1 - SSIM) "
                     "against the identity loss. 0 in the paper, 1 in Light and Shade. More is seen less and protects "
@@ -176,6 +180,7 @@ def _require_same_photo(objective: ObjectiveData, path) -> None:
         f"{columns * 8}",
         "connect the very same photo to VAE Encode and to FR Surrogate Loss, with sides that are multiples of 8",
     )
+    require_as_many(objective, len(path.latents[0]), WHERE)
 
 
 def summary(report: dict) -> str:

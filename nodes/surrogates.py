@@ -40,8 +40,7 @@ class LoadSurrogate(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=2.0,
-                    step=0.01,
-                    round=False,
+                    step=0.0001,
                     optional=True,
                     advanced=True,
                     tooltip="The same person above this cosine (below this distance for dlib_resnet). 0: the network's "

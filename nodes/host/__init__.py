@@ -31,6 +31,7 @@ from .tensors import (
     PhotosAtWork,
     at_rest,
     at_work,
+    require_room,
     to_comfy_image,
     to_comfy_latent,
     to_core_image,

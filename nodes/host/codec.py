@@ -15,7 +15,7 @@ from ...faceprotect_core.speed.gradient_codec import StraightThroughCodec
 from ...faceprotect_core.speed.memory import decoder_bytes, tiny_decoder_bytes
 from ...faceprotect_core.speed.tiling import TiledCodec
 from .models import plain_patcher
-from .settings import LIGHT_DECODER, compute_dtype, is_taesd, settings_of
+from .settings import LIGHT_DECODER, compute_dtype, is_taesd, plain_taesd, settings_of
 from .supported import require_supported, require_supported_vae
 
 
@@ -31,7 +31,8 @@ class ComfyCodec:
         require_supported_vae(vae)
         if model is not None:
             require_supported(model)
-        self.vae, self.patcher = vae, plain_patcher(vae.patcher)
+        self.vae = plain_taesd(vae) if is_taesd(vae) and vae.patcher.is_dynamic() else vae
+        self.patcher = plain_patcher(self.vae.patcher)
         self.patchers = (self.patcher,)
         self.latent_format = comfy.latent_formats.SD15() if model is None else model.model.latent_format
         self.settings = settings_of(vae.patcher)
@@ -50,14 +51,14 @@ class ComfyCodec:
         itself, which loads models, and would move the weights that `gradients` has replaced."""
         pixels = self.vae.vae_encode_crop_pixels(rearrange(image, "b c h w -> b h w c").contiguous())
         pixels = rearrange(pixels, "b h w c -> b c h w")
-        latent = self.patcher.model.encode(self.vae.process_input(pixels).to(self.dtype))
-        return self.latent_format.process_in(latent.to(image.dtype).contiguous())  # as VAE.encode returns it
+        latent = self.patcher.model.encode(self.vae.process_input(pixels).to(self.patcher.load_device, self.dtype))
+        return self.latent_format.process_in(latent.to(image).contiguous())  # as VAE.encode returns it
 
     def decode(self, latent: Tensor) -> Tensor:
         network = self.patcher.model
         with recomputed(blocks_of(network)) if self.low_memory else nullcontext():
-            image = network.decode(self.latent_format.process_out(latent).to(self.dtype))
-        return image.to(latent.dtype) / 2.0 + 0.5
+            image = network.decode(self.latent_format.process_out(latent).to(self.patcher.load_device, self.dtype))
+        return image.to(latent) / 2.0 + 0.5
 
     def decode_bytes(self, latent_shape, low: bool) -> float:
         """The peak of decoding and of its backward pass."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
+import comfy.ldm.modules.attention
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
@@ -18,6 +21,7 @@ from .models import plain_patcher
 from .settings import compute_dtype, settings_of
 from .supported import is_sdxl, require_supported
 
+WITHOUT_GRADIENT = ("attention_sage", "attention3_sage", "attention_flash")  # of ComfyUI's ways to compute attention
 AFTER_MIDDLE = "middle_block_after_patch"  # ComfyUI's name for what changes the middle block's output
 
 
@@ -57,6 +61,7 @@ class ComfyDenoiser:
         self_attention: SelfAttention | None = None,
         bottleneck: Bottleneck | None = None,
     ) -> Tensor:
+        here, latent, context = latent.device, latent.to(self.patcher.load_device), context.to(self.patcher.load_device)
         level = self.sigmas[timestep].item()
         alpha = 1.0 / (1.0 + level**2)
         sigma = latent.new_full((latent.shape[0],), level)  # made on the GPU: a copy would wait for it
@@ -74,7 +79,7 @@ class ComfyDenoiser:
                 denoised = wrapper(self.base.apply_model, call)
             else:
                 denoised = self.base.apply_model(noisy, sigma, **arguments)
-        return (latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5
+        return ((latent - alpha**0.5 * denoised.to(latent.dtype)) / (1.0 - alpha) ** 0.5).to(here)
 
     def _vector(self, latent: Tensor) -> Tensor:
         """SDXL's pooled text and sizes, [B, 2816]; made once for a size of picture, because it comes from the CPU."""
@@ -93,6 +98,9 @@ class ComfyDenoiser:
             patches = dict(options.get("patches_replace", {}))
             patches["attn1"] = dict.fromkeys(self._transformer_blocks(), self._attention_patch)
             options["patches_replace"] = patches
+        override = options.get("optimized_attention_override")
+        if override or comfy.ldm.modules.attention.optimized_attention.__name__ in WITHOUT_GRADIENT:
+            options["optimized_attention_override"] = partial(_differentiable, override)
         if bottleneck:
             patches = dict(options.get("patches", {}))
             patches[AFTER_MIDDLE] = [*patches.get(AFTER_MIDDLE, ()), lambda now: {"h": bottleneck(now["h"])}]
@@ -123,3 +131,15 @@ class ComfyDenoiser:
         unet = self.base.diffusion_model
         sizes = (("input", len(unet.input_blocks)), ("middle", 1), ("output", len(unet.output_blocks)))
         return [(name, index) for name, size in sizes for index in range(size)]
+
+
+def _differentiable(
+    override: Callable | None, func: Callable, query: Tensor, key: Tensor, value: Tensor, *more, **named
+):
+    """Attention as it was chosen, and PyTorch's where a gradient is wanted and the chosen one has none."""
+    plain = comfy.ldm.modules.attention.attention_pytorch
+    wanted = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if wanted and not override and func.__name__ in WITHOUT_GRADIENT:
+        return plain(query, key, value, *more, **named)
+    out = override(func, query, key, value, *more, **named) if override else func(query, key, value, *more, **named)
+    return plain(query, key, value, *more, **named) if wanted and not out.requires_grad else out

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...faceprotect_core import DDIMSchedule, FRSurrogate
 from ...faceprotect_core.checks import require
+from ...faceprotect_core.replaced import replaced
 
 
 def identity_of(model) -> tuple:
@@ -27,13 +28,14 @@ def require_same_model(model, identity: tuple, where: str) -> None:
     require(
         identity[0]() is weights() and list(identity[1:]) == patches,
         f"{where}: the trajectory was made with another model, with other LoRAs or with another model sampling",
-        "connect the same MODEL to all FaceProtect blocks",
+        "connect the same MODEL to all FaceProtect blocks; if it is the same, ComfyUI has loaded it again since: free "
+        "its models and node cache, and run again",
     )
 
 
 def schedule_of(model, num_inference_steps: int = 20, steps_offset: int = 1) -> DDIMSchedule:
     """The model's own noise schedule: sigma^2 = (1 - a) / a."""
-    sigmas = model.get_model_object("model_sampling").sigmas.double()
+    sigmas = model.get_model_object("model_sampling").sigmas.detach().cpu().double()  # Apple's GPUs have no float64
     return DDIMSchedule.from_alphas_cumprod(1.0 / (1.0 + sigmas**2), num_inference_steps, steps_offset)
 
 
@@ -61,9 +63,11 @@ def model_from_diffusers(weights: dict[str, Tensor], unet_config: dict):
 
 
 def vae_from_diffusers(weights: dict[str, Tensor], vae_config: dict):
-    """A VAE from a small diffusers-format AutoencoderKL, in float32."""
+    """A VAE from a small diffusers-format AutoencoderKL, in float32, whose weights lie still: ComfyUI has no file from
+    which it could page them in."""
     config = {"params": {"embed_dim": vae_config["z_channels"], "ddconfig": dict(vae_config)}}
-    return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
+    with replaced(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher):
+        return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
 
 
 def plain_patcher(patcher):

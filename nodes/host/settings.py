@@ -64,9 +64,18 @@ def is_taesd(vae) -> bool:
     return isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD)
 
 
+def plain_taesd(vae):
+    """A copy of a TAESD in a plain patcher: there is no file from which ComfyUI could make one, and it is small."""
+    tiny, twin = copy.copy(vae), comfy.taesd.taesd.TAESD(latent_channels=4)
+    twin.load_state_dict(vae.first_stage_model.state_dict())
+    tiny.first_stage_model = twin.to(vae.vae_dtype).eval()
+    tiny.patcher = comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)
+    tiny.patcher.model_options = vae.patcher.model_options
+    return tiny
+
+
 def gradient_vae_of(vae, model, precision: str, where: str):
-    """A copy of the TAESD for the latents of the model, in a plain patcher (there is no file from which ComfyUI could
-    make one, and it is small)."""
+    """A copy of the TAESD for the latents of the model, in a plain patcher."""
     require_supported(model)
     network, expected = vae.first_stage_model, model.model.latent_format.scale_factor
     scale = network.vae_scale.item() if is_taesd(vae) else None
@@ -77,11 +86,8 @@ def gradient_vae_of(vae, model, precision: str, where: str):
         "put taesd_encoder and taesd_decoder (for SDXL taesdxl_encoder and taesdxl_decoder) into models/vae_approx and "
         "choose taesd (taesdxl) in Load VAE, or disconnect gradient_vae",
     )
-    tiny, twin = copy.copy(vae), comfy.taesd.taesd.TAESD(latent_channels=4)
-    twin.load_state_dict(network.state_dict())
-    tiny.first_stage_model = twin.to(vae.vae_dtype).eval()
-    tiny.patcher = comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)
-    tiny.patcher.model_options[SETTINGS] = PerformanceSettings(precision)
+    tiny = plain_taesd(vae)
+    tiny.patcher.model_options = tiny.patcher.model_options | {SETTINGS: PerformanceSettings(precision)}
     return tiny
 
 

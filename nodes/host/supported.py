@@ -7,6 +7,7 @@ from pathlib import Path
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_sampling
+import comfy.quant_ops
 
 from ...faceprotect_core.checks import require
 from ...faceprotect_core.models import SDXL_SIZE, distilled_warning
@@ -49,6 +50,11 @@ def require_supported(model, vae=None) -> None:
         f"FaceProtect works on Stable Diffusion 1.x, 2.x and SDXL; the connected MODEL is {name}, whose U-Net is made "
         "for another latent or wants more than a text (a refiner, unCLIP, an upscaler)",
         PLAIN,
+    )
+    require(
+        not any(isinstance(one, comfy.quant_ops.QuantizedTensor) for one in base.diffusion_model.parameters()),
+        f"the weights of the connected MODEL ({name}) are quantised, and no gradient goes through these",
+        "load the same model in float16 or bfloat16, or in plain fp8",
     )
     _require_discrete_levels(model.get_model_object("model_sampling"))
     if vae is not None:

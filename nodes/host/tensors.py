@@ -16,6 +16,8 @@ from ...faceprotect_core.faces.regions import require_painted
 from ...faceprotect_core.photos.file import over_white, under_alpha
 from .supported import is_sdxl
 
+# Of a CONDITIONING: a result would look as if they had been used.
+NOT_USED = {"control", "area", "mask", "hooks", "gligen", "start_percent", "end_percent"}
 POOLED = 1280  # channels of the second text encoder, which SDXL's pooled output comes from
 # What CLIPTextEncodeSDXL writes into a CONDITIONING, in pixels.
 SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
@@ -78,7 +80,14 @@ def to_core_mask(mask: Tensor, height: int, width: int) -> Tensor:
         f"Latent Optimizer: the mask is {planes.shape[2]} x {planes.shape[3]}, the photo {height} x {width}",
         "draw the mask on the very image that is connected",
     )
-    return planes.clamp(0.0, 1.0)
+    return require_room(planes.clamp(0.0, 1.0), "Latent Optimizer")
+
+
+def require_room(mask: Tensor, where: str) -> Tensor:
+    """The mask [B, 1, H, W]; one that is empty would give the photo back as it is."""
+    problem = f"{where}: the mask is empty, so nothing may change"
+    require(bool((mask.flatten(1).amax(1) > 0).all()), problem, "draw over the whole face, or disconnect the mask")
+    return mask
 
 
 def to_core_latent(model, latent: dict) -> Tensor:
@@ -132,6 +141,12 @@ def null_context(model, conditioning: list, where: str = "DDIM Inversion") -> Te
         len(conditioning) == 1,
         f"{where}: the conditioning has {len(conditioning)} parts, one is expected",
         "connect one CLIP Text Encode with an empty text",
+    )
+    besides = sorted(NOT_USED & conditioning[0][1].keys())
+    require(
+        not besides,
+        f"{where}: the conditioning has {' and '.join(besides)}, which no block of FaceProtect uses",
+        "connect CLIP Text Encode itself, without Apply ControlNet, areas, masks, timestep ranges or hooks behind it",
     )
     context, expected = conditioning[0][0], model.model.model_config.unet_config.get("context_dim")
     require(

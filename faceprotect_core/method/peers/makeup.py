@@ -85,7 +85,8 @@ def match_histogram(values: Tensor, reference: Tensor) -> Tensor:
     """
     _, which, counts = values.unique(return_inverse=True, return_counts=True)
     known, known_counts = reference.unique(return_counts=True)
-    share, known_share = (count.double().cumsum(0) / count.sum() for count in (counts, known_counts))
+    exact = torch.float32 if values.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+    share, known_share = (count.to(exact).cumsum(0) / count.sum() for count in (counts, known_counts))
     after = torch.searchsorted(known_share, share).clamp(1, len(known) - 1)
     before = (after - 1).clamp_min(0)
     part = (share - known_share[before]) / (known_share[after] - known_share[before]).clamp_min(1e-12)
