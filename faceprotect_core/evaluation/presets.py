@@ -10,12 +10,13 @@ The second command measures them with a model of yours, on everybody, at the pho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,10 +24,12 @@ from torch import Tensor
 
 from ..checks import require
 from ..faces import Face, detect_faces, face_mask, find_face, load_detector
+from ..files import sha256_of
+from ..instant.protect import WEIGHTS as NETWORK
 from ..models import LoadedModel, load_model
 from ..photos.photo import protect_photo
 from ..photos.read import read_photo
-from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
+from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS, WEIGHTS
 from ..pixels import as_saved
 from ..surrogates import load_surrogate
 from ..verify.quality import ciede2000, ms_ssim, psnr, ssim
@@ -112,7 +115,10 @@ def row(name: str, people: list[dict]) -> str:
     quality = [
         f"{_mean(people, 'psnr'):.1f} ({min(one['psnr'] for one in people):.1f})",
         f"{_mean(people, 'ssim'):.3f}",
-        *(_known(people, *measure) for measure in (("ms_ssim", 3), ("ciede2000", 1), ("ciede2000_95", 1))),
+        *(
+            f"{_mean(people, name):.{places}f}"
+            for name, places in (("ms_ssim", 3), ("ciede2000", 1), ("ciede2000_95", 1))
+        ),
     ]
     claimed = f"{sum(one['protected'] for one in people)} of {len(people)}"
     asked, seconds = str(sum(one["asked"] > 1 for one in people)), f"{_mean(people, 'seconds'):.1f}"
@@ -130,11 +136,6 @@ def _mean(people: list[dict], key: str) -> float:
     return sum(one[key] for one in people) / len(people)
 
 
-def _known(people: list[dict], key: str, places: int) -> str:
-    """- where an earlier version wrote a person without that number."""
-    return f"{_mean(people, key):.{places}f}" if all(key in one for one in people) else "-"
-
-
 def _matched(margins: list[dict], far: float) -> float:
     return sum(one[str(far)] < 0 for one in margins) / len(margins)
 
@@ -150,20 +151,30 @@ def table(results: dict[str, dict]) -> str:
 
 
 def measure(pairs: Sequence[Pair], read: Read, way: str, presets: Sequence[str], model: LoadedModel, out: Path) -> str:
-    """The table; `out` keeps every person's numbers, and what it has already is not measured again.
+    """The table; `out` keeps every person's numbers, and what was made with the same settings and weights is not
+    measured again.
 
     pairs: of two photos each. read: a file -> [3, H, W] in [0, 1].
     """
     results = json.loads(out.read_text()) if out.exists() else {}
     for preset in presets:
-        people = results.setdefault(f"{way}, {preset}", {})
+        made_with, name = _made_with(way, preset, model), f"{way}, {preset}"
+        people = {one: row for one, row in results.get(name, {}).items() if row.get("made_with") == made_with}
+        results[name] = people
         missing = [pair for pair in pairs if pair.name not in people]
         evaluation = Evaluation(way, preset, model) if missing else None
         for pair in missing:
-            people[pair.name] = evaluation.person(read(pair.photo), read(pair.other))
+            people[pair.name] = evaluation.person(read(pair.photo), read(pair.other)) | {"made_with": made_with}
             out.write_text(json.dumps(results, indent=1))
             log.info("%s, %s: %.0f s", preset, pair.name, people[pair.name]["seconds"])
     return table(results)
+
+
+def _made_with(way: str, preset: str, model: LoadedModel) -> str:
+    """A digest of what decides how a photo comes out."""
+    panel = [load_surrogate(name).fingerprint for name in (BUILT_IN_JUDGE, *BUILT_IN_SURROGATES)]
+    settings = asdict(PRESETS[way][preset]), WEIGHTS, sha256_of(NETWORK), model.sha256, panel
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def measure_with_model(name: str, pairs: Sequence[Pair], device: str, out: Path) -> str:

@@ -21,7 +21,10 @@ MARGIN = 0.25  # of light and shade: beyond it pushing eases off, and less chang
 COARSE = 32  # values along each side of the plane, instead of the preset's
 
 
-PAPER_IS = "the paper's settings, output and all; not its Stable Diffusion 2 unless that is the --model"
+PAPER_IS = (
+    "the paper's settings, output and all; not its Stable Diffusion 2 unless that is the --model; the latent is the "
+    "posterior's mode, not a sample, and a box our detector's, tighter than MTCNN's"
+)
 NOISE = {
     "pgd": "Madry et al. 2018",
     "mi_fgsm": "Dong et al. 2018",
@@ -74,9 +77,10 @@ class Method:
 
 
 def base_method(name: str) -> Method:
-    """The setting that is called "ours": "paper", or a preset of Protect Photo without its margin.
+    """The setting that is called "ours": "paper", or a preset of Protect Photo with the plain loss.
 
-    Without it, because a margin stops pushing at the recognisers in the loop: nothing could be said about others.
+    Without its margin, jitter and steepness, because a margin stops pushing at the recognisers in the loop: nothing
+    could be said about others.
     """
     if name == "paper":
         return Method("diffusion", PAPER, about=PAPER_IS)
