@@ -262,7 +262,8 @@ def test_crops_of_another_photo_are_refused(comfyui):
 def test_protect_photo_goes_through_sdxl_and_says_that_its_presets_were_measured_with_another(comfyui, sdxl_checkpoint):
     """Random weights protect nobody reliably: what comes out, or why it is left out, is said in the report."""
     source = performance(checkpoint(sdxl_checkpoint), memory="low")
-    prompt = photo() | protect_photo(["photo", 0], source, size=64, which="largest", on_failure="leave out")
+    tried = {"size": 64, "which": "largest", "preset": "fast", "judge": "none", "on_failure": "leave out"}
+    prompt = photo() | protect_photo(["photo", 0], source, **tried)
     result = comfyui.run(prompt).check()
     (report,) = result.outputs["report"]["text"]
     assert "Photo 1: " in report

@@ -14,8 +14,10 @@ themselves, by the tensors v_pred and ztsnr.
 """
 
 import math
+import tempfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ CHANNELS, TIME = 320, 1280
 POOL, STARTS = 1_000_003, 4096  # a prime, so that no row of a weight repeats another
 Shapes = dict[str, tuple[int, ...]]
 Tensors = dict[str, np.ndarray]
+FILES = tempfile.TemporaryDirectory(prefix="checkpoints_")  # goes when the process ends
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,28 @@ PLAYGROUND = replace(VEGA, name="playground", marks=("edm_mean", "edm_std"))
 
 
 def write_checkpoint(models_dir: Path, family: Family, text_encoder: bool = True, seed: int = 0) -> str:
-    """Writes models_dir/checkpoints/<family>.safetensors in float16 and returns its name."""
+    """Gives models_dir a link checkpoints/<family>.safetensors to a file in float16, and returns its name.
+
+    Each file is written once in a process: SDXL's text encoders alone take as long as many tests.
+    """
+    path = Path(models_dir) / "checkpoints" / f"{family.name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(_written(family, text_encoder, seed))
+    return path.name
+
+
+@cache
+def _written(family: Family, text_encoder: bool, seed: int) -> Path:
     pool = np.random.default_rng(seed).standard_normal(POOL + STARTS, np.float32)
     tensors = _random(unet_shapes(family), "model.diffusion_model.", pool)
     tensors |= _random(vae_shapes(), "first_stage_model.", pool)
     tensors |= {mark: np.zeros(1, np.float16) for mark in family.marks}
     if text_encoder and family.text_encoder:
         tensors |= TEXT_ENCODERS[family.text_encoder](pool)
-    return _save(tensors, Path(models_dir) / "checkpoints" / f"{family.name}.safetensors")
+    path = Path(tempfile.mkdtemp(dir=FILES.name)) / "checkpoint.safetensors"
+    save_file(tensors, path)
+    return path
 
 
 def write_vae(models_dir: Path, seed: int = 2) -> str:
