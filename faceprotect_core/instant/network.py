@@ -63,16 +63,17 @@ class ProtectorNetwork(nn.Module):
             photo: [B, 3, 256, 256] in [0, 1].
             mask: [B, 1, 256, 256] in [0, 1], where it may change.
             weight: [B], of the fidelity in the loss: 0.3 to 1.4.
-            value: [B, 1, 64, 64] of `LightAndShade`, where the last look ended; None for the first.
+            value: [B, 1, 64, 64] of `LightAndShade`, where the last look ended; None, or what a network was trained to
+                see there, for the first.
             gradient: the same shape, of the loss by the value; None for the first look.
 
         Returns:
             [B, 1, 64, 64]: the direction of a change for the first look, otherwise a step to be added to the value.
         """
         seen = F.pixel_unshuffle(torch.cat([photo * 2 - 1, mask], 1), PER_VALUE)
-        first = value is None or gradient is None
-        if first:
-            value = gradient = mask.new_zeros(len(mask), 1, GRID, GRID)
+        first = gradient is None
+        nothing = mask.new_zeros(len(mask), 1, GRID, GRID)
+        value, gradient = (nothing if x is None else x for x in (value, gradient))
         steepness = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(FLAT)
         numbers = torch.stack([weight[:, None, None].log(), (steepness / FLAT).log()[:, 0] / 4], 1)
         slope = gradient / steepness

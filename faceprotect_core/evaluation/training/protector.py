@@ -71,38 +71,51 @@ class Known:
 
 
 class Training:
-    """The loss of a step, which is one look, and where the last one ended."""
+    """The loss of a step, which is one look, and where the last one ended; network: a fresh one, if there is none."""
 
-    def __init__(self, crops: Sequence[FaceCrop], recognisers: Mapping[str, FRSurrogate]):
+    def __init__(
+        self,
+        crops: Sequence[FaceCrop],
+        recognisers: Mapping[str, FRSurrogate],
+        network: ProtectorNetwork | None = None,
+    ):
         faces = [crop.face for crop in crops]
         self.count, self.known = len(crops), Known(recognisers, faces, embed_crops(recognisers, crops))
         self.images, self.masks = cropped_images(crops), cropped_masks(crops)
-        self.network = ProtectorNetwork()
+        self.network = network or ProtectorNetwork()
         self.chosen: list[int] = []
         self.value: Tensor | None = None
+        self.slope: Tensor | None = None  # of the plain loss by the value, where there is more in the loss
         self.size = torch.zeros(1)
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Mean over some photos of the identity loss and of what is seen."""
         value = gradient = None
         if step < ONE_LOOK or (step - ONE_LOOK) % LOOKS == 0 or self.value is None:
-            self.chosen = torch.randperm(self.count, generator=generator)[:BATCH].tolist()
+            self.chosen = self.choose(generator)
             self.weight = LEAST * (MOST / LEAST) ** torch.rand(len(self.chosen), generator=generator)
         else:
-            slope = given(
-                self.value.grad, "the last look has no gradient", "call backward() on its loss before the next"
-            )
+            problem, fix = "the last look has no gradient", "call backward() on its loss before the next"
+            slope = given(self.value.grad if self.slope is None else self.slope, problem, fix)
             value, gradient = self.value.detach(), len(self.chosen) * slope
         light = LightAndShade(self.images[self.chosen], self.masks[self.chosen], SETTINGS, sum(COUNTS.values()))
         self.value = self._next(light, value, gradient, bool(torch.rand((), generator=generator) < 0.5))
         self.value.retain_grad()
         rendering = light.render(self.value)
-        seen = self.identity(rendering.image, step) + self.weight * rendering.losses["fidelity"]
-        return (seen + OF_SIZE * self.size).mean()
+        plain = self.known(rendering.image, self.chosen, step) + self.weight * rendering.losses["fidelity"]
+        besides = self.besides(rendering.image, step)
+        if besides is None:
+            return (plain + OF_SIZE * self.size).mean()
+        (self.slope,) = torch.autograd.grad(plain.mean(), self.value, retain_graph=True)
+        return (plain + besides + OF_SIZE * self.size).mean()
 
-    def identity(self, image: Tensor, step: int) -> Tensor:
-        """[B]: how well the chosen people are still known."""
-        return self.known(image, self.chosen, step)
+    def choose(self, generator: torch.Generator) -> list[int]:
+        """The indices of the photos of a row of looks."""
+        return torch.randperm(self.count, generator=generator)[:BATCH].tolist()
+
+    def besides(self, image: Tensor, step: int) -> Tensor | None:
+        """[B]: what else the network should care for, which is not in the gradient that its looks are shown."""
+        return None
 
     def _next(self, light: LightAndShade, value: Tensor | None, gradient: Tensor | None, mirrored: bool) -> Tensor:
         """What another look gives, as in `Looks`; mirrored: the network sees everything in a mirror.

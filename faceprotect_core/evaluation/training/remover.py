@@ -3,7 +3,7 @@
     python -m faceprotect_core.evaluation.training.remover --images FACES --out DIR [--ways instant fast]
 
 FACES holds photos <identity>_<photo>.jpg, 256 x 256. Somebody who has this tool protects photos of the training
-identities, all in one way (a preset, or one that should be harder to undo), and trains a network (the one of Instant,
+identities, all in one way (a preset, or one of `ways` that should be harder to undo), and trains a network (the one of Instant,
 which knows how light and shade changes a photo) to give the photo back. Each remover is tried on photos a of the
 held-out people, as every way protects them, and the judge, which was in no loss, compares with photo b. Resumable,
 seeded; prints a table.
@@ -12,6 +12,7 @@ seeded; prints a table.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -32,11 +33,25 @@ from ...verify.quality import psnr
 from ..people import command, split_identities
 from ..recognition import FARS
 from .crops import embed_crops, read_crops
+from .draws import draws_alike, train_with_draws
 from .stage import Stage, parsed
 from .turns import train_in_turns
-from .ways import BASE, IN_TURNS, PAST_A_REMOVER, WAYS, Protector, by_network, left_over, protector_of, restored
+from .ways import (
+    BASE,
+    DRAWN,
+    IN_TURNS,
+    PAST_A_REMOVER,
+    WAYS,
+    Protector,
+    aim_of,
+    by_network,
+    left_over,
+    protector_of,
+    restored,
+)
 
 log = logging.getLogger("faceprotect.remover")
+LEARNED = {IN_TURNS: train_in_turns, DRAWN: train_with_draws}  # ways whose network has to learn first
 BATCH = 8
 SAVED_EVERY = 20
 
@@ -46,6 +61,7 @@ def protected(crops: Mapping[str, FaceCrop], protector: Protector, kept: Path) -
     done = load_file(kept) if kept.exists() else {}
     for number, (name, crop) in enumerate(tqdm(crops.items(), desc=kept.stem, mininterval=10), start=1):
         if name not in done:
+            torch.manual_seed(zlib.crc32(f"{kept.stem} {name}".encode()))  # of a way that draws, for each its own
             (outcome,) = protector([crop])
             if isinstance(outcome, Exception):
                 raise outcome
@@ -112,8 +128,11 @@ def main() -> None:
     rows = [("untouched", "-", seen(judge, crops, originals, others, originals))]
     for way in args.ways:
         name = way.replace(",", "").replace(" ", "_")
-        if way == IN_TURNS:
-            protector: Protector = by_network(train_in_turns([*train.values()], args))
+        if way in LEARNED:
+            network = LEARNED[way]([*train.values()], args)
+            protector: Protector = by_network(network)
+            if way == DRAWN:
+                log.info("two draws have a correlation of %.2f", draws_alike(network, crops, aim_of("instant")))
         else:
             protector = protector_of(way, removers.get(BASE))
         shown[way] = protected(people, protector, args.out / f"held_out_{name}.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from .protector import ONE_LOOK, Training
 from .stage import Learner, Stage
 from .ways import left_over, restored
 
+Network = TypeVar("Network", bound=ProtectorNetwork)
 STEPS = 400  # of the network, and as many of the remover
 
 
@@ -29,17 +31,29 @@ class InTurns(Training):
     """
 
     def __init__(self, crops: Sequence[FaceCrop], recognisers: Mapping[str, FRSurrogate], remover: Learner):
-        super().__init__(crops, recognisers)
-        self.network.load_state_dict(load_protector_network().state_dict())
+        super().__init__(crops, recognisers, that_ships(ProtectorNetwork()))
         self.remover = remover
 
-    def identity(self, image: Tensor, step: int) -> Tensor:
-        """[B]: how well the chosen people are still known, and known again after the remover."""
+    def besides(self, image: Tensor, step: int) -> Tensor:
+        """[B]: how well the chosen people are known again after the remover."""
         given, masks, originals = image.detach(), self.masks[self.chosen], self.images[self.chosen]
         remover = self.remover.model.requires_grad_()
         self.remover.learn(lambda _: left_over(remover, given, masks, originals), 1.0)
         back = restored(remover.requires_grad_(False), image, masks)
-        return super().identity(image, step) + super().identity(back, step)
+        return self.known(back, self.chosen, step)
+
+
+def that_ships(network: Network) -> Network:
+    """The network, with the weights that ship."""
+    network.load_state_dict(load_protector_network().state_dict())
+    return network
+
+
+def learned_on(name: str, training: Training, args: argparse.Namespace) -> ProtectorNetwork:
+    """The network of a training after `STEPS` more of rows of looks."""
+    stage = Stage(name, training.network, ONE_LOOK + STEPS, 1e-3, args)
+    stage.step = max(stage.step, ONE_LOOK)
+    return stage.run(training.loss)
 
 
 def train_in_turns(crops: Sequence[FaceCrop], args: argparse.Namespace) -> ProtectorNetwork:
@@ -47,7 +61,4 @@ def train_in_turns(crops: Sequence[FaceCrop], args: argparse.Namespace) -> Prote
     recognisers = {name: load_surrogate(name) for name in BUILT_IN_SURROGATES}
     torch.manual_seed(args.seed)
     remover = Learner("remover in turns", ProtectorNetwork(), 1e-3, args)
-    training = InTurns(crops, recognisers, remover)
-    stage = Stage("protector in turns", training.network, ONE_LOOK + STEPS, 1e-3, args)
-    stage.step = max(stage.step, ONE_LOOK)
-    return stage.run(training.loss)
+    return learned_on("protector in turns", InTurns(crops, recognisers, remover), args)

@@ -9,24 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import given
-from ...demo import load_synthetic_target
+from ...demo import load_demo_model, load_synthetic_target
 from ...faces import FaceCrop, load_detector
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
-from ...instant.protect import look
+from ...instant.protect import load_protector_network, look
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import IdentityObjective
 from ...method.restraint.least_change import least_change
 from ...photos.batch import Aim, Changed, CropProtector, find_aim
-from ...photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS
+from ...photos.settings import BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ...surrogates import load_surrogate
 
 Protector = Callable[[Sequence[FaceCrop]], Sequence[Changed | Exception]]
 BASE = "fast"  # the preset that is made harder to undo
 ONE_FACE = f"{BASE}, all towards one face"
 PAST_A_REMOVER = f"{BASE}, past a remover of it"
+AFTER_LOOKS = f"instant, then the iterations of {BASE}"
 IN_TURNS = "instant, learned in turns with a remover"
-WAYS = (*PRESETS[LIGHT], ONE_FACE, PAST_A_REMOVER, IN_TURNS)
+DRAWN = "instant, learned with a random input"
+BY_DIFFUSION = {f"{DIFFUSION}, {preset}": settings for preset, settings in PRESETS[DIFFUSION].items()}
+WAYS = (*PRESETS[LIGHT], *BY_DIFFUSION, ONE_FACE, PAST_A_REMOVER, AFTER_LOOKS, IN_TURNS, DRAWN)
 WEIGHT = 33.0  # the network's other input, the same for all, which says nothing to a remover
 
 
@@ -43,20 +46,38 @@ class Withstanding(Aim):
         return identity.plus(lambda image: identity(restored(remover, image, masks)), 1.0)
 
 
-def protector_of(way: str, remover: ProtectorNetwork | None = None) -> CropProtector:
-    """way: one of WAYS. remover: for `PAST_A_REMOVER`, trained on `BASE`."""
+def aim_of(way: str, remover: ProtectorNetwork | None = None) -> Aim:
+    """way: a preset, `ONE_FACE` or `PAST_A_REMOVER`. remover: for the last, trained on `BASE`."""
     surrogates = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
+    if way in BY_DIFFUSION:
+        return Aim("dodge", surrogates, BY_DIFFUSION[way], load_demo_model(), None, None, None)
     settings = PRESETS[LIGHT].get(way, PRESETS[LIGHT][BASE])
     if way == ONE_FACE:
-        target = load_synthetic_target()
-        return CropProtector(find_aim("synthetic", surrogates, settings, None, None, target, load_detector()))
+        return find_aim("synthetic", surrogates, settings, None, None, load_synthetic_target(), load_detector())
     wanted = "dodge", surrogates, settings, None, None, None, None
-    return CropProtector(Withstanding(*wanted, remover=remover) if way == PAST_A_REMOVER else Aim(*wanted))
+    return Withstanding(*wanted, remover=remover) if way == PAST_A_REMOVER else Aim(*wanted)
+
+
+def protector_of(way: str, remover: ProtectorNetwork | None = None) -> Protector:
+    """way: one of WAYS that no network has to learn first. remover: see `aim_of`."""
+    if way == AFTER_LOOKS:
+        return then_iterations(by_network(load_protector_network()))
+    return CropProtector(aim_of(way, remover))
+
+
+def then_iterations(first: Protector) -> Protector:
+    """The iterations of `BASE` that begin where another way ended."""
+    iterating = CropProtector(aim_of(BASE))
+
+    def protector(crops: Sequence[FaceCrop]) -> Sequence[Changed | Exception]:
+        return iterating(crops, starts=[one.value for one in first(crops) if isinstance(one, Changed)])
+
+    return protector
 
 
 def by_network(network: ProtectorNetwork) -> Protector:
     """What instant's first version would be with another network."""
-    aim = protector_of("instant").aim
+    aim = aim_of("instant")
 
     def protector(crops: Sequence[FaceCrop]) -> list[Changed]:
         image, mask, objective = cropped_images(crops), cropped_masks(crops), aim.objective(crops)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from faceprotect_core import ProtectionError
-from faceprotect_core.evaluation.training import stage
+from faceprotect_core.evaluation.training import draws, stage
 from faceprotect_core.evaluation.training.crops import embed_crops, with_both_photos
+from faceprotect_core.evaluation.training.draws import DrawingNetwork, WithDraws, alike, draws_alike
 from faceprotect_core.evaluation.training.first_look import (
     EQUAL,
     PLANES,
@@ -19,14 +20,21 @@ from faceprotect_core.evaluation.training.first_look import (
 from faceprotect_core.evaluation.training.protector import LOOKS, ONE_LOOK, Training
 from faceprotect_core.evaluation.training.remover import everybody_restored, train_remover
 from faceprotect_core.evaluation.training.stage import Learner
-from faceprotect_core.evaluation.training.turns import InTurns
-from faceprotect_core.evaluation.training.ways import Withstanding, by_network, protector_of, restored
+from faceprotect_core.evaluation.training.turns import InTurns, that_ships
+from faceprotect_core.evaluation.training.ways import (
+    AFTER_LOOKS,
+    Withstanding,
+    aim_of,
+    by_network,
+    protector_of,
+    restored,
+)
 from faceprotect_core.faces import crop_face
 from faceprotect_core.faces.crop import cropped_images, cropped_masks
-from faceprotect_core.instant.network import ProtectorNetwork
+from faceprotect_core.instant.network import OF_A_PHOTO, ProtectorNetwork
 from faceprotect_core.instant.protect import FIRST_PSNR, load_protector_network
-from faceprotect_core.photos.batch import Aim
-from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS
+from faceprotect_core.photos.batch import Aim, CropProtector
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from faceprotect_core.verify.quality import ciede2000, psnr
 from faceprotect_core.verify.visibility import FACE
 from tiny import tiny_surrogate
@@ -150,6 +158,56 @@ def test_in_turns_the_remover_learns_first_and_then_counts_in_the_loss_of_the_ne
     learned = remover.model.head.weight.detach().clone()
     loss.backward()
     assert torch.equal(remover.model.head.weight, learned) and training.network.head.weight.grad.abs().sum() > 0
+
+
+def test_with_draws_a_photo_is_there_twice_and_what_its_draws_have_in_common_costs(crops, recognisers):
+    training = WithDraws(crops, recognisers)
+    loss = training.loss(ONE_LOOK, torch.Generator().manual_seed(1))
+    first, second = training.value.detach().chunk(2)
+    assert training.chosen[: len(first)] == training.chosen[len(first) :] and not torch.equal(first, second)
+    common = alike(first, second, training.masks[training.chosen[: len(first)]])
+    image = training.images[training.chosen]
+    torch.testing.assert_close(training.besides(image, 1), draws.APART * common.square().repeat(2))
+    loss.backward()
+    assert not torch.equal(training.slope, training.value.grad), "a look is not shown what its draws have in common"
+    assert training.network.stem.weight.grad[:, OF_A_PHOTO].abs().sum() > 0, "what the noise is seen by learns"
+
+
+def test_a_drawing_network_draws_only_where_it_is_given_nothing():
+    network = that_ships(DrawingNetwork())
+    seen = torch.rand(1, 3, 256, 256), torch.ones(1, 1, 256, 256), torch.ones(1)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        first, second = network(*seen), network(*seen)
+        torch.manual_seed(0)
+        assert torch.equal(network(*seen), first) and not torch.equal(first, second)
+        nothing = torch.zeros(1, 1, 64, 64)
+        assert torch.equal(network(*seen, nothing), load_protector_network()(*seen))
+
+
+def test_draws_are_compared_where_they_are_seen(crops):
+    masks = torch.zeros(1, 1, 256, 256)
+    masks[..., :128] = 1
+    one = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    other = torch.where(torch.arange(64) < 32, 2 * one, -one)
+    torch.testing.assert_close(alike(one, other, masks), torch.ones(1))
+    torch.testing.assert_close(alike(one, -other, masks), -torch.ones(1))
+    aim = aim_of("instant")
+    assert draws_alike(load_protector_network(), crops[3:], aim) == pytest.approx(1, abs=1e-5)
+    assert draws_alike(that_ships(DrawingNetwork()), crops[3:], aim) < 1
+
+
+def test_iterations_after_the_looks_begin_where_those_ended(crops, monkeypatch):
+    started = []
+    monkeypatch.setattr(CropProtector, "__call__", lambda self, crops, starts: started.append(starts) or ["image"])
+    (looked,) = by_network(load_protector_network())(crops[3:])
+    assert protector_of(AFTER_LOOKS)(crops[3:]) == ["image"]
+    assert torch.equal(started[0][0], looked.value)
+
+
+def test_pairs_by_diffusion_are_the_presets_of_the_built_in_model():
+    aim = aim_of("diffusion, balanced")
+    assert aim.settings == PRESETS[DIFFUSION]["balanced"] and aim.diffusion[2].shape[0] == 1
 
 
 def test_what_the_network_that_ships_makes_is_instants_first_version(crops):
