@@ -3,9 +3,9 @@
     python -m faceprotect_core.evaluation.training.remover --images FACES --out DIR [--ways instant fast]
 
 FACES holds photos <identity>_<photo>.jpg, 256 x 256. Somebody who has this tool protects photos of the training
-identities, all in one way (a preset, or one of `ways` that should be harder to undo), and trains a network (the one of Instant,
-which knows how light and shade changes a photo) to give the photo back. Each remover is tried on photos a of the
-held-out people, as every way protects them, and the judge, which was in no loss, compares with photo b. Resumable,
+identities, all in one way (a preset, or one of `ways` that should be harder to undo), and trains a network (the one of
+Instant, which knows how light and shade changes a photo) to give the photo back. Each remover is tried on photos a of
+the held-out people, as every way protects them, and the judge, which was in no loss, compares with photo b. Resumable,
 seeded; prints a table.
 """
 
