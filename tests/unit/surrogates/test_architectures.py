@@ -29,6 +29,10 @@ THRESHOLDS = {
     "mobile_face": {0.1: 0.183635, 0.01: 0.301611, 0.001: 0.380878},
 }
 
+# The golden file was computed in float32, whose error differs from one CPU to another; here it is float64, and what is
+# left is the file's own: 8.3e-6 after 152 layers (1.2e-5 in float32 on a CPU without AVX-512), 2e-7 after 50.
+OF_FLOAT32 = {"ir152": 1e-5}
+
 
 def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
     return {tensor: tuple(shape) for tensor, shape in GOLDEN[name]["tensors"].items()}
@@ -100,12 +104,12 @@ def test_step_counters_may_be_missing(name):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_names_shapes_and_output_are_the_published_ones(name):
-    module = built(name)
+    module = copy.deepcopy(built(name)).double()
     with torch.no_grad():
-        embedding = module(formula_image(GOLDEN[name]["input_size"]))[0].double()
+        embedding = module(formula_image(GOLDEN[name]["input_size"]).double())[0]
     expected = torch.tensor(GOLDEN[name]["embedding_direction"], dtype=torch.float64)
-    assert (embedding / embedding.norm() - expected).abs().max() < 1e-6  # 5e-8 is the golden file's rounding
-    assert embedding.norm().item() == pytest.approx(GOLDEN[name]["output_norm"], rel=1e-5)
+    assert (embedding / embedding.norm() - expected).abs().max() < OF_FLOAT32.get(name, 1e-6)
+    assert embedding.norm().item() == pytest.approx(GOLDEN[name]["output_norm"], rel=2 * OF_FLOAT32.get(name, 5e-6))
 
 
 @pytest.mark.parametrize(("depth", "se"), [(depth, se) for depth in (50, 100, 152) for se in (False, True)])
