@@ -269,7 +269,12 @@ def test_the_image_is_the_full_vaes_and_the_gradient_taesds(pack, both):
         image = codec.decode(z)
         (found,) = torch.autograd.grad(image.square().sum(), z)
         assert torch.equal(image, full.decode(z))
-        tiny = codec.gradient.patcher.model.taesd_decoder(z)  # TAESD's latents are the scaled ones
+        network = (
+            codec.gradient.patcher.model
+        )  # TAESD's latents are the scaled ones, but for the last bit: as it sees them
+        seen = (full.latent_format.process_out(z) - network.vae_shift) * network.vae_scale
+        torch.testing.assert_close(seen, z)
+        tiny = network.taesd_decoder(seen)
         (expected,) = torch.autograd.grad(tiny, z, 2 * image.detach())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
