@@ -29,9 +29,9 @@ THRESHOLDS = {
     "mobile_face": {0.1: 0.183635, 0.01: 0.301611, 0.001: 0.380878},
 }
 
-# The golden file was computed in float32, whose error differs from one CPU to another; here it is float64, and what is
-# left is the file's own: 8.3e-6 after 152 layers (1.2e-5 in float32 on a CPU without AVX-512), 2e-7 after 50.
-OF_FLOAT32 = {"ir152": 1e-5}
+# The golden file was computed in float32 on a CPU with AVX-512. Elsewhere ir152's 152 layers round otherwise (1.2e-5): there
+# it is computed in float64, and what is left is the file's own error, 8.3e-6.
+AS_IN_THE_FILE, FILES_OWN_ERROR = torch.backends.cpu.get_cpu_capability() == "AVX512", {"ir152": 1e-5}
 
 
 def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
@@ -104,12 +104,14 @@ def test_step_counters_may_be_missing(name):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_names_shapes_and_output_are_the_published_ones(name):
-    module = copy.deepcopy(built(name)).double()
+    module, bound, dtype = built(name), 1e-6, torch.float32  # 5e-8 is the golden file's rounding
+    if name in FILES_OWN_ERROR and not AS_IN_THE_FILE:
+        module, bound, dtype = copy.deepcopy(module).double(), FILES_OWN_ERROR[name], torch.float64
     with torch.no_grad():
-        embedding = module(formula_image(GOLDEN[name]["input_size"]).double())[0]
+        embedding = module(formula_image(GOLDEN[name]["input_size"]).to(dtype))[0].double()
     expected = torch.tensor(GOLDEN[name]["embedding_direction"], dtype=torch.float64)
-    assert (embedding / embedding.norm() - expected).abs().max() < OF_FLOAT32.get(name, 1e-6)
-    assert embedding.norm().item() == pytest.approx(GOLDEN[name]["output_norm"], rel=2 * OF_FLOAT32.get(name, 5e-6))
+    assert (embedding / embedding.norm() - expected).abs().max() < bound
+    assert embedding.norm().item() == pytest.approx(GOLDEN[name]["output_norm"], rel=max(1e-5, 2 * bound))
 
 
 @pytest.mark.parametrize(("depth", "se"), [(depth, se) for depth in (50, 100, 152) for se in (False, True)])
