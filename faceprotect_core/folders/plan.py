@@ -113,10 +113,8 @@ class Task:
 
     def _is_ours(self) -> bool:
         """What the record says that we wrote, or were about to."""
-        coming, here = self.known.get("coming") or {}, self.output_name
-        ours = {self.known.get("output_sha256") if self.known.get("output") == here else None, coming.get(here)} - {
-            None
-        }
+        ours = {self.known.get("output_sha256")} if self.known.get("output") == self.output_name else set()
+        ours |= {digest for name, digest in self.known.get("coming", {}).items() if name == self.output_name}
         return bool(ours) and self.output.is_file() and sha256_of(self.output) in ours
 
 

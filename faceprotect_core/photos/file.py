@@ -52,7 +52,7 @@ class PhotoFile:
         return cls(over_white(colours, alpha), alpha, colours=colours, **others)
 
 
-HIDES = 8 / 255  # of an alpha: what is behind less differs from white by less than that, in which faces are not found
+HIDES = 8 / 255  # of an alpha: of what is behind less, at most 7 of 255 levels are seen on white
 
 
 def over_white(colours: Tensor, alpha: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def test_what_an_alpha_erased_is_in_no_file_that_is_written(tmp_path, source, ta
 
 @pytest.mark.parametrize("alpha", [0, 2, 7, 8, 200])
 def test_what_an_alpha_all_but_erased_is_gone_too(tmp_path, alpha):
-    """A soft eraser leaves 2 of 255, which nobody sees, and the colours beneath as they were."""
+    """A soft eraser leaves 2 of 255, and the colours beneath as they were."""
     array = np.full((16, 16, 4), (200, 30, 60, alpha), np.uint8)
     Image.fromarray(array).save(tmp_path / "in.png")
     photo = read_photo(tmp_path / "in.png")

@@ -29,8 +29,8 @@ THRESHOLDS = {
     "mobile_face": {0.1: 0.183635, 0.01: 0.301611, 0.001: 0.380878},
 }
 
-# The golden file was computed in float32 on a CPU with AVX-512. Elsewhere ir152's 152 layers round otherwise (1.2e-5): there
-# it is computed in float64, and what is left is the file's own error, 8.3e-6.
+# The golden file was computed in float32 on a CPU with AVX-512. Elsewhere ir152's 152 layers round otherwise (1.2e-5):
+# there it is computed in float64, and what is left is the file's own error, 8.3e-6.
 AS_IN_THE_FILE, FILES_OWN_ERROR = torch.backends.cpu.get_cpu_capability() == "AVX512", {"ir152": 1e-5}
 
 
