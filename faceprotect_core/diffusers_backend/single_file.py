@@ -4,7 +4,7 @@ The file holds tensors alone: their shapes say how the networks are built. The e
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -96,10 +96,17 @@ def networks_of(tensors: Tensors) -> tuple[nn.Module, nn.Module]:
     convert = {"unet": convert_ldm_unet_checkpoint, "vae": convert_ldm_vae_checkpoint}
     networks = []
     for part, config in (("unet", unet), ("vae", vae)):
-        network = classes[part](**config)
+        network = _without_weights(lambda part=part, config=config: classes[part](**config))
         network.load_state_dict(convert[part](tensors, config))  # which casts, without a copy
         networks.append(network.eval().requires_grad_(False))
     return networks[0], networks[1]
+
+
+def _without_weights(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` gives, on the CPU, to be filled: random weights first would take SDXL as long as all the rest."""
+    with torch.device("meta"):
+        network = build()
+    return network.to_empty(device="cpu")
 
 
 def unet_config(tensors: Tensors) -> dict:
@@ -160,7 +167,9 @@ def _text_encoder(part: str, tensors: Tensors, activation: str) -> nn.Module:
         bos_token_id=START,
         eos_token_id=END,
     )
-    network = model_classes()[part](config)
+    network = _without_weights(lambda: model_classes()[part](config))
+    for positions in network.buffers():  # in no file; CLIP has no others
+        positions.copy_(torch.arange(positions.shape[-1]))
     wanted = [key for key in network.state_dict() if not key.endswith("position_ids")]
     found = {key: tensors[key.removeprefix("text_model.")] for key in wanted}
     network.load_state_dict(found, strict=False)  # some versions of transformers keep the position_ids, too

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def left_half(comfyui) -> dict:
 
 def picture(comfyui, prompt) -> np.ndarray:
     return comfyui.image(comfyui.run(prompt).check().images("result")[0])
+
+
+@pytest.fixture(scope="module")
+def plain_picture(comfyui):
+    """What the small pipeline makes of the photo on a checkpoint as it is, for each checkpoint once."""
+    return cache(lambda name: picture(comfyui, small_pipeline(checkpoint(name), output="published")))
 
 
 def original(comfyui) -> np.ndarray:
@@ -146,46 +153,40 @@ def test_the_same_workflow_gives_the_same_picture_bit_for_bit_after_everything_w
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_the_blocks_run_on_a_checkpoint_and_honour_its_lora(comfyui, request, family):
+def test_the_blocks_run_on_a_checkpoint_and_honour_its_lora(comfyui, request, plain_picture, family):
     name = request.getfixturevalue(f"{family}_checkpoint")
-    lora = request.getfixturevalue(f"{family}_lora")
-
-    def protected(**patches):
-        return picture(comfyui, small_pipeline(checkpoint(name, **patches), output="published"))
-
-    plain = protected()
+    source = checkpoint(name, lora=request.getfixturevalue(f"{family}_lora"))
+    plain = plain_picture(name)
     assert plain.shape == (64, 64, 3)
-    assert not np.array_equal(protected(lora=lora), plain)
+    assert not np.array_equal(picture(comfyui, small_pipeline(source, output="published")), plain)
 
 
-def test_v_prediction_set_by_model_sampling_discrete_is_honoured(comfyui, sd2_checkpoint):
-    epsilon = picture(comfyui, small_pipeline(checkpoint(sd2_checkpoint), output="published"))
+def test_v_prediction_set_by_model_sampling_discrete_is_honoured(comfyui, sd2_checkpoint, plain_picture):
     velocity = picture(comfyui, small_pipeline(checkpoint(sd2_checkpoint, v_prediction=True), output="published"))
-    assert not np.array_equal(velocity, epsilon)
+    assert not np.array_equal(velocity, plain_picture(sd2_checkpoint))
 
 
-def test_sdxls_sizes_and_another_autoencoder_are_honoured(comfyui, sdxl_checkpoint, other_vae):
+def test_sdxls_sizes_and_another_autoencoder_are_honoured(comfyui, sdxl_checkpoint, other_vae, plain_picture):
     plain = checkpoint(sdxl_checkpoint)
     sizes = {"width": 1024, "height": 512, "crop_w": 0, "crop_h": 0, "target_width": 1024, "target_height": 512}
     sized = node("CLIPTextEncodeSDXL", clip=["checkpoint", 1], text_g="", text_l="", **sizes)
     elsewhere = node("VAELoader", vae_name=other_vae)
-    sources = {
-        "plain": plain,
-        "sizes": replace(plain, nodes=plain.nodes | {"empty_prompt": sized}),
-        "autoencoder": replace(plain, nodes=plain.nodes | {"other_vae": elsewhere}, vae=["other_vae", 0]),
-    }
-    pictures = {name: picture(comfyui, small_pipeline(source, output="published")) for name, source in sources.items()}
-    assert not np.array_equal(pictures["sizes"], pictures["plain"])
-    assert not np.array_equal(pictures["autoencoder"], pictures["plain"])
+    for other in (
+        replace(plain, nodes=plain.nodes | {"empty_prompt": sized}),
+        replace(plain, nodes=plain.nodes | {"other_vae": elsewhere}, vae=["other_vae", 0]),
+    ):
+        found = picture(comfyui, small_pipeline(other, output="published"))
+        assert not np.array_equal(found, plain_picture(sdxl_checkpoint))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_a_text_prompt_changes_the_picture(comfyui, request, family):
+def test_a_text_prompt_changes_the_picture(comfyui, request, plain_picture, family):
     """The photo is inverted, and changed, under it."""
-    source = checkpoint(request.getfixturevalue(f"{family}_checkpoint"))
-    prompt = small_pipeline(source, output="published")
-    told = changed(prompt, empty_prompt={"text": "a portrait, soft light"})
-    assert not np.array_equal(picture(comfyui, told), picture(comfyui, prompt))
+    name = request.getfixturevalue(f"{family}_checkpoint")
+    told = changed(
+        small_pipeline(checkpoint(name), output="published"), empty_prompt={"text": "a portrait, soft light"}
+    )
+    assert not np.array_equal(picture(comfyui, told), plain_picture(name))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

@@ -67,6 +67,9 @@ def test_sdxls_two_text_encoders_are_found_in_a_checkpoint(clip):
     torch.testing.assert_close(ours.text_embeds, expected.text_embeds)
     torch.testing.assert_close(ours.hidden_states[-2], expected.hidden_states[-2])
     assert (one.config.hidden_act, two.config.hidden_act) == ("quick_gelu", "gelu")
+    for encoder in (one, two):  # what is in no file, and so is not filled by one
+        kept = {name.split(".")[-1]: buffer.tolist() for name, buffer in encoder.named_buffers()}
+        assert kept == {"position_ids": [[*range(77)]]}
 
 
 def text_of(width: int) -> dict:
