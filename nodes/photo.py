@@ -33,7 +33,8 @@ AUTOMATIC, NO_JUDGE = "automatic", "none"
 # Measured on two CPU cores, see docs/RESULTS.md.
 PRESET_TOOLTIP = (
     "How far to go. Every face is changed until the recognisers that are used no longer know it, and no further. "
-    "instant: few large steps by a small network, quicker than fast; where they are not enough, as with fast. "
+    "instant: few large steps by a small network, quicker than fast, and easier to undo for whoever has this tool; "
+    "where they are not enough, as with fast. "
     "fast: the fewest steps. "
     "balanced: more steps, a smaller change. strong: further past the threshold, more visible. "
     "Measured with the built-in model: with another checkpoint they are a start."
@@ -203,7 +204,7 @@ class ProtectPhoto(io.ComfyNode):
                 detector=select.detector,
                 faces_per_batch=ready.faces_at_once,
                 predictor=CostPredictor(),
-                preview=True,
+                preview=way == DIFFUSION or len(photos) == 1,
                 on_step=progress,
             )
             results, said = [], []
@@ -212,7 +213,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
                 said.append(f"Photo {progress.finished}: {_said_of(results[-1], where)}")
-            said += [words.scope(select.smallest), *_notes(models, taesd)]
+            said += [words.scope(select.smallest), *_notes(models, taesd, model)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
                 logging.info("FaceProtect: %s", said[-1])
@@ -240,9 +241,11 @@ def _way(way: str, preset: str, model, vae, conditioning) -> tuple[str, tuple]:
     return chosen, models if chosen == DIFFUSION else ()
 
 
-def _notes(models: tuple, taesd: str) -> list[str]:
-    """What the user should know of a checkpoint, and of the small decoder whose gradient was taken."""
+def _notes(models: tuple, taesd: str, model) -> list[str]:
+    """What the user should know of the checkpoint that is connected, and of the small decoder, if one was used."""
     notes, file = [], host.file_of_model(models[0]) if models else ""
+    if model is not None and not models:
+        notes.append("Note: this was made by light and shade, without the model that is connected.")
     if file:
         notes.append(f"Note: the presets were measured with the built-in model, and not with {file!r}.")
         notes.append(host.warning_of(models[0]))

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..checks import require
 from ..faces import Face, FaceDetector, crop_selection, load_detector, select_faces
-from ..files import digest_of_tensor
+from ..files import digest_of_tensor, sha256_of
+from ..instant.protect import WEIGHTS as NETWORK
+from ..instant.protect import load_protector_network
 from ..method.objectives import Goal
 from ..models import DEMO, LoadedModel, load_model
 from ..photos.photo import CutPhoto, OnPhotoStep, PhotoResult, protect_photos
@@ -124,8 +126,8 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
     photo_settings: instead of the preset's; with diffusion the size of the crop is the model's own in any case.
 
     Raises:
-        ProtectionError: an unknown preset, no such device, model or recogniser, a target that is missing or of no
-            use, a judge that is used itself.
+        ProtectionError: an unknown preset, no such device, model, network or recogniser, a target that is missing or
+            of no use, a judge that is used itself.
     """
     _check(choice)
     target, way = _target(choice), choice.chosen_way
@@ -134,6 +136,8 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
     if settings.way == DIFFUSION:
         model = load_model(choice.model or DEMO, choice.device)
         settings = replace(settings, size=model.size)
+    if settings.network:
+        load_protector_network()  # one that is missing or damaged is said before the first photo
     surrogates = tuple(load_surrogate(name).to(choice.device) for name in choice.surrogates)
     judge = None if choice.judge == NO_JUDGE else load_surrogate(choice.judge).to(choice.device)
     require_other_network(judge, surrogates)
@@ -160,6 +164,7 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
             "judge": None if judge is None else f"{judge.name} {judge.fingerprint[:16]}",
             "preset": choice.preset,
             "photo_settings": asdict(settings),
+            "network_sha256": sha256_of(NETWORK) if settings.network else None,
             "goal": choice.goal,
             "target_sha256": digest_of_tensor(target),
             "faces": choice.which,

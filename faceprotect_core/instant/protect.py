@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checks import require
+from ..checks import ProtectionError, out_of_memory, require
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
 from ..method.objectives import IdentityObjective
 from ..method.variables import Optimised, Rendering
@@ -74,12 +75,16 @@ class Looks:
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change.
         weight: of the fidelity in the loss, 0.3 to 1.4: more is seen less, and protects less.
         network: the one that ships.
+
+    Raises:
+        ProtectionError: a weight that is not more than 0, no weights in the package, or damaged ones.
     """
 
     def __init__(self, photo: Tensor, mask: Tensor, weight: float, network: ProtectorNetwork | None = None):
+        require(weight > 0, f"the fidelity's weight of instant is {weight:g}", "use 0.3 to 1.4, with which it learned")
         mask = mask.to(photo).expand(len(photo), -1, -1, -1)
         self.light = LightAndShade(photo, mask, LightAndShadeSettings(GRID))
-        self.network = (network or load_protector_network()).to(photo.device)
+        self.network = network or _that_ships(photo.device)
         self.seen = _at_its_size(photo), _at_its_size(mask)
         self.weight = photo.new_full((len(photo),), weight, dtype=torch.float32)
 
@@ -123,13 +128,28 @@ def further(value: Tensor, step: Tensor) -> Tensor:
 
 @cache
 def load_protector_network() -> ProtectorNetwork:
-    """The network that ships, in float32, frozen."""
-    missing = f"the file {WEIGHTS.name} of instant is missing from the package"
-    require(WEIGHTS.is_file(), missing, "choose another preset, or install FaceProtect again")
+    """The network that ships, in float32 on the CPU, frozen.
+
+    Raises:
+        ProtectionError: its file is missing, or damaged.
+    """
+    file, fix = f"the file {WEIGHTS.name} of instant", "choose another preset, or install FaceProtect again"
+    require(WEIGHTS.is_file(), f"{file} is missing from the package", fix)
     with torch.inference_mode(False):
         network = ProtectorNetwork()
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+        try:
+            network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+        except Exception as error:  # a damaged file raises what its reader likes
+            if out_of_memory(error):
+                raise
+            raise ProtectionError(f"{file} cannot be read ({type(error).__name__})", fix) from error
         return network.eval().requires_grad_(False)
+
+
+def _that_ships(device: torch.device) -> ProtectorNetwork:
+    """On a GPU a copy, which goes with the looks: nothing stays there that ComfyUI does not know of."""
+    network = load_protector_network()
+    return network if device.type == "cpu" else deepcopy(network).to(device)
 
 
 def _at_its_size(image: Tensor) -> Tensor:

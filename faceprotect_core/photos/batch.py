@@ -14,7 +14,6 @@ from torch import Tensor
 from ..checks import given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
-from ..instant.protect import WEIGHTS as NETWORK
 from ..instant.protect import look
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
@@ -162,8 +161,8 @@ class CropProtector:
     Args:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
-        preview: on_step first gets what instant would give, where diffusion is to work and there is no other goal;
-            nothing where the network of instant was taken out of the package.
+        preview: on_step first gets what instant would give, where a preset that takes much longer is to work and there
+            is no other goal; nothing where that fails.
     """
 
     aim: Aim
@@ -239,9 +238,9 @@ class CropProtector:
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
         settings = self.aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
+        if self.preview and on_step and start is None and self.aim.plain and settings.takes_long:
+            self._show_instant(crops, on_step)
         if settings.way == DIFFUSION:
-            if self.preview and on_step and start is None and self.aim.plain and NETWORK.is_file():
-                on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in self._instant(crops)])))
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = self.aim.knobs, self.aim.schedule
             prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
@@ -256,10 +255,15 @@ class CropProtector:
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 
-    def _instant(self, crops: list[FaceCrop]) -> list[Changed]:
-        """In a second, what instant would give; no judge has seen it."""
+    def _show_instant(self, crops: list[FaceCrop], on_step: OnStep) -> None:
+        """In a second, what instant would give; no judge has seen it, and the run does without it."""
         settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
-        return CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
+        try:
+            seen = CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
+        except FAILURES as error:
+            logging.warning("FaceProtect: there is no preview: %s", error)
+            return
+        on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in seen])))
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

@@ -181,7 +181,8 @@ def protect_photos(
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
             optimiser amplifies.
         predictor: the same for all photos of a run. With it, on_step first gets a PredictedCost.
-        preview: before the steps of diffusion on_step gets what instant would give, a Step of the stage "preview".
+        preview: before the steps of diffusion, and of light and shade where they are more than those of fast, on_step
+            gets what instant would give, a Step of the stage "preview".
         on_step: called after every step of a batch of faces.
 
     Yields:
@@ -261,7 +262,7 @@ class _Studio:
                     break
                 report = _of_attempt(attempt, on_step)
                 crops = [photo.crops[one] for one in failed]
-                # Fast is no faster and no better for beginning at the network's change.
+                # Fast, begun at the network's change, is quicker and more visible (docs/PERFORMANCE.md).
                 anew = self.protectors[attempt - 2].aim.settings.network
                 starts = None if anew else [whole[one].value for one in failed]
                 for number, further in zip(failed, _all_changed(protector(crops, report, starts)), strict=True):
@@ -320,6 +321,11 @@ def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, mod
         settings.way != DIFFUSION or model is not None,
         "the settings are those of diffusion, and there is no diffusion model",
         "pass model=load_demo_model() or another one, or use the presets of light and shade",
+    )
+    require(
+        not settings.network or settings.way == LIGHT,
+        "the network of instant gives light and shade, and the settings are those of diffusion",
+        f"use the presets of {LIGHT!r}",
     )
     require(
         not settings.network or (goal == "dodge" and makeup is None),

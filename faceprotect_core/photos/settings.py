@@ -63,6 +63,11 @@ class PhotoSettings:
         return replace(self, light=replace(self.light, **knobs))
 
     @property
+    def takes_long(self) -> bool:
+        """Long enough to show before what instant would give: longer than the preset fast of light and shade."""
+        return self.way == DIFFUSION or self.light.iterations > PRESETS[LIGHT]["fast"].light.iterations
+
+    @property
     def further(self) -> PhotoSettings:
         """For a face that the judge still knows. After the network this is the preset fast."""
 

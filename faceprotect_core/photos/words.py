@@ -23,7 +23,7 @@ NO_JUDGE = "No recogniser was kept out as a judge, so this says nothing about ot
 BY_NETWORK = "A network made this in a few looks."
 NOT_BY_NETWORK = "What a network made in a few looks was not enough, so this was made as with fast."
 NOBODY_KNEW = "No recogniser took the other photo for you, so all compared with this photo: is it one of you?"
-PREVIEW = "Preview, by instant"
+PREVIEW = "Preview, by instant (not judged)"
 STILL_KNOWN = "still recognised, goes further"
 _DOING = {"inversion": "getting ready", "null_text": "learning the face", "protection": "protecting"}
 
@@ -125,7 +125,11 @@ def in_a_line(faces: Sequence[FaceVerdict]) -> str:
     """What became of a photo, with the number that is the least past its threshold."""
     if not faces:
         return photo_verdict(faces)
-    return f"{photo_verdict(faces)} {short(min(faces, key=lambda face: _past(_telling(face), face.goal)))}."
+    said = f"{photo_verdict(faces)} {short(min(faces, key=lambda face: _past(_telling(face), face.goal)))}."
+    if not faces[0].network:
+        return said
+    anew = sum(face.asked > 1 for face in faces)
+    return f"{said} {f'{_counted(anew)} of {len(faces)} as with fast' if anew else 'By a few looks of a network'}."
 
 
 def short(face: FaceVerdict) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 log = logging.getLogger("faceprotect.demo.train")
-WARM_UP = 50  # steps
+WARM_UP = 50  # steps, of a training of 100 or more
 
 
 def parsed(parser: argparse.ArgumentParser, gpu: bool = False) -> argparse.Namespace:
@@ -76,9 +76,10 @@ class Stage(Learner):
     def run(self, loss_of: Callable[[int, torch.Generator], Tensor]) -> nn.Module:
         """loss_of(step, generator) -> scalar loss."""
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5.0)
+        warm_up = min(WARM_UP, (self.steps + 1) // 2)
         while self.step < self.steps:
-            falling = max(0.0, (self.steps - self.step) / (self.steps - WARM_UP))
-            loss = self.learn(lambda generator: loss_of(self.step, generator), min((self.step + 1) / WARM_UP, falling))
+            falling = (self.steps - self.step) / max(self.steps - warm_up, 1)
+            loss = self.learn(lambda generator: loss_of(self.step, generator), min((self.step + 1) / warm_up, falling))
             bar.update()
             bar.set_postfix(loss=loss, refresh=False)
         bar.close()

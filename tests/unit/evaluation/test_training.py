@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from faceprotect_core import ProtectionError
-from faceprotect_core.evaluation.training import draws, stage
+from faceprotect_core.evaluation.training import draws
 from faceprotect_core.evaluation.training.crops import embed_crops, with_both_photos
 from faceprotect_core.evaluation.training.draws import DrawingNetwork, WithDraws, alike, draws_alike
 from faceprotect_core.evaluation.training.first_look import (
@@ -19,7 +19,7 @@ from faceprotect_core.evaluation.training.first_look import (
 )
 from faceprotect_core.evaluation.training.protector import LOOKS, ONE_LOOK, Training
 from faceprotect_core.evaluation.training.remover import everybody_restored, train_remover
-from faceprotect_core.evaluation.training.stage import Learner
+from faceprotect_core.evaluation.training.stage import WARM_UP, Learner, Stage
 from faceprotect_core.evaluation.training.turns import InTurns, that_ships
 from faceprotect_core.evaluation.training.ways import (
     AFTER_LOOKS,
@@ -118,6 +118,18 @@ def test_a_remover_learns_away_what_is_the_same_in_every_photo(crops, tmp_path):
     assert torch.equal(
         restored(remover, images, masks)[masks.expand_as(images) == 0], images[masks.expand_as(images) == 0]
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 50, 120])
+def test_of_a_training_of_any_length_the_rate_rises_and_falls(tmp_path, monkeypatch, steps):
+    shares = []
+    learning = Stage("any", torch.nn.Linear(1, 1), steps, 1e-3, SimpleNamespace(out=tmp_path, seed=0, device="cpu"))
+    learn = learning.learn
+    monkeypatch.setattr(learning, "learn", lambda loss, share: shares.append(share) or learn(loss, share))
+    learning.run(lambda _step, _generator: learning.model(torch.ones(1)).square().sum())
+    rising = min(WARM_UP, (steps + 1) // 2)
+    assert len(shares) == steps and max(shares) == 1 == shares[rising - 1] and min(shares) > 0
+    assert shares[:rising] == sorted(shares[:rising]) and shares[rising:] == sorted(shares[rising:], reverse=True)
 
 
 def test_whoever_has_one_photo_only_is_left_out(crops):
@@ -230,7 +242,6 @@ def test_first_looks_of_every_kind_are_of_one_size_and_can_be_learned(crops, wha
     assert seen == pytest.approx(EQUAL, abs=0.1)
     recognisers = {"mobilefacenet": tiny_surrogate(seed=0, dtype=torch.float32, default_threshold=0.5)}
     args = SimpleNamespace(out=tmp_path, seed=0, steps=2, device=torch.device("cpu"))
-    monkeypatch.setattr(stage, "WARM_UP", 1)
     trained = train(what, crops, recognisers, args)
     torch.manual_seed(0)
     assert not torch.equal(trained.head.weight, network_of(what).head.weight)

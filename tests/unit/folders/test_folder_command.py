@@ -12,8 +12,10 @@ from PIL import Image
 from faceprotect_core import __main__ as command
 from faceprotect_core import load_surrogate
 from faceprotect_core.checks import ProtectionError
+from faceprotect_core.files import sha256_of
 from faceprotect_core.folders import protector as protector_module
 from faceprotect_core.folders.protector import Choice, load_protector
+from faceprotect_core.instant import protect as instant
 from faceprotect_core.photos import words
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 from folder_photos import FakeProtector, record, write_photo
@@ -168,6 +170,18 @@ def test_the_settings_of_the_record_name_way_model_and_recognisers(way, model):
     assert [name.split()[0] for name in settings["surrogates"]] == ["mobileface", "faceres"]
     assert all(len(name.split()[1]) == 16 for name in settings["surrogates"])
     assert settings["judge"].startswith("dlib_resnet ") and settings["photo_settings"]["way"] == settings["way"]
+
+
+def test_of_instant_they_name_the_network_and_one_that_is_damaged_is_said_before_the_first_photo(tmp_path, monkeypatch):
+    chosen = [Choice(preset=name, surrogates=("mobileface",)) for name in ("instant", "fast")]
+    digests = [load_protector(one).settings["network_sha256"] for one in chosen]
+    assert digests == [sha256_of(instant.WEIGHTS), None]
+    monkeypatch.setattr(instant, "WEIGHTS", tmp_path / "protector.safetensors")
+    instant.WEIGHTS.write_bytes(b"cut short")
+    instant.load_protector_network.cache_clear()
+    with pytest.raises(ProtectionError, match="of instant cannot be read"):
+        load_protector(chosen[0])
+    instant.load_protector_network.cache_clear()
 
 
 def test_without_a_judge_the_record_says_so_and_another_judge_is_another_setting():

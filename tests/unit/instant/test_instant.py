@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from faceprotect_core import ProtectionError, load_surrogate
+from faceprotect_core.demo import load_demo_model
 from faceprotect_core.faces import crop_face
 from faceprotect_core.instant.network import GRID, ProtectorNetwork
 from faceprotect_core.instant.protect import (
@@ -21,7 +22,7 @@ from faceprotect_core.instant.protect import (
 from faceprotect_core.method.light_and_shade import LightAndShade, LightAndShadeSettings
 from faceprotect_core.photos import words
 from faceprotect_core.photos.photo import protect_photo
-from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, LIGHT, PRESETS
+from faceprotect_core.photos.settings import BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from faceprotect_core.verify.quality import psnr
 
 INSTANT = PRESETS[LIGHT]["instant"]
@@ -158,6 +159,14 @@ def test_a_face_that_is_still_known_becomes_what_fast_makes_of_it_and_says_so(as
     looks, steps = INSTANT.light.iterations + MORE, PRESETS[LIGHT]["fast"].light.iterations
     assert [event.step for event in events[:looks]] == list(range(1, looks + 1)) and events[0].steps == looks
     assert [event.attempt for event in events] == [1] * looks + [2] * steps
+
+
+def test_a_weight_of_nothing_and_a_network_for_diffusion_are_refused(astronaut, crop):
+    with pytest.raises(ProtectionError, match="weight of instant is 0"):
+        looks_at(crop, weight=0.0)
+    settings = replace(PRESETS[DIFFUSION]["fast"], network=True)
+    with pytest.raises(ProtectionError, match="gives light and shade, and the settings are those of diffusion"):
+        protect_photo(astronaut, [load_surrogate("mobileface")], settings, model=load_demo_model())
 
 
 def test_it_is_no_way_to_look_like_somebody_or_to_wear_makeup(astronaut):

@@ -1,16 +1,16 @@
-"""While diffusion works there is something to look at: what instant would give."""
+"""While a preset works that takes long there is something to look at: what instant would give."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from faceprotect_core import load_surrogate
+from faceprotect_core import ProtectionError, load_surrogate
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces
 from faceprotect_core.instant import protect
 from faceprotect_core.instant.protect import load_protector_network
-from faceprotect_core.photos import batch
 from faceprotect_core.photos.batch import Aim, CropProtector
 from faceprotect_core.photos.photo import CutPhoto, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS
@@ -38,27 +38,42 @@ def test_before_diffusion_works_there_is_what_instant_would_give(demo, portrait,
         assert not torch.equal(previews[0].image[0], crop.image)
 
 
-def test_without_the_network_of_instant_diffusion_works_and_instant_says_what_is_missing(demo, portrait, monkeypatch):
-    nowhere = protect.WEIGHTS.with_name("nowhere.safetensors")
-    monkeypatch.setattr(batch, "NETWORK", nowhere)
-    monkeypatch.setattr(protect, "WEIGHTS", nowhere)
+@pytest.fixture(params=["missing from the package", "cannot be read"])
+def no_network(request, tmp_path, monkeypatch):
+    """What is said of the network of instant where its file is not there, or is what git keeps for a large file."""
+    monkeypatch.setattr(protect, "WEIGHTS", tmp_path / "nowhere.safetensors")
+    if request.param == "cannot be read":
+        protect.WEIGHTS.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5930000\n")
     load_protector_network.cache_clear()
+    yield f"nowhere.safetensors of instant .*{request.param}.*How to fix: choose another preset"
+    load_protector_network.cache_clear()
+
+
+def test_without_the_network_of_instant_diffusion_works_and_instant_says_why(demo, portrait, no_network):
     surrogates, events = [load_surrogate("mobileface")], []
     cut = CutPhoto(portrait, (crop_face(portrait, detect_faces(portrait)[0], 128),))
     options = {"model": demo, "preview": True, "on_step": events.append}
     (result,) = protect_photos([cut], surrogates, QUICK, **options)
     assert not isinstance(result, Exception) and "preview" not in {event.stage for event in events}
     (result,) = protect_photos([cut], surrogates, PRESETS[LIGHT]["instant"])
-    assert isinstance(result, Exception) and "nowhere.safetensors of instant is missing" in str(result)
+    assert isinstance(result, ProtectionError) and re.search(no_network, str(result))
 
 
-def test_light_and_shade_and_other_goals_have_no_preview(demo, portrait):
-    surrogates, events = [load_surrogate("mobileface")], []
-    crop = crop_face(portrait, detect_faces(portrait)[0], 128)
-    options = {"preview": True, "on_step": events.append}
-    next(
-        protect_photos([CutPhoto(portrait, (crop,))], surrogates, PRESETS[LIGHT]["fast"].tuned(iterations=2), **options)
-    )
-    options |= {"model": demo, "goal": "synthetic", "target": load_synthetic_target()}
-    next(protect_photos([CutPhoto(portrait, (crop,))], surrogates, QUICK, **options))
+def test_of_light_and_shade_those_have_a_preview_that_take_longer_than_fast(portrait):
+    surrogates = [load_surrogate("mobileface")]
+    cut = CutPhoto(portrait, (crop_face(portrait, detect_faces(portrait)[0], 128),))
+    for name, settings in PRESETS[LIGHT].items():
+        events = []
+        settings = replace(settings, size=128, tries=1)
+        next(protect_photos([cut], surrogates, settings, preview=True, on_step=events.append))
+        stages = [event.stage for event in events]
+        assert stages.count("preview") == (name in ("balanced", "strong"))
+        assert "preview" not in stages[1:] and set(stages[1:]) == {"protection"}
+
+
+def test_another_goal_has_no_preview(demo, portrait):
+    events = []
+    cut = CutPhoto(portrait, (crop_face(portrait, detect_faces(portrait)[0], 128),))
+    options = {"model": demo, "goal": "synthetic", "target": load_synthetic_target(), "preview": True}
+    next(protect_photos([cut], [load_surrogate("mobileface")], QUICK, on_step=events.append, **options))
     assert {event.stage for event in events} == {"inversion", "null_text", "capture", "protection"}

@@ -157,6 +157,12 @@ def test_a_line_shows_the_number_that_is_the_least_past_its_threshold():
     )
 
 
+def test_a_line_says_whether_a_network_or_fast_made_it():
+    looks, fast = replace(PROTECTED, network=True), replace(PROTECTED, network=True, asked=2)
+    assert words.in_a_line([looks, looks]).endswith("below 0.65. By a few looks of a network.")
+    assert words.in_a_line([looks, fast]).endswith("below 0.65. 1 face of 2 as with fast.")
+
+
 def test_the_number_is_the_judges_unless_somebody_was_not_fooled():
     assert words.short(verdict(used(0.3), judge(2.0))).startswith(
         "dlib_resnet, not used to make this, says distance 2.00"
