@@ -18,7 +18,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..faces import FaceCrop
@@ -26,20 +25,19 @@ from ..instant.protect import load_protector_network
 from ..method.inversion import ddim_invert
 from ..method.schedule import DDIMSchedule
 from ..photos.batch import Aim, Changed, CropProtector
-from ..photos.settings import BUILT_IN_JUDGE, DIFFUSION
-from ..pixels import as_saved
-from ..surrogates import FRSurrogate, load_surrogate
-from ..verify.quality import ciede2000, psnr, ssim
-from ..verify.visibility import FACE
+from ..photos.settings import DIFFUSION
+from .first_versions import Numbers, Panel, count, mean
 from .people import command, split_identities
-from .recognition import FARS
-from .training.crops import embed_crops, read_crops, with_both_photos
+from .training.crops import read_crops, with_both_photos
 from .training.ways import aim_of, by_network
 
 log = logging.getLogger("faceprotect.evaluation.starts")
 PRESET_NAMES = ("fast", "balanced", "strong", "diffusion, fast", "diffusion, balanced", "diffusion, strong")
 PARTS = (1 / 3, 1 / 2, 2 / 3)  # of the preset's iterations, from the network's change
-COLUMNS = ("PSNR", "SSIM", "CIEDE2000", "judge past its threshold", "seconds of a core")
+COLUMNS = {"PSNR": 1, "SSIM": 4, "CIEDE2000": 2, "past": 3, "seconds": 1}  # and their digits
+HEADER = (
+    "| iterations | PSNR | SSIM | CIEDE2000 | judge past its threshold | s of a core | it matches at FAR 0.1, 0.01 |"
+)
 
 
 def rows_of(presets: Sequence[str]) -> dict[str, tuple[str, int, bool]]:
@@ -76,47 +74,28 @@ def start_for(aim: Aim, crop: FaceCrop) -> Tensor:
     return ddim_invert(denoiser, latent, context, schedule, knobs.depth, knobs.pairing).latents[-1][0]
 
 
-@torch.no_grad()
-def numbers(judge: FRSurrogate, crop: FaceCrop, image: Tensor, other: Tensor) -> dict[str, float]:
-    """What is seen of a change [3, h, w], and what the judge says about the other photo, of which it has `other`."""
-    image, photo = as_saved(image[None]), crop.image[None]
-    seen, _ = ciede2000(photo, image, crop.mask[None] > FACE)
-    embedding = embed_crops({judge.name: judge}, [crop], image)[judge.name]
-    past = {far: judge.margin(embedding, other, far).item() for far in FARS[:2]}
-    return {"PSNR": psnr(photo, image).item(), "SSIM": ssim(photo, image).item(), "CIEDE2000": float(seen)} | {
-        "judge past its threshold": past[FARS[1]],
-        **{f"matched at FAR {far}": float(margin <= 0) for far, margin in past.items()},
-    }
-
-
-def measured(
-    crops: Sequence[FaceCrop], again: Sequence[FaceCrop], presets: Sequence[str], out: Path
-) -> dict[str, list[dict[str, float]]]:
-    """Row -> the numbers of each person; `out` keeps them. crops, again: two photos of each."""
-    judge = load_surrogate(BUILT_IN_JUDGE)
-    others = embed_crops({judge.name: judge}, again)[judge.name]
+def measured(panel: Panel, presets: Sequence[str], out: Path) -> dict[str, list[Numbers]]:
+    """Row -> the numbers of each person of the panel; `out` keeps them."""
     results = json.loads(out.read_text()) if out.exists() else {}
     for row, wanted in rows_of(presets).items():
         people = results.setdefault(row, [])
-        for number in range(len(people), len(crops)):
+        for number in range(len(people), len(panel.crops)):
             begun = time.process_time()
-            changed = protected(crops[number], *wanted)
+            changed = protected(panel.crops[number], *wanted)
             seconds = time.process_time() - begun
-            said = numbers(judge, crops[number], changed.image, others[number : number + 1])
-            people.append(said | {"seconds of a core": seconds})
+            people.append(panel.numbers(number, changed.image) | {"seconds": seconds})
             out.write_text(json.dumps(results, indent=1))
-            log.info("%s, %d of %d: %.0f s", row, number + 1, len(crops), seconds)
+            log.info("%s, %d of %d: %.0f s", row, number + 1, len(panel.crops), seconds)
     return {row: results[row] for row in rows_of(presets)}
 
 
-def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Markdown: means over the people."""
-    lines = [f"| iterations | {' | '.join(COLUMNS)} | matched at FAR {FARS[0]}, {FARS[1]} |", "| --- " * 7 + "|"]
+def table(results: Mapping[str, Sequence[Numbers]]) -> str:
+    """Markdown: means over the people; how many the judge matches."""
+    lines = [HEADER, "| --- " * (HEADER.count("|") - 1) + "|"]
     for row, people in results.items():
-        mean = {name: sum(one[name] for one in people) / len(people) for name in people[0]}
-        said = [f"{mean[name]:.{digits}f}" for name, digits in zip(COLUMNS, (1, 4, 2, 3, 1), strict=True)]
-        matched = ", ".join(f"{round(mean[f'matched at FAR {far}'] * len(people))}" for far in FARS[:2])
-        lines.append(f"| {row} | {' | '.join(said)} | {matched} of {len(people)} |")
+        said = [f"{mean(people, name):.{digits}f}" for name, digits in COLUMNS.items()]
+        matched = f"{count(people, 'matched, lenient')}, {count(people, 'matched, strict')} of {len(people)}"
+        lines.append(f"| {row} | {' | '.join(said)} | {matched} |")
     return "\n".join(lines)
 
 
@@ -128,7 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     paths = split_identities(args.images)[0]
     crops, again = with_both_photos(read_crops(islice(paths, 3 * args.people)))
-    log.info("%s", table(measured(crops[: args.people], again[: args.people], args.presets, args.out)))
+    panel = Panel(crops[: args.people], again[: args.people])
+    log.info("%s", table(measured(panel, args.presets, args.out)))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,7 @@ class CropProtector:
         try:
             seen = CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
         except FAILURES as error:
+            traceback.clear_frames(error.__traceback__)  # their memory is for the run
             logging.warning("FaceProtect: there is no preview: %s", error)
             return
         on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in seen])))

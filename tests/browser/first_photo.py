@@ -80,7 +80,7 @@ def use_the_app(user: Frontend, photo: Path, clock: Clock):
     keep(user, "first_photo_chosen")
     page.get_by_test_id("linear-run-button").get_by_role("button", name="Run").click()
     page.wait_for_function("() => document.querySelector('[data-testid=linear-center-panel] img[src^=\"blob:\"]')")
-    page.wait_for_timeout(4000)
+    page.wait_for_timeout(1500)  # the preview, and what is left
     keep(user, "first_photo_runs")
     page.get_by_text("Rerun").wait_for(timeout=590_000)
     clock("Run")

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from faceprotect_core.evaluation import starts
+from faceprotect_core.evaluation.first_versions import Panel
 from faceprotect_core.evaluation.starts import measured, protected, rows_of, start_for, table
 from faceprotect_core.evaluation.training.ways import aim_of, by_network
 from faceprotect_core.faces import crop_face
 from faceprotect_core.instant.protect import load_protector_network
+from faceprotect_core.photos.batch import CropProtector
 
 FEW = {"fast: 1": ("fast", 1, False), "fast: the network, then 1": ("fast", 1, True)}
 
@@ -28,7 +30,7 @@ def test_every_preset_stands_beside_fewer_iterations_after_the_network():
     }
 
 
-def test_light_and_shade_starts_at_the_networks_plane_and_diffusion_at_its_picture_inverted(crop):
+def test_light_and_shade_starts_at_the_networks_plane_and_diffusion_at_its_picture_inverted(crop, monkeypatch):
     (looked,) = by_network(load_protector_network())([crop])
     assert torch.equal(start_for(aim_of("fast"), crop), looked.value)
     aim = aim_of("diffusion, fast")
@@ -36,20 +38,32 @@ def test_light_and_shade_starts_at_the_networks_plane_and_diffusion_at_its_pictu
     start = start_for(aim, crop)
     plain = codec.encode(crop.image[None])
     assert start.shape == plain.shape[1:] and not torch.equal(start, plain[0])
-    assert not torch.equal(
-        protected(crop, "diffusion, fast", 1, True).image, protected(crop, "diffusion, fast", 1, False).image
-    )
+    seen = []
+    monkeypatch.setattr(CropProtector, "__call__", lambda self, crops, starts: seen.append((self, starts)) or ["image"])
+    assert protected(crop, "diffusion, fast", 7, True) == protected(crop, "fast", 8, False) == "image"
+    (diffused, [begun]), (lit, none) = seen
+    assert diffused.aim.settings.diffusion.iterations == 7 and torch.equal(begun, start)
+    assert lit.aim.settings.light.iterations == 8 and none is None
 
 
 def test_what_was_measured_is_kept_and_shown(crop, tmp_path, monkeypatch):
     monkeypatch.setattr(starts, "rows_of", lambda _presets: FEW)
-    out = tmp_path / "starts.json"
-    first = measured([crop], [crop], ["fast"], out)
+    panel, out = Panel([crop], [crop]), tmp_path / "starts.json"
+    first = measured(panel, ["fast"], out)
     monkeypatch.setattr(starts, "protected", lambda *_: pytest.fail("measured twice"))
-    assert measured([crop], [crop], ["fast"], out) == first == json.loads(out.read_text())
+    assert measured(panel, ["fast"], out) == first == json.loads(out.read_text())
     nothing, looks = (first[row][0] for row in FEW)
-    assert nothing["PSNR"] > looks["PSNR"] and nothing["matched at FAR 0.01"] == 1
-    assert looks["judge past its threshold"] > nothing["judge past its threshold"]
+    assert nothing["PSNR"] > looks["PSNR"] and nothing["matched, strict"] == 1
+    assert looks["past"] > nothing["past"]
     header, _, one, other = table(first).splitlines()
     assert header.count("|") == one.count("|") == other.count("|")
     assert one.startswith(f"| fast: 1 | {nothing['PSNR']:.1f} |") and other.endswith("of 1 |")
+
+
+def test_the_panel_says_what_is_seen_and_who_knows_the_face(crop):
+    panel = Panel([crop], [crop])
+    same, grey = panel.numbers(0, crop.image), panel.numbers(0, torch.full_like(crop.image, 0.5))
+    assert same["PSNR"] > 50 and same["SSIM"] > 0.99 and same["CIEDE2000"] < 0.5 and grey["CIEDE2000"] > 5
+    assert [same[name] for name in ("matched, strict", "matched, lenient", "all on the photo itself")] == [1, 1, 0]
+    assert [grey[name] for name in ("matched, strict", "matched, lenient", "all on the photo itself")] == [0, 0, 1]
+    assert same["past"] < 0 < grey["past"]
