@@ -8,6 +8,8 @@ import pytest
 import skimage.data
 import torch
 
+from comfyui_models import core_module
+
 # The graph, in which nothing lies before the node.
 ALONE = SimpleNamespace(get_node=lambda _: {"inputs": {}}, has_node=lambda _: False)
 EMPTY = torch.full((1, 300, 320, 3), 0.5)
@@ -95,3 +97,29 @@ def test_a_caption_stands_whole_below_the_preview(pack, caption):
     line = np.asarray(picture.convert("L"))[-progress.CAPTION :]
     assert line.shape == (progress.CAPTION, progress.PREVIEW_SIZE)
     assert line[:, :6].max() == line[:, -6:].max() == 0 and line.max() > 200
+
+
+def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
+    progress, core = pack.host.progress, core_module(pack, "photos.words")
+    shown = []
+    monkeypatch.setattr(pack.host.Progress, "__call__", lambda _, event, caption="": shown.append((event, caption)))
+    monkeypatch.setattr(progress, "show_on_node", lambda *_: None)
+    report = pack.host.PhotoProgress(1, pack.nodes.photo.PRESETS[pack.nodes.photo.LIGHT]["balanced"], "7")
+    step, preview = core_module(pack, "progress").Step, torch.zeros(1, 3, 8, 8)
+    report(step("preview", 0, 1, image=preview))
+    for number in (1, 2):
+        report(step("protection", number, 2, image=torch.ones(1, 3, 8, 8)))
+    assert len(shown) == 3 and all(event.image is preview for event, _ in shown)
+    assert all(caption.startswith(core.PREVIEW) for _, caption in shown) and "instant (not judged)" in core.PREVIEW
+
+
+@pytest.mark.parametrize("photos_at_once, wanted", [(1, True), (2, False)])
+def test_light_and_shade_has_a_preview_of_a_single_photo(pack, portrait, monkeypatch, photos_at_once, wanted):
+    photo, asked = pack.nodes.photo, []
+    monkeypatch.setattr(photo.ProtectPhoto, "hidden", SimpleNamespace(unique_id="7", dynprompt=ALONE), raising=False)
+    monkeypatch.setattr(pack.host, "show_on_node", lambda *_: None)
+    monkeypatch.setattr(photo, "protect_photos", lambda *_, preview, **__: asked.append(preview) or [])
+    with torch.inference_mode():
+        many = portrait.expand(photos_at_once, -1, -1, -1)
+        photo.ProtectPhoto.execute(many, "balanced", "automatic", "none", "dodge", 0, "all", "0", "stop")
+    assert asked == [wanted]
