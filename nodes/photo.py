@@ -204,7 +204,7 @@ class ProtectPhoto(io.ComfyNode):
                 detector=select.detector,
                 faces_per_batch=ready.faces_at_once,
                 predictor=CostPredictor(),
-                preview=way == DIFFUSION or len(photos) == 1,
+                preview=True,
                 on_step=progress,
             )
             results, said = [], []

@@ -26,6 +26,7 @@ CLIP_L, SDXL_CLIP_L, SDXL_CLIP_G = (
 )
 START, END, PADDING = 49406, 49407, 0  # tokens of CLIP; SDXL's second encoder is padded with another than the first
 SD1_SCALE, SDXL_SCALE = 0.18215, 0.13025  # of their latents
+POSITIONS = "position_ids"  # of CLIP's tokens, 0 to 76: some versions of transformers keep them in files
 SD1_HEADS, CHANNELS_OF_A_HEAD = 8, 64  # SD 1.x has as many heads everywhere, SDXL heads of one size
 
 
@@ -103,10 +104,20 @@ def networks_of(tensors: Tensors) -> tuple[nn.Module, nn.Module]:
 
 
 def _without_weights(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` gives, on the CPU, to be filled: random weights first would take SDXL as long as all the rest."""
+    """What `build` gives, on the CPU, to be filled from a file: random weights first take longer than all the rest.
+
+    What is in no file is there: CLIP's positions. Where a network keeps anything else, it is built as it comes.
+    """
     with torch.device("meta"):
         network = build()
-    return network.to_empty(device="cpu")
+    in_files = network.state_dict()
+    if not all(name in in_files or name.endswith(POSITIONS) for name, _ in network.named_buffers()):
+        return build()
+    network = network.to_empty(device="cpu")
+    for name, buffer in network.named_buffers():
+        if name.endswith(POSITIONS):
+            buffer.copy_(torch.arange(buffer.shape[-1]))
+    return network
 
 
 def unet_config(tensors: Tensors) -> dict:
@@ -168,11 +179,9 @@ def _text_encoder(part: str, tensors: Tensors, activation: str) -> nn.Module:
         eos_token_id=END,
     )
     network = _without_weights(lambda: model_classes()[part](config))
-    for positions in network.buffers():  # in no file; CLIP has no others
-        positions.copy_(torch.arange(positions.shape[-1]))
-    wanted = [key for key in network.state_dict() if not key.endswith("position_ids")]
+    wanted = [key for key in network.state_dict() if not key.endswith(POSITIONS)]
     found = {key: tensors[key.removeprefix("text_model.")] for key in wanted}
-    network.load_state_dict(found, strict=False)  # some versions of transformers keep the position_ids, too
+    network.load_state_dict(found, strict=False)
     return network.eval().requires_grad_(False)
 
 

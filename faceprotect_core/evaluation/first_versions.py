@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..faces import FaceCrop
-from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES
+from ..files import digest_of_tensor, sha256_of, write_atomically
+from ..instant.protect import WEIGHTS as NETWORK
+from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, WEIGHTS, PhotoSettings
 from ..pixels import as_saved
 from ..surrogates import FRSurrogate, load_surrogate
 from ..verify.quality import ciede2000, psnr, ssim
@@ -17,6 +25,8 @@ from ..verify.visibility import FACE
 from .recognition import FARS
 from .training.crops import embed_crops
 
+log = logging.getLogger("faceprotect.evaluation.first_versions")
+Measured = TypeVar("Measured")
 Numbers = dict[str, float]
 LENIENT, STRICT = FARS[:2]
 
@@ -42,7 +52,7 @@ class Panel:
         difference, _ = ciede2000(photo, image, crop.mask[None] > FACE)
         embeddings = embed_crops(self.recognisers, [crop], image)
         itself = [net.margin(embeddings[name], self.own[name][one]) for name, net in self.recognisers.items()]
-        past = {far: self.judge.margin(embeddings[self.judge.name], self.others[one], far) for far in FARS[:2]}
+        past = {far: self.judge.margin(embeddings[self.judge.name], self.others[one], far) for far in (LENIENT, STRICT)}
         return {
             "PSNR": psnr(photo, image).item(),
             "SSIM": ssim(photo, image).item(),
@@ -52,6 +62,23 @@ class Panel:
             "matched, lenient": float(past[LENIENT] <= 0),
             "all on the photo itself": float(min(itself) > ROOM),
         }
+
+    def kept(self, out: Path, row: str, settings: PhotoSettings, measure: Callable[[int], Measured]) -> list[Measured]:
+        """What `measure` says of each person, by number, which must go into JSON.
+
+        The file `out` keeps it by row, settings, weights and photo: what is there is not measured again.
+        """
+        prints = [one.fingerprint for one in self.recognisers.values()]
+        made_with = json.dumps([asdict(settings), WEIGHTS, sha256_of(NETWORK), prints], sort_keys=True)
+        results = json.loads(out.read_text()) if out.exists() else {}
+        people = results.setdefault(f"{row} ({hashlib.sha256(made_with.encode()).hexdigest()[:16]})", {})
+        photos = [str(digest_of_tensor(crop.image))[:16] for crop in self.crops]
+        for number, name in enumerate(photos):
+            if name not in people:
+                people[name] = measure(number)
+                write_atomically(out, json.dumps(results, indent=1).encode())
+                log.info("%s, %d of %d", row, number + 1, len(photos))
+        return [people[name] for name in photos]
 
 
 def mean(people: Sequence[Numbers], name: str) -> float:

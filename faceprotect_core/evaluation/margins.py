@@ -12,7 +12,6 @@ Markdown table.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -57,18 +56,15 @@ def scaled(crop: FaceCrop, preset: str, margins: Sequence[float]) -> dict[float,
 
 def measured(panel: Panel, preset: str, margins: Sequence[float], out: Path) -> dict[str, list[Numbers]]:
     """Margin -> the numbers of each person of the panel; `out` keeps them."""
-    results = json.loads(out.read_text()) if out.exists() else {}
-    people = results.setdefault(preset, [])
-    for number in range(len(people), len(panel.crops)):
+
+    def person(number: int) -> dict[str, Numbers]:
         versions = scaled(panel.crops[number], preset, margins)
-        people.append(
-            {
-                str(margin): panel.numbers(number, image) | {"reached": float(reached)}
-                for margin, (image, reached) in versions.items()
-            }
-        )
-        out.write_text(json.dumps(results, indent=1))
-        log.info("%s, %d of %d", preset, number + 1, len(panel.crops))
+        return {
+            str(margin): panel.numbers(number, image) | {"reached": float(reached)}
+            for margin, (image, reached) in versions.items()
+        }
+
+    people = panel.kept(out, f"{preset} at {margins}", aim_of(preset).settings, person)
     return {str(margin): [one[str(margin)] for one in people] for margin in margins}
 
 

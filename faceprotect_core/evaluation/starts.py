@@ -10,7 +10,6 @@ Markdown table.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -47,15 +46,13 @@ def rows_of(presets: Sequence[str]) -> dict[str, tuple[str, int, bool]]:
         whole = aim_of(preset).settings.method.iterations
         found[f"{preset}: {whole}"] = (preset, whole, False)
         for part in PARTS:
-            count = round(part * whole)
-            found[f"{preset}: the network, then {count}"] = (preset, count, True)
+            few = round(part * whole)
+            found[f"{preset}: the network, then {few}"] = (preset, few, True)
     return found
 
 
-def protected(crop: FaceCrop, preset: str, iterations: int, by_the_network: bool) -> Changed:
+def protected(crop: FaceCrop, aim: Aim, by_the_network: bool) -> Changed:
     """The first version."""
-    aim = aim_of(preset)
-    aim = replace(aim, settings=aim.settings.tuned(iterations=iterations))
     (outcome,) = CropProtector(aim)([crop], starts=[start_for(aim, crop)] if by_the_network else None)
     if isinstance(outcome, Exception):
         raise outcome
@@ -76,17 +73,19 @@ def start_for(aim: Aim, crop: FaceCrop) -> Tensor:
 
 def measured(panel: Panel, presets: Sequence[str], out: Path) -> dict[str, list[Numbers]]:
     """Row -> the numbers of each person of the panel; `out` keeps them."""
-    results = json.loads(out.read_text()) if out.exists() else {}
-    for row, wanted in rows_of(presets).items():
-        people = results.setdefault(row, [])
-        for number in range(len(people), len(panel.crops)):
+    found = {}
+    for row, (preset, iterations, by_the_network) in rows_of(presets).items():
+        aim = aim_of(preset)
+        aim = replace(aim, settings=aim.settings.tuned(iterations=iterations))
+
+        def person(number: int, aim: Aim = aim, by_the_network: bool = by_the_network) -> Numbers:
             begun = time.process_time()
-            changed = protected(panel.crops[number], *wanted)
+            changed = protected(panel.crops[number], aim, by_the_network)
             seconds = time.process_time() - begun
-            people.append(panel.numbers(number, changed.image) | {"seconds": seconds})
-            out.write_text(json.dumps(results, indent=1))
-            log.info("%s, %d of %d: %.0f s", row, number + 1, len(panel.crops), seconds)
-    return {row: results[row] for row in rows_of(presets)}
+            return panel.numbers(number, changed.image) | {"seconds": seconds}
+
+        found[row] = panel.kept(out, row, aim.settings, person)
+    return found
 
 
 def table(results: Mapping[str, Sequence[Numbers]]) -> str:

@@ -74,7 +74,7 @@ class Looks:
         photo: [B, 3, H, W] in [0, 1], faces as `crop_face` cuts them.
         mask: [1 or B, 1, H, W] in [0, 1], where the photo may change.
         weight: of the fidelity in the loss, 0.3 to 1.4: more is seen less, and protects less.
-        network: the one that ships.
+        network: on the photo's device; None for the one that ships.
 
     Raises:
         ProtectionError: a weight that is not more than 0, no weights in the package, or damaged ones.

@@ -6,12 +6,12 @@ import logging
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..checks import given, out_of_memory, require
+from ..checks import ProtectionError, given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..instant.protect import look
@@ -161,13 +161,15 @@ class CropProtector:
     Args:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
-        preview: on_step first gets what instant would give, where a preset that takes much longer is to work and there
-            is no other goal; nothing where that fails.
+        preview: on_step first gets what instant would give, where a preset that takes much longer is to work, to dodge
+            and without makeup; of light and shade the first face of a run alone, for which it is worth its second. A
+            step "preview" without an image takes the last one away.
     """
 
     aim: Aim
     at_once: int = 1
     preview: bool = False
+    _shown: bool = field(default=False, init=False)
 
     def __call__(
         self, crops: Sequence[FaceCrop], on_step: OnStep | None = None, starts: Sequence[Tensor] | None = None
@@ -239,7 +241,7 @@ class CropProtector:
         settings = self.aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if self.preview and on_step and start is None and self.aim.plain and settings.takes_long:
-            self._show_instant(crops, on_step)
+            on_step(Step("preview", 0, 1, image=None if self._shown else self._instant(crops)))
         if settings.way == DIFFUSION:
             denoiser, codec, context = self.aim.diffusion
             knobs, schedule = self.aim.knobs, self.aim.schedule
@@ -255,16 +257,19 @@ class CropProtector:
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 
-    def _show_instant(self, crops: list[FaceCrop], on_step: OnStep) -> None:
-        """In a second, what instant would give; no judge has seen it, and the run does without it."""
+    def _instant(self, crops: list[FaceCrop]) -> Tensor | None:
+        """[B, 3, size, size]: in a second, what instant would give. No judge has seen it, and the run does without."""
         settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
+        self._shown = self.aim.settings.way == LIGHT
         try:
             seen = CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
         except FAILURES as error:
             traceback.clear_frames(error.__traceback__)  # their memory is for the run
-            logging.warning("FaceProtect: there is no preview: %s", error)
-            return
-        on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in seen])))
+            self._shown = True
+            why = error.problem if isinstance(error, ProtectionError) else error
+            logging.warning("FaceProtect: there is no preview from here on: %s", why)
+            return None
+        return torch.stack([one.image for one in seen])
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

@@ -20,6 +20,7 @@ from ..faces import (
     load_detector,
     paste_faces,
 )
+from ..instant.protect import load_protector_network
 from ..method.objectives import Goal
 from ..method.optimizer import is_grey
 from ..method.schedule import DDIMSchedule
@@ -181,8 +182,9 @@ def protect_photos(
             out; on two CPU cores 1 is the fastest. Each face comes out as it does alone, up to rounding, which the
             optimiser amplifies.
         predictor: the same for all photos of a run. With it, on_step first gets a PredictedCost.
-        preview: before the steps of diffusion, and of light and shade where they are more than those of fast, on_step
-            gets what instant would give, a Step of the stage "preview".
+        preview: before the steps of diffusion, and before those of light and shade at the first face where they are
+            more than those of fast, on_step gets what instant would give, a Step of the stage "preview"; see
+            `CropProtector`.
         on_step: called after every step of a batch of faces.
 
     Yields:
@@ -190,7 +192,7 @@ def protect_photos(
 
     Raises:
         ProtectionError: a goal without a target, or a target or reference without a face; diffusion without a model; a
-            judge that is used itself.
+            judge that is used itself; the network of instant is missing or damaged.
     """
     _check(goal, target, faces_per_batch, settings, model, makeup)
     require_other_network(judge, surrogates)
@@ -332,3 +334,5 @@ def _check(goal: str, target, faces_per_batch: int, settings: PhotoSettings, mod
         f"the preset instant knows one way to hide a face, and {'makeup' if makeup is not None else goal!r} is wanted",
         "use fast, balanced or strong; or the goal 'dodge' without makeup",
     )
+    if settings.network:
+        load_protector_network()  # one that is missing or damaged is said before the work

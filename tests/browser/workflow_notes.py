@@ -282,8 +282,8 @@ Every photo of a folder through **Protect Photo**, one after the other.
 **What happens to a photo that fails** (no face, or not protected far enough): it is left out, never passed through, \
 and the report says which and why. The others go on.
 
-**How long**: a few seconds for each face on two CPU cores with the preset *fast*. *instant* takes \
-half of it for most faces; its change is seen, and undone by whoever trains for it, a little more.
+**How long**: a few seconds for each face on two CPU cores with the preset *fast*. *instant* is \
+quicker (a second or two for most faces), and easier to undo for whoever has this tool.
 
 **Before and after**: under the slider (with Nodes 2.0); its arrows go from photo to photo.
 

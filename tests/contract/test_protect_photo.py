@@ -111,15 +111,6 @@ def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
         report(step("protection", number, 2, image=torch.ones(1, 3, 8, 8)))
     assert len(shown) == 3 and all(event.image is preview for event, _ in shown)
     assert all(caption.startswith(core.PREVIEW) for _, caption in shown) and "instant (not judged)" in core.PREVIEW
-
-
-@pytest.mark.parametrize("photos_at_once, wanted", [(1, True), (2, False)])
-def test_light_and_shade_has_a_preview_of_a_single_photo(pack, portrait, monkeypatch, photos_at_once, wanted):
-    photo, asked = pack.nodes.photo, []
-    monkeypatch.setattr(photo.ProtectPhoto, "hidden", SimpleNamespace(unique_id="7", dynprompt=ALONE), raising=False)
-    monkeypatch.setattr(pack.host, "show_on_node", lambda *_: None)
-    monkeypatch.setattr(photo, "protect_photos", lambda *_, preview, **__: asked.append(preview) or [])
-    with torch.inference_mode():
-        many = portrait.expand(photos_at_once, -1, -1, -1)
-        photo.ProtectPhoto.execute(many, "balanced", "automatic", "none", "dodge", 0, "all", "0", "stop")
-    assert asked == [wanted]
+    report(step("preview", 0, 1))  # there is none of the next face, which is not shown as the last one
+    report(step("protection", 1, 2, image=torch.ones(1, 3, 8, 8)))
+    assert [event.image is preview for event, _ in shown[3:]] == [False, False] and core.PREVIEW not in shown[-1][1]

@@ -189,6 +189,13 @@ def test_a_text_prompt_changes_the_picture(comfyui, request, plain_picture, fami
     assert not np.array_equal(picture(comfyui, told), plain_picture(name))
 
 
+def test_after_all_that_the_plain_picture_of_a_checkpoint_is_the_same(comfyui, sd1_checkpoint, plain_picture):
+    before = plain_picture(sd1_checkpoint)
+    comfyui.free()
+    time.sleep(1.0)  # the queue's thread wakes up, unloads the models and clears the cache
+    assert np.array_equal(picture(comfyui, small_pipeline(checkpoint(sd1_checkpoint), output="published")), before)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "with a LoRA"])
 def test_a_protection_run_leaves_the_model_untouched(comfyui, request, family, with_lora):

@@ -12,6 +12,7 @@ from graphs import added, changed, checkpoint, crop_and_paste, demo, node, perfo
 
 LEFT, RIGHT = (slice(None), slice(None, 420)), (slice(None), slice(420, None))
 BALANCED = PRESETS[LIGHT]["balanced"]
+PICTURE = 464  # rows of a preview, in whole blocks of a JPEG: below it is the caption
 
 
 def group() -> np.ndarray:
@@ -152,7 +153,7 @@ def test_protect_photo_protects_and_is_the_blocks(comfyui, run_of_largest):
 def test_protect_photo_shows_the_picture_and_how_far_it_is(run_of_largest):
     values = [event["value"] for event in run_of_largest.progress if event["node"] == "protect"]
     assert values == sorted(values) and values[-1] == 1000 and len(values) > 5
-    faces = [preview[:480] for preview in run_of_largest.previews]  # below it is the caption
+    faces = [preview[:PICTURE] for preview in run_of_largest.previews]
     assert len(faces) > 5 and all(np.array_equal(faces[0], one) for one in faces), "the preview of instant stands still"
     assert faces[0].std() > 10
 
@@ -213,7 +214,7 @@ def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
     assert all(f"Photo {number}: Protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
     assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
     assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
-    faces = [preview[:480] for preview in result.previews]
+    faces = [preview[:PICTURE] for preview in result.previews]
     assert len(faces) > 5 and all(np.array_equal(faces[0], one) for one in faces), "the preview of instant stands still"
 
 

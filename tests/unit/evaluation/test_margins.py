@@ -26,7 +26,7 @@ def test_further_past_the_thresholds_is_more_to_see(panel, tmp_path, monkeypatch
     assert near["PSNR"] > further["PSNR"] and near["past"] < further["past"]
     assert [one["reached"] for one in (near, further, never)] == [1, 1, 0]
     monkeypatch.setattr(margins, "scaled", lambda *_: pytest.fail("measured twice"))
-    assert measured(panel, "instant", MARGINS, out) == found and list(json.loads(out.read_text())) == ["instant"]
+    assert measured(panel, "instant", MARGINS, out) == found and len(json.loads(out.read_text())) == 1
     header, _, *rows = table(found).splitlines()
     assert [row.split(" | ")[:2] for row in rows] == [["| 0.0", "1 of 1"], ["| 0.12", "1 of 1"], ["| 9.0", "0 of 1"]]
     assert all(row.count("|") == header.count("|") for row in rows)

@@ -44,6 +44,13 @@ def test_the_weights_are_those_of_the_network_and_no_larger_than_promised():
     assert load_protector_network() is network
 
 
+def test_on_another_device_it_is_a_copy_and_the_one_that_is_kept_stays(crop):
+    photo, mask = crop.image[None].to("meta"), crop.mask[None].to("meta")
+    assert all(p.is_meta for p in Looks(photo, mask, 0.7).network.parameters())
+    assert not any(p.is_meta for p in load_protector_network().parameters())
+    assert looks_at(crop).network is load_protector_network(), "on the CPU no copy"
+
+
 def test_the_first_look_needs_no_gradient_and_has_its_size_within_the_mask(crop):
     looks = looks_at(crop)
     value = looks.first()
