@@ -10,6 +10,7 @@ import pytest
 from comfyui import PACK
 from demo import made_up, portrait, whole_photo
 from frontend import Frontend
+from workflow_graphs import WORKFLOWS
 from workflow_models import MODELS
 
 FOLDER = PACK / "workflows"
@@ -112,6 +113,18 @@ def test_nothing_overlaps(loaded, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_api_twin_is_the_frontends_own_export(loaded, name):
     assert exported(loaded, "output") == read(FOLDER / "api" / f"{name}.json"), EXPORT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shipped_is_what_is_described(name):
+    """The note and every value that workflow_graphs.py names; the links follow from the twin."""
+    shipped, twin = read(FOLDER / f"{name}.json"), read(FOLDER / "api" / f"{name}.json")
+    notes = [node["widgets_values"][0] for node in shipped["nodes"] if node["type"] == "MarkdownNote"]
+    described = WORKFLOWS[name]().nodes
+    assert notes == [node.widgets["text"] for node in described if node.class_type == "MarkdownNote"], EXPORT
+    for node in described:
+        if str(node.id) in twin:
+            assert node.widgets.items() <= twin[str(node.id)]["inputs"].items(), EXPORT
 
 
 @pytest.mark.parametrize("name", NAMES)
