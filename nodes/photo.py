@@ -213,6 +213,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
                 said.append(f"Photo {progress.finished}: {_said_of(results[-1], where)}")
+                progress.ended(getattr(results[-1], "image", None), said[-1].split(". ")[0])
             said += [words.scope(select.smallest), *_notes(models, taesd, model)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))

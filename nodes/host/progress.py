@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import comfy.utils
+import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
+from torch.nn import functional
 
 from ...faceprotect_core.photos import words
 from ...faceprotect_core.photos.settings import LIGHT, PhotoSettings
@@ -45,7 +47,8 @@ class PhotoProgress:
         self.photos, self.node_id, self.stages = photos, node_id, _stages(settings)
         self.finished = 0
         self.predicted: list[Cost] = []
-        self.bar, self.start, self.said, self.at = Progress(), time.monotonic(), 0.0, 0
+        self.bar, self.said, self.at = Progress(), 0.0, 0
+        self.begun: tuple[float, float] | None = None  # when the first step ended, and how many photos were done then
         self.text, self.preview = "", None
 
     def __call__(self, event: Step | PredictedCost) -> None:
@@ -64,10 +67,20 @@ class PhotoProgress:
             done = self._done(event)
             self.at = round(BAR * done / self.photos)
             self._show(event)
-            if done - self.finished >= 0.05:  # before that nothing is known
-                left = (time.monotonic() - self.start) / done * (self.photos - done)
+            now = time.monotonic()
+            begun, before = self.begun = self.begun or (now, done)
+            if done - before >= 0.05:  # before that nothing is known
+                left = (now - begun) / (done - before) * (self.photos - done)
                 where = f"{photos}, {words.faces_at_work(event)} of {event.faces}"
                 self._say_sometimes(f"{where}: {words.left(left)}")
+
+    def ended(self, image: Tensor | None, verdict: str) -> None:
+        """What became of a photo takes the place of its preview. image: [3, H, W]; None where it is left out."""
+        picture = torch.zeros(1, 3, 64, 64) if image is None else image[None]
+        self.preview = None
+        scale = min(1.0, PREVIEW_SIZE / max(picture.shape[2:]))
+        picture = functional.interpolate(picture, scale_factor=scale, mode="area") if scale < 1 else picture
+        self.bar(Step("protection", self.at, BAR, image=picture), verdict)
 
     def _show(self, event: Step) -> None:
         """A long preset stands still at what instant would give: what it looks like on the way misleads."""

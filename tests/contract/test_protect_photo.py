@@ -114,3 +114,18 @@ def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
     report(step("preview", 0, 1))  # there is none of the next face, which is not shown as the last one
     report(step("protection", 1, 2, image=torch.ones(1, 3, 8, 8)))
     assert [event.image is preview for event, _ in shown[3:]] == [False, False] and core.PREVIEW not in shown[-1][1]
+
+
+@pytest.mark.parametrize("size", [(20, 30), (1200, 900)])
+def test_in_the_end_the_finished_photo_is_shown_and_nothing_of_one_that_is_left_out(pack, monkeypatch, size):
+    shown, progress = [], pack.host.PhotoProgress(2, pack.nodes.photo.PRESETS[pack.nodes.photo.LIGHT]["fast"], "7")
+    monkeypatch.setattr(pack.host.Progress, "__call__", lambda _, event, caption="": shown.append((event, caption)))
+    progress.preview = torch.ones(1, 3, 8, 8)
+    progress.ended(torch.full((3, *size), 0.25), "Photo 1: Protected, 1 face")
+    progress.ended(None, "Photo 2: NOT PROTECTED, left out")
+    (one, said), (other, left_out) = shown
+    assert one.image.shape[2] * size[1] == one.image.shape[3] * size[0] and max(one.image.shape[2:]) == min(
+        512, max(size)
+    )
+    assert torch.equal(one.image, torch.full_like(one.image, 0.25)) and not other.image.any()
+    assert (said, left_out) == ("Photo 1: Protected, 1 face", "Photo 2: NOT PROTECTED, left out")

@@ -114,6 +114,12 @@ def test_a_batch_of_photos_is_sorted_out(comfyui):
 # Protect Photo
 
 
+def previews_and_last(run) -> tuple[list, np.ndarray]:
+    """The pictures of the face while it is worked on, without their captions; and what is shown in the end."""
+    *_, last = run.previews
+    return [one[:PICTURE] for one in run.previews if one.shape != last.shape], last
+
+
 def blocks_on_the_largest_face() -> dict:
     """The blocks with the values of the preset balanced."""
     loaders = {name: node("FaceProtectLoadSurrogate", surrogate=name) for name in BUILT_IN_SURROGATES}
@@ -153,7 +159,8 @@ def test_protect_photo_protects_and_is_the_blocks(comfyui, run_of_largest):
 def test_protect_photo_shows_the_picture_and_how_far_it_is(run_of_largest):
     values = [event["value"] for event in run_of_largest.progress if event["node"] == "protect"]
     assert values == sorted(values) and values[-1] == 1000 and len(values) > 5
-    faces = [preview[:PICTURE] for preview in run_of_largest.previews]
+    faces, after = previews_and_last(run_of_largest)
+    assert after.shape[0] < after.shape[1] / 2, "the finished photo, which is wide, with its caption"
     assert len(faces) > 5 and all(np.array_equal(faces[0], one) for one in faces), "the preview of instant stands still"
     assert faces[0].std() > 10
 
@@ -214,7 +221,7 @@ def test_the_faces_of_a_batch_of_photos_go_through_the_models_together(comfyui):
     assert all(f"Photo {number}: Protected, 1 face." in report for number in (1, 2)) and len(pictures) == 2
     assert all(np.array_equal(picture[LEFT], group()[LEFT]) for picture in pictures)
     assert all((picture[RIGHT] != group()[RIGHT]).any() for picture in pictures)
-    faces = [preview[:PICTURE] for preview in result.previews]
+    faces, _ = previews_and_last(result)
     assert len(faces) > 5 and all(np.array_equal(faces[0], one) for one in faces), "the preview of instant stands still"
 
 
