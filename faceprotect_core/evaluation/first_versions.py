@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from ..verify.quality import ciede2000, psnr, ssim
 from ..verify.verdict import ROOM
 from ..verify.visibility import FACE
 from .recognition import FARS
-from .training.crops import embed_crops
+from .training.crops import embed_crops, read_crops, with_both_photos
 
 log = logging.getLogger("faceprotect.evaluation.first_versions")
 Measured = TypeVar("Measured")
@@ -79,6 +80,12 @@ class Panel:
                 write_atomically(out, json.dumps(results, indent=1).encode())
                 log.info("%s, %d of %d", row, number + 1, len(photos))
         return [people[name] for name in photos]
+
+
+def panel_of(paths: Iterable[Path], people: int) -> Panel:
+    """The first people of whom there are both photos, among three photos of each."""
+    crops, again = with_both_photos(read_crops(islice(paths, 3 * people)))
+    return Panel(crops[:people], again[:people])
 
 
 def mean(people: Sequence[Numbers], name: str) -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -26,9 +25,8 @@ from ..method.light_and_shade import protect_by_light
 from ..method.restraint.least_change import least_change
 from ..photos.settings import LIGHT, PRESETS
 from ..pixels import as_saved
-from .first_versions import Numbers, Panel, count, mean
+from .first_versions import Numbers, Panel, count, mean, panel_of
 from .people import command, split_identities
-from .training.crops import read_crops, with_both_photos
 from .training.ways import aim_of
 
 log = logging.getLogger("faceprotect.evaluation.margins")
@@ -88,9 +86,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=45)
     args = parser.parse_args()
     paths = split_identities(args.images)[0 if args.training else 1]
-    crops, again = with_both_photos(read_crops(islice(paths, 3 * args.people)))
-    panel = Panel(crops[: args.people], again[: args.people])
-    log.info("%s", table(measured(panel, args.preset, args.margins, args.out)))
+    log.info("%s", table(measured(panel_of(paths, args.people), args.preset, args.margins, args.out)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -25,9 +24,8 @@ from ..method.inversion import ddim_invert
 from ..method.schedule import DDIMSchedule
 from ..photos.batch import Aim, Changed, CropProtector
 from ..photos.settings import DIFFUSION
-from .first_versions import Numbers, Panel, count, mean
+from .first_versions import Numbers, Panel, count, mean, panel_of
 from .people import command, split_identities
-from .training.crops import read_crops, with_both_photos
 from .training.ways import aim_of, by_network
 
 log = logging.getLogger("faceprotect.evaluation.starts")
@@ -105,9 +103,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=PRESET_NAMES, default=PRESET_NAMES)
     args = parser.parse_args()
     paths = split_identities(args.images)[0]
-    crops, again = with_both_photos(read_crops(islice(paths, 3 * args.people)))
-    panel = Panel(crops[: args.people], again[: args.people])
-    log.info("%s", table(measured(panel, args.presets, args.out)))
+    log.info("%s", table(measured(panel_of(paths, args.people), args.presets, args.out)))
 
 
 if __name__ == "__main__":
