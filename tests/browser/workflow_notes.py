@@ -74,7 +74,7 @@ release. They are told from the file's tensors, not from its name. A file withou
 - **margin** (FR Surrogate Loss) and **iterations** (Optimizer): more, when the judge still matches.
 - Choose another judge: swap it with one of the three.
 
-**How long**: about a minute and a half on two idle CPU cores.
+**How long**: about half a minute on two idle CPU cores.
 
 **Limits, please read**
 - Four small recognisers are not all: no promise about one that was not asked, such as the large one of a face search, \
@@ -139,7 +139,7 @@ costs less.
 - *Light and Shade* takes the same objective: it changes lightness only, so lips and lids become darker or lighter.
 - *Protect Photo* does all of it with its input **makeup**.
 
-**How long**: about a minute on two idle CPU cores.
+**How long**: about half a minute on two idle CPU cores.
 
 **Limits, please read**
 - It goes part of the way: the change is as small as without makeup. It is no makeup filter.
@@ -208,7 +208,7 @@ somebody still knows.
 **What to pick**
 - *Your photo*: any size, one or several faces.
 
-**How long**: about a minute for each face on two CPU cores, half of it for each way. To leave one out, select the \
+**How long**: about 20 seconds for each face on two idle CPU cores, both ways together. To leave one out, select the \
 blocks or the node and press Ctrl+B (bypass).
 
 **Before and after**: under the sliders (with Nodes 2.0). What the one node makes is saved, too.
@@ -246,7 +246,7 @@ of FR Surrogate Loss instead.
 was optimised against. In the table green is past the threshold, red matches; the small number is what the processing \
 does to the untouched photo.
 
-**How long**: about a minute on two CPU cores.
+**How long**: about a quarter of a minute on two idle CPU cores.
 
 {LIMITS_NOTE}"""
 
@@ -268,7 +268,7 @@ changes should be about as visible.
 
 Three of the recognisers that are asked here were in both losses; **dlib_resnet** was in neither.
 
-**How long**: about a minute and a half on two CPU cores.
+**How long**: about half a minute on two idle CPU cores.
 
 {LIMITS_NOTE}"""
 
