@@ -213,7 +213,7 @@ class ProtectPhoto(io.ComfyNode):
                 where = f"{WHERE}, image {progress.finished} of {len(photos)}"
                 results.append(_accepted(outcome, where, preset, on_failure))
                 said.append(f"Photo {progress.finished}: {_said_of(results[-1], where)}")
-                progress.ended(getattr(results[-1], "image", None), said[-1].split(". ")[0])
+                progress.ended(results[-1])
             said += [words.scope(select.smallest), *_notes(models, taesd, model)]
             if progress.predicted:
                 said.append(words.cost(total(progress.predicted), meter))
@@ -345,6 +345,6 @@ def _outputs(results: list, image) -> tuple:
 def _said_of(result: PhotoResult | ProtectionError, where: str) -> str:
     if not isinstance(result, PhotoResult):
         reason = str(result).removeprefix(f"{where}: ")
-        return f"NOT PROTECTED, left out. {reason[:1].upper()}{reason[1:]}"
+        return f"{words.LEFT_OUT} {reason[:1].upper()}{reason[1:]}"
     seen = [crop.photo_face for crop in result.crops] + [face for crop in result.crops[:1] for face in crop.keep]
     return "\n\n".join(words.report(result.faces, seen))

@@ -23,13 +23,13 @@ from ..instant.protect import load_protector_network
 from ..method.inversion import ddim_invert
 from ..method.schedule import DDIMSchedule
 from ..photos.batch import Aim, Changed, CropProtector
-from ..photos.settings import DIFFUSION
+from ..photos.settings import DIFFUSION, LIGHT, PRESETS
 from .first_versions import Numbers, Panel, count, mean, panel_of
 from .people import command, split_identities
-from .training.ways import aim_of, by_network
+from .training.ways import BY_DIFFUSION, aim_of, by_network
 
 log = logging.getLogger("faceprotect.evaluation.starts")
-PRESET_NAMES = ("fast", "balanced", "strong", "diffusion, fast", "diffusion, balanced", "diffusion, strong")
+PRESET_NAMES = (*(name for name, one in PRESETS[LIGHT].items() if not one.network), *BY_DIFFUSION)
 PARTS = (1 / 3, 1 / 2, 2 / 3)  # of the preset's iterations, from the network's change
 COLUMNS = {"PSNR": 1, "SSIM": 4, "CIEDE2000": 2, "past": 3, "seconds": 1}  # and their digits
 HEADER = (

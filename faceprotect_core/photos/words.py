@@ -24,6 +24,7 @@ BY_NETWORK = "A network made this in a few looks."
 NOT_BY_NETWORK = "What a network made in a few looks was not enough, so this was made as with fast."
 NOBODY_KNEW = "No recogniser took the other photo for you, so all compared with this photo: is it one of you?"
 PREVIEW = "Preview, by instant (not judged)"
+LEFT_OUT = "NOT PROTECTED, left out."
 STILL_KNOWN = "still recognised, goes further"
 _DOING = {"inversion": "getting ready", "null_text": "learning the face", "protection": "protecting"}
 

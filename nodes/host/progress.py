@@ -12,9 +12,9 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
-from torch.nn import functional
 
 from ...faceprotect_core.photos import words
+from ...faceprotect_core.photos.photo import PhotoResult
 from ...faceprotect_core.photos.settings import LIGHT, PhotoSettings
 from ...faceprotect_core.pixels import to_pixels
 from ...faceprotect_core.progress import Step
@@ -74,13 +74,13 @@ class PhotoProgress:
                 where = f"{photos}, {words.faces_at_work(event)} of {event.faces}"
                 self._say_sometimes(f"{where}: {words.left(left)}")
 
-    def ended(self, image: Tensor | None, verdict: str) -> None:
-        """What became of a photo takes the place of its preview. image: [3, H, W]; None where it is left out."""
-        picture = torch.zeros(1, 3, 64, 64) if image is None else image[None]
+    def ended(self, outcome: PhotoResult | Exception) -> None:
+        """What became of the photo that was finished last takes the place of its preview; nothing of one left out."""
+        done = isinstance(outcome, PhotoResult)
+        picture = outcome.image[None] if done else torch.zeros(1, 3, 64, 64)
+        verdict = words.photo_verdict(outcome.faces) if done else words.LEFT_OUT
         self.preview = None
-        scale = min(1.0, PREVIEW_SIZE / max(picture.shape[2:]))
-        picture = functional.interpolate(picture, scale_factor=scale, mode="area") if scale < 1 else picture
-        self.bar(Step("protection", self.at, BAR, image=picture), verdict)
+        self.bar(Step("protection", self.at, BAR, image=picture), f"Photo {self.finished}: {verdict}")
 
     def _show(self, event: Step) -> None:
         """A long preset stands still at what instant would give: what it looks like on the way misleads."""
@@ -142,12 +142,13 @@ def with_text(node_id: str, text: str, *results) -> io.NodeOutput:
 
 def _preview(image: Tensor, caption: str) -> tuple:
     """The first image [B, 3, H, W], with a line of text below it: an app shows no nodes, but it shows this."""
-    from PIL import Image, ImageDraw, ImageOps
+    from PIL import Image, ImageDraw
 
     picture = Image.fromarray(to_pixels(image[0]))
     if caption:
-        height = round(PREVIEW_SIZE * picture.height / picture.width)
-        picture = ImageOps.expand(picture.resize((PREVIEW_SIZE, height)), (0, 0, 0, CAPTION))
+        width, height = (max(1, round(PREVIEW_SIZE * side / max(picture.size))) for side in picture.size)
+        small, picture = picture.resize((width, height)), Image.new("RGB", (PREVIEW_SIZE, height + CAPTION))
+        picture.paste(small, ((PREVIEW_SIZE - width) // 2, 0))
         place = (PREVIEW_SIZE / 2, height + CAPTION / 2)
         fits = (PREVIEW_SIZE - 12) / font(20).getlength(caption)
         ImageDraw.Draw(picture).text(place, caption, "white", font(min(20, int(20 * fits))), "mm")

@@ -116,16 +116,28 @@ def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
     assert [event.image is preview for event, _ in shown[3:]] == [False, False] and core.PREVIEW not in shown[-1][1]
 
 
-@pytest.mark.parametrize("size", [(20, 30), (1200, 900)])
-def test_in_the_end_the_finished_photo_is_shown_and_nothing_of_one_that_is_left_out(pack, monkeypatch, size):
+def test_in_the_end_the_finished_photo_is_shown_with_its_verdict_and_nothing_of_one_that_is_left_out(
+    pack, portrait, monkeypatch
+):
     shown, progress = [], pack.host.PhotoProgress(2, pack.nodes.photo.PRESETS[pack.nodes.photo.LIGHT]["fast"], "7")
     monkeypatch.setattr(pack.host.Progress, "__call__", lambda _, event, caption="": shown.append((event, caption)))
+    core, image = core_module(pack, "photos.photo"), portrait[0].permute(2, 0, 1)
+    (face,) = core.detect_faces(image)
+    doubtful = core.FaceVerdict(replace(face, disagreement=1.0), True, ())
     progress.preview = torch.ones(1, 3, 8, 8)
-    progress.ended(torch.full((3, *size), 0.25), "Photo 1: Protected, 1 face")
-    progress.ended(None, "Photo 2: NOT PROTECTED, left out")
-    (one, said), (other, left_out) = shown
-    assert one.image.shape[2] * size[1] == one.image.shape[3] * size[0] and max(one.image.shape[2:]) == min(
-        512, max(size)
-    )
-    assert torch.equal(one.image, torch.full_like(one.image, 0.25)) and not other.image.any()
-    assert (said, left_out) == ("Photo 1: Protected, 1 face", "Photo 2: NOT PROTECTED, left out")
+    for outcome in (core.PhotoResult(image, image[:1], (), (doubtful,)), ValueError("no face found")):
+        progress.finished += 1
+        progress.ended(outcome)
+    (done, said), (left_out, why) = shown
+    assert torch.equal(done.image[0], image) and said == "Photo 1: Protected, 1 face. 1 of them DOUBTFUL."
+    assert not left_out.image.any() and why == "Photo 2: NOT PROTECTED, left out." and progress.preview is None
+
+
+@pytest.mark.parametrize("size", [(20, 30), (1200, 900), (2, 4000), (4000, 2)])
+def test_a_picture_of_any_shape_stands_above_its_caption(pack, size):
+    progress = pack.host.progress
+    _, picture, _ = progress._preview(torch.full((1, 3, *size), 0.25), "Photo 1: Protected, 1 face.")
+    height, width = (max(1, round(512 * side / max(size))) for side in size)
+    assert picture.size == (512, height + progress.CAPTION)
+    shown = np.asarray(picture)[:height] == 64
+    assert shown.sum() == height * width * 3 and shown[:, (512 - width) // 2].all(), "whole, in the middle"
