@@ -16,17 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
-from ..faces import FaceCrop
-from ..instant.protect import load_protector_network
-from ..method.inversion import ddim_invert
-from ..method.schedule import DDIMSchedule
-from ..photos.batch import Aim, Changed, CropProtector
-from ..photos.settings import DIFFUSION, LIGHT, PRESETS
+from ..photos.batch import Aim, CropProtector
+from ..photos.settings import LIGHT, PRESETS
 from .first_versions import Numbers, Panel, count, mean, panel_of
 from .people import command, split_identities
-from .training.ways import BY_DIFFUSION, aim_of, by_network
+from .training.ways import BY_DIFFUSION, aim_of
 
 log = logging.getLogger("faceprotect.evaluation.starts")
 PRESET_NAMES = (*(name for name, one in PRESETS[LIGHT].items() if not one.network), *BY_DIFFUSION)
@@ -37,49 +31,32 @@ HEADER = (
 )
 
 
-def rows_of(presets: Sequence[str]) -> dict[str, tuple[str, int, bool]]:
-    """Row -> its preset, how many iterations, and whether the network begins."""
+def rows_of(presets: Sequence[str]) -> dict[str, Aim]:
+    """Row -> how it is protected: as much as the preset from nothing, and parts of it from the network's change."""
     found = {}
     for preset in presets:
-        whole = aim_of(preset).settings.method.iterations
-        found[f"{preset}: {whole}"] = (preset, whole, False)
-        for part in PARTS:
-            few = round(part * whole)
-            found[f"{preset}: the network, then {few}"] = (preset, few, True)
+        aim = aim_of(preset)
+        settings = replace(aim.settings, head_start=False)
+        whole = settings.method.iterations
+        found[f"{preset}: {whole}"] = replace(aim, settings=settings)
+        for few in (round(part * whole) for part in PARTS):
+            begun = replace(settings, head_start=True).tuned(iterations=2 * few)  # of which it takes half
+            found[f"{preset}: the network, then {few}"] = replace(aim, settings=begun)
     return found
-
-
-def protected(crop: FaceCrop, aim: Aim, by_the_network: bool) -> Changed:
-    """The first version."""
-    (outcome,) = CropProtector(aim)([crop], starts=[start_for(aim, crop)] if by_the_network else None)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-def start_for(aim: Aim, crop: FaceCrop) -> Tensor:
-    """The value of the variable that is the network's change: a plane of lightness, or the noisy latent."""
-    (looked,) = by_network(load_protector_network())([crop])
-    assert isinstance(looked, Changed)
-    if aim.settings.way != DIFFUSION:
-        return looked.value
-    denoiser, codec, context = aim.diffusion
-    latent, knobs = codec.encode(looked.image[None]), aim.knobs
-    schedule = DDIMSchedule.scaled_linear()
-    return ddim_invert(denoiser, latent, context, schedule, knobs.depth, knobs.pairing).latents[-1][0]
 
 
 def measured(panel: Panel, presets: Sequence[str], out: Path) -> dict[str, list[Numbers]]:
     """Row -> the numbers of each person of the panel; `out` keeps them."""
     found = {}
-    for row, (preset, iterations, by_the_network) in rows_of(presets).items():
-        aim = aim_of(preset)
-        aim = replace(aim, settings=aim.settings.tuned(iterations=iterations))
+    for row, aim in rows_of(presets).items():
+        protector = CropProtector(aim)
 
-        def person(number: int, aim: Aim = aim, by_the_network: bool = by_the_network) -> Numbers:
+        def person(number: int, protector: CropProtector = protector) -> Numbers:
             begun = time.process_time()
-            changed = protected(panel.crops[number], aim, by_the_network)
+            (changed,) = protector([panel.crops[number]])
             seconds = time.process_time() - begun
+            if isinstance(changed, Exception):
+                raise changed
             return panel.numbers(number, changed.image) | {"seconds": seconds}
 
         found[row] = panel.kept(out, row, aim.settings, person)

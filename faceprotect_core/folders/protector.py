@@ -164,7 +164,7 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
             "judge": None if judge is None else f"{judge.name} {judge.fingerprint[:16]}",
             "preset": choice.preset,
             "photo_settings": asdict(settings),
-            "network_sha256": sha256_of(NETWORK) if settings.network else None,
+            "network_sha256": sha256_of(NETWORK) if _by_network(settings, choice) else None,
             "goal": choice.goal,
             "target_sha256": digest_of_tensor(target),
             "faces": choice.which,
@@ -172,6 +172,12 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
             "threshold": choice.threshold,
         },
     )
+
+
+def _by_network(settings: PhotoSettings, choice: Choice) -> bool:
+    """Whether what comes out depends on the network of instant: it makes it, or the run begins there."""
+    begins = settings.head_start and choice.goal == "dodge"
+    return settings.network or (begins and NETWORK.is_file())
 
 
 def load_beside_others(choice: Choice) -> PhotoProtector:

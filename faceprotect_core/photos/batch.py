@@ -7,6 +7,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from ..checks import ProtectionError, given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
-from ..instant.protect import look
+from ..instant.network import GRID
+from ..instant.protect import load_protector_network, look
+from ..method.inversion import ddim_invert
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
 from ..method.peers.makeup import WEIGHT, MakeupLoss, for_makeup
@@ -25,7 +28,7 @@ from ..method.schedule import DDIMSchedule
 from ..method.views import AlignmentJitter
 from ..progress import OnStep, Step
 from ..protocols import Denoiser, ImageCodec
-from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost
+from ..speed.cost import Cost, CostPredictor, predict_cost, predict_light_cost, total
 from ..surrogates import FRSurrogate
 from .settings import DIFFUSION, LIGHT, PRESETS, WEIGHTS, PhotoSettings
 
@@ -162,8 +165,8 @@ class CropProtector:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
         preview: on_step first gets what instant would give, where a preset that takes much longer is to work, to dodge
-            and without makeup; of light and shade the first face of a run alone, for which it is worth its second. A
-            step "preview" without an image takes the last one away.
+            and without makeup. For the first face of light and shade it is worth its second, for others where the run
+            begins there. A step "preview" without an image takes the last one away.
     """
 
     aim: Aim
@@ -203,11 +206,15 @@ class CropProtector:
         batches = [[crops[index] for index in batch] for batch in self._batches(crops)]
 
         def of_the_first() -> Cost:
-            image, objective, settings = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim.settings
-            if settings.way != DIFFUSION:
-                return predict_light_cost(image, objective, settings.light)
-            denoiser, codec, context = self.aim.diffusion
-            return predict_cost(denoiser, codec, image, context, objective, self.aim.knobs)
+            image, objective, aim = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim
+            before = []
+            if self._begins:
+                before = [predict_light_cost(image, objective, PRESETS[LIGHT]["instant"].light)]
+                aim = replace(aim, settings=aim.settings.begun)
+            if aim.settings.way != DIFFUSION:
+                return total([*before, predict_light_cost(image, objective, aim.settings.light)])
+            denoiser, codec, context = aim.diffusion
+            return total([*before, predict_cost(denoiser, codec, image, context, objective, aim.knobs)])
 
         try:
             return predictor([sum(crop.size**2 for crop in batch) for batch in batches], of_the_first)
@@ -238,15 +245,15 @@ class CropProtector:
     def _protect(self, crops: list[FaceCrop], start: Tensor | None, on_step: OnStep | None) -> list[Changed]:
         """The blocks' own calls; then what went further than it had to is taken back."""
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
-        settings = self.aim.settings
+        aim, looked = self.aim, self._looked(crops, on_step) if start is None else None
+        if looked and self._begins:
+            aim, start = replace(aim, settings=aim.settings.begun), self._start(looked)
+        settings = aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
-        if self.preview and on_step and start is None and self.aim.plain and settings.takes_long:
-            on_step(Step("preview", 0, 1, image=None if self._shown else self._instant(crops)))
         if settings.way == DIFFUSION:
-            denoiser, codec, context = self.aim.diffusion
-            knobs, schedule = self.aim.knobs, self.aim.schedule
-            prepared = prepare(denoiser, codec, image, context, knobs, schedule=schedule, on_step=on_step)
-            result = prepared.optimize(denoiser, codec, loss, knobs, mask=mask, start=start, on_step=on_step)
+            denoiser, codec, context = aim.diffusion
+            prepared = prepare(denoiser, codec, image, context, aim.knobs, schedule=aim.schedule, on_step=on_step)
+            result = prepared.optimize(denoiser, codec, loss, aim.knobs, mask=mask, start=start, on_step=on_step)
             changed, values = result.image, result.latent
         else:
             if settings.network:
@@ -257,19 +264,55 @@ class CropProtector:
         images, _ = least_change(image, changed, objective)
         return [Changed(one, value) for one, value in zip(images, values, strict=True)]
 
-    def _instant(self, crops: list[FaceCrop]) -> Tensor | None:
-        """[B, 3, size, size]: in a second, what instant would give. No judge has seen it, and the run does without."""
-        settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
+    @cached_property
+    def _begins(self) -> bool:
+        """Whether the run begins at what instant would give: a plane of its size, if its network can be read."""
+        settings = self.aim.settings
+        fits = settings.way == DIFFUSION or settings.light.grid == GRID
+        if not (settings.head_start and self.aim.plain and fits):
+            return False
+        try:
+            load_protector_network()
+        except ProtectionError as error:
+            logging.warning("FaceProtect: it takes longer, and begins from nothing: %s", error.problem)
+            return False
+        return True
+
+    def _looked(self, crops: list[FaceCrop], on_step: OnStep | None) -> list[Changed] | None:
+        """What instant would give, which takes a second: to begin there, or to show it. No judge has seen it."""
+        shown = self.preview and on_step and self.aim.plain and self.aim.settings.takes_long
+        looked = None
+        if self._begins:
+            looked = self._by_instant(crops)
+        elif shown and not self._shown:
+            looked = self._for_show(crops)
+        if shown and on_step:
+            on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in looked]) if looked else None))
+        return looked
+
+    def _for_show(self, crops: list[FaceCrop]) -> list[Changed] | None:
         self._shown = self.aim.settings.way == LIGHT
         try:
-            seen = CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
-        except FAILURES as error:
+            return self._by_instant(crops)
+        except FAILURES as error:  # the run does without
             traceback.clear_frames(error.__traceback__)  # their memory is for the run
             self._shown = True
             why = error.problem if isinstance(error, ProtectionError) else error
             logging.warning("FaceProtect: there is no preview from here on: %s", why)
             return None
-        return torch.stack([one.image for one in seen])
+
+    def _by_instant(self, crops: list[FaceCrop]) -> list[Changed]:
+        settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
+        return CropProtector(replace(self.aim, settings=settings))._protect(crops, None, None)
+
+    def _start(self, looked: Sequence[Changed]) -> Tensor:
+        """The variable's value there: the plane of lightness, or the noisy latent that the picture is inverted to."""
+        if self.aim.settings.way != DIFFUSION:
+            return torch.stack([one.value for one in looked])
+        (denoiser, codec, context), knobs = self.aim.diffusion, self.aim.knobs
+        latent = codec.encode(torch.stack([one.image for one in looked]))
+        schedule = self.aim.schedule or DDIMSchedule.scaled_linear()
+        return ddim_invert(denoiser, latent, context, schedule, knobs.depth, knobs.pairing).latents[-1]
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

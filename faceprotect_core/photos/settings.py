@@ -37,6 +37,8 @@ class PhotoSettings:
         it stopped. Instant has one more, so that fast has as many as by itself.
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
     network: whether the network of `instant` begins and takes the iterations of light and shade, few and large ones.
+    head_start: whether a run begins at the change that instant would make, and takes half of its iterations: to dodge,
+        without makeup, where the network is there, and with a grid of 64.
     light, diffusion: the knobs of either way; those of the other are not looked at.
     """
 
@@ -48,6 +50,7 @@ class PhotoSettings:
     tries: int = 3
     insists: bool = False
     network: bool = False
+    head_start: bool = False
     light: LightAndShadeSettings = LightAndShadeSettings()
     diffusion: Settings = DIFFUSED
 
@@ -68,6 +71,11 @@ class PhotoSettings:
         return self.way == DIFFUSION or self.light.iterations > PRESETS[LIGHT]["fast"].light.iterations
 
     @property
+    def begun(self) -> PhotoSettings:
+        """For a run that has its head start."""
+        return self.tuned(iterations=(self.method.iterations + 1) // 2)
+
+    @property
     def further(self) -> PhotoSettings:
         """For a face that the judge still knows. After the network this is the preset fast."""
 
@@ -81,7 +89,7 @@ class PhotoSettings:
         return replace(self, margin=margin, insists=True, light=eased(self.light), diffusion=eased(self.diffusion))
 
 
-_LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13)
+_LIGHT, _DIFFUSION = PhotoSettings(), PhotoSettings(DIFFUSION, margin=0.13, head_start=True)
 PRESETS: dict[Way, dict[str, PhotoSettings]] = {
     LIGHT: {
         "instant": replace(_LIGHT, margin=0.12, network=True, tries=_LIGHT.tries + 1).tuned(

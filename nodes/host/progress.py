@@ -44,7 +44,7 @@ class PhotoProgress:
     """
 
     def __init__(self, photos: int, settings: PhotoSettings, node_id: str):
-        self.photos, self.node_id, self.stages = photos, node_id, _stages(settings)
+        self.photos, self.node_id, self.settings, self.stages = photos, node_id, settings, _stages(settings)
         self.finished = 0
         self.predicted: list[Cost] = []
         self.bar, self.said, self.at = Progress(), 0.0, 0
@@ -59,6 +59,8 @@ class PhotoProgress:
             self._say(f"{photos}: {words.expected(event)}")
         elif event.stage == "preview":
             self.preview = event.image
+            if self.settings.head_start and event.image is not None:
+                self.stages = _stages(self.settings.begun)
             self.bar(replace(event, step=self.at, steps=BAR), words.PREVIEW)
         elif event.attempt > 1:  # it has no share of the bar, and must still notice that the run is cancelled
             self.bar(replace(event, step=self.at, steps=BAR, image=None))

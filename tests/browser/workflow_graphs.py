@@ -219,7 +219,7 @@ def protect_photo_app() -> Workflow:
 
 
 def whole_photo() -> Workflow:
-    """The blocks on a photo of any size, and Protect Photo beside them, with the same settings."""
+    """The blocks on a photo of any size, and Protect Photo beside them: the same settings, with a head start."""
     flow, same = Workflow("whole_photo"), PRESETS[DIFFUSION]["balanced"]
     note = flow.node("MarkdownNote", "Read me first", size=(380, 660), text=WHOLE_NOTE)
     photo = flow.node("LoadImage", "Your photo", size=(285, 400), image=PHOTO)

@@ -201,9 +201,9 @@ bar at the top says how much is left.
 WHOLE_NOTE = f"""# A whole photo, block by block
 
 The blocks of the paper on a photo of any size: **Crop Face** cuts the faces out, the blocks protect them at the \
-model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right the same in one \
-node, **Protect Photo** with the preset *balanced*, which besides asks a judge, and pushes a face further that \
-somebody still knows.
+model's size, **Paste Face Back** carries the change, not the crop, back into the photo. At the right one node \
+for all of it, **Protect Photo** with the preset *balanced*: it begins at what *instant* would make and takes half of \
+the iterations, asks a judge, and pushes a face further that somebody still knows.
 
 **What to pick**
 - *Your photo*: any size, one or several faces.

@@ -116,6 +116,21 @@ def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
     assert [event.image is preview for event, _ in shown[3:]] == [False, False] and core.PREVIEW not in shown[-1][1]
 
 
+def test_a_run_with_a_head_start_has_fewer_steps_and_one_whose_network_is_missing_has_all(pack, monkeypatch):
+    monkeypatch.setattr(pack.host.Progress, "__call__", lambda *_: None)
+    monkeypatch.setattr(pack.host.progress, "show_on_node", lambda *_: None)
+    photo, step = pack.nodes.photo, core_module(pack, "progress").Step
+    settings = photo.PRESETS[photo.DIFFUSION]["balanced"]
+    begins = []
+    for image in (torch.ones(1, 3, 8, 8), None):
+        report = pack.host.PhotoProgress(1, settings, "7")
+        report(step("preview", 0, 1, image=image))
+        begins.append(report.stages["protection"][0])
+        assert report.stages["protection"][1] == pytest.approx(1.0)
+    passes = [settings.diffusion.null_text_iterations + 2 / 3, 2.5 * settings.diffusion.iterations]
+    assert begins == pytest.approx([passes[0] / (passes[0] + share * passes[1]) for share in (0.5, 1.0)])
+
+
 def test_in_the_end_the_finished_photo_is_shown_with_its_verdict_and_nothing_of_one_that_is_left_out(
     pack, portrait, monkeypatch
 ):

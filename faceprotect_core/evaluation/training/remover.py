@@ -26,6 +26,7 @@ from ...checks import require
 from ...faces import FaceCrop
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
+from ...photos.batch import CropProtector
 from ...photos.settings import BUILT_IN_JUDGE
 from ...pixels import as_saved
 from ...surrogates import FRSurrogate, load_surrogate
@@ -46,7 +47,6 @@ from .ways import (
     aim_of,
     by_network,
     left_over,
-    protector_of,
     restored,
 )
 
@@ -134,7 +134,7 @@ def main() -> None:
             if way == DRAWN:
                 log.info("two draws have a correlation of %.2f", draws_alike(network, crops, aim_of("instant")))
         else:
-            protector = protector_of(way, removers.get(BASE))
+            protector = CropProtector(aim_of(way, removers.get(BASE)))
         shown[way] = protected(people, protector, args.out / f"held_out_{name}.safetensors")
         rows.append((way, "-", seen(judge, crops, shown[way], others, originals)))
         pairs = protected(train, protector, args.out / f"train_{name}.safetensors")

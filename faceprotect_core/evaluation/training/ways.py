@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,11 +13,11 @@ from ...demo import load_demo_model, load_synthetic_target
 from ...faces import FaceCrop, load_detector
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
-from ...instant.protect import load_protector_network, look
+from ...instant.protect import look
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import IdentityObjective
 from ...method.restraint.least_change import least_change
-from ...photos.batch import Aim, Changed, CropProtector, find_aim
+from ...photos.batch import Aim, Changed, find_aim
 from ...photos.settings import BUILT_IN_SURROGATES, DIFFUSION, LIGHT, PRESETS
 from ...surrogates import load_surrogate
 
@@ -26,10 +26,17 @@ BASE = "fast"  # the preset that is made harder to undo
 ONE_FACE = f"{BASE}, all towards one face"
 PAST_A_REMOVER = f"{BASE}, past a remover of it"
 AFTER_LOOKS = f"instant, then the iterations of {BASE}"
+STRONG_BEGUN, PLAIN_DIFFUSION = "strong, begun by instant", f"{DIFFUSION}, balanced, begun at the photo"
 IN_TURNS = "instant, learned in turns with a remover"
 DRAWN = "instant, learned with a random input"
 BY_DIFFUSION = {f"{DIFFUSION}, {preset}": settings for preset, settings in PRESETS[DIFFUSION].items()}
-WAYS = (*PRESETS[LIGHT], *BY_DIFFUSION, ONE_FACE, PAST_A_REMOVER, AFTER_LOOKS, IN_TURNS, DRAWN)
+_BASE = PRESETS[LIGHT][BASE]
+STARTS = {
+    AFTER_LOOKS: replace(_BASE, head_start=True).tuned(iterations=2 * _BASE.light.iterations),  # of which it takes half
+    STRONG_BEGUN: replace(PRESETS[LIGHT]["strong"], head_start=True),
+    PLAIN_DIFFUSION: replace(PRESETS[DIFFUSION]["balanced"], head_start=False),
+}
+WAYS = (*PRESETS[LIGHT], *BY_DIFFUSION, *STARTS, ONE_FACE, PAST_A_REMOVER, IN_TURNS, DRAWN)
 WEIGHT = 33.0  # the network's other input, the same for all, which says nothing to a remover
 
 
@@ -47,32 +54,14 @@ class Withstanding(Aim):
 
 
 def aim_of(way: str, remover: ProtectorNetwork | None = None) -> Aim:
-    """way: a preset, `ONE_FACE` or `PAST_A_REMOVER`. remover: for the last, trained on `BASE`."""
+    """way: one of WAYS that no network has to learn first. remover: for `PAST_A_REMOVER`, trained on `BASE`."""
     surrogates = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
-    if way in BY_DIFFUSION:
-        return Aim("dodge", surrogates, BY_DIFFUSION[way], load_demo_model(), None, None, None)
-    settings = PRESETS[LIGHT].get(way, PRESETS[LIGHT][BASE])
+    settings = (PRESETS[LIGHT] | BY_DIFFUSION | STARTS).get(way, PRESETS[LIGHT][BASE])
     if way == ONE_FACE:
         return find_aim("synthetic", surrogates, settings, None, None, load_synthetic_target(), load_detector())
-    wanted = "dodge", surrogates, settings, None, None, None, None
+    model = load_demo_model() if settings.way == DIFFUSION else None
+    wanted = "dodge", surrogates, settings, model, None, None, None
     return Withstanding(*wanted, remover=remover) if way == PAST_A_REMOVER else Aim(*wanted)
-
-
-def protector_of(way: str, remover: ProtectorNetwork | None = None) -> Protector:
-    """way: one of WAYS that no network has to learn first. remover: see `aim_of`."""
-    if way == AFTER_LOOKS:
-        return then_iterations(by_network(load_protector_network()))
-    return CropProtector(aim_of(way, remover))
-
-
-def then_iterations(first: Protector) -> Protector:
-    """The iterations of `BASE` that begin where another way ended."""
-    iterating = CropProtector(aim_of(BASE))
-
-    def protector(crops: Sequence[FaceCrop]) -> Sequence[Changed | Exception]:
-        return iterating(crops, starts=[one.value for one in first(crops) if isinstance(one, Changed)])
-
-    return protector
 
 
 def by_network(network: ProtectorNetwork) -> Protector:

@@ -8,14 +8,11 @@ import torch
 
 from faceprotect_core.evaluation import starts
 from faceprotect_core.evaluation.first_versions import Panel
-from faceprotect_core.evaluation.starts import measured, protected, rows_of, start_for, table
-from faceprotect_core.evaluation.training.ways import aim_of, by_network
+from faceprotect_core.evaluation.starts import measured, rows_of, table
+from faceprotect_core.evaluation.training.ways import aim_of
 from faceprotect_core.faces import crop_face
-from faceprotect_core.instant.protect import load_protector_network
 from faceprotect_core.photos.batch import CropProtector
 from faceprotect_core.photos.settings import LIGHT, PRESETS
-
-FEW = {"fast: 1": ("fast", 1, False), "fast: the network, then 1": ("fast", 1, True)}
 
 
 @pytest.fixture(scope="module")
@@ -23,42 +20,34 @@ def crop(astronaut, face):
     return crop_face(astronaut, face)
 
 
-def test_every_preset_stands_beside_fewer_iterations_after_the_network():
-    assert rows_of(["fast"]) == {
-        "fast: 24": ("fast", 24, False),
-        "fast: the network, then 8": ("fast", 8, True),
-        "fast: the network, then 12": ("fast", 12, True),
-        "fast: the network, then 16": ("fast", 16, True),
-    }
+def few(preset: str) -> dict:
+    """Rows of one iteration, from nothing and after the network."""
+    aim = aim_of(preset)
+    nothing, begun = (replace(aim.settings, head_start=begins).tuned(iterations=1) for begins in (False, True))
+    return {"nothing": replace(aim, settings=nothing), "the network": replace(aim, settings=begun)}
 
 
-def test_light_and_shade_starts_at_the_networks_plane_and_diffusion_at_its_picture_inverted(crop, monkeypatch):
-    (looked,) = by_network(load_protector_network())([crop])
-    assert torch.equal(start_for(aim_of("fast"), crop), looked.value)
-    aim = aim_of("diffusion, fast")
-    denoiser, codec, _ = aim.diffusion
-    start = start_for(aim, crop)
-    plain = codec.encode(crop.image[None])
-    assert start.shape == plain.shape[1:] and not torch.equal(start, plain[0])
-    seen, lit_by = [], aim_of("fast")
-    monkeypatch.setattr(CropProtector, "__call__", lambda self, crops, starts: seen.append((self, starts)) or ["image"])
-    assert protected(crop, aim, True) == protected(crop, lit_by, False) == "image"
-    (diffused, [begun]), (lit, none) = seen
-    assert diffused.aim is aim and torch.equal(begun, start) and lit.aim is lit_by and none is None
+@pytest.mark.parametrize("preset, whole, parts", [("fast", 24, (8, 12, 16)), ("diffusion, strong", 36, (12, 18, 24))])
+def test_every_preset_stands_beside_fewer_iterations_after_the_network(preset, whole, parts):
+    (nothing, aim), *begun = rows_of([preset]).items()
+    assert nothing == f"{preset}: {whole}" and aim.settings == replace(aim_of(preset).settings, head_start=False)
+    for few, (row, aim) in zip(parts, begun, strict=True):
+        assert row == f"{preset}: the network, then {few}" and aim.settings.head_start
+        assert aim.settings.begun.method.iterations == few
 
 
 def test_what_was_measured_is_kept_and_shown(crop, tmp_path, monkeypatch):
-    monkeypatch.setattr(starts, "rows_of", lambda _presets: FEW)
+    monkeypatch.setattr(starts, "rows_of", lambda _presets: few("fast"))
     panel, out = Panel([crop], [crop]), tmp_path / "starts.json"
     first = measured(panel, ["fast"], out)
-    monkeypatch.setattr(starts, "protected", lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr(CropProtector, "__call__", lambda *_: pytest.fail("measured twice"))
     assert measured(panel, ["fast"], out) == first and len(json.loads(out.read_text())) == 2
-    nothing, looks = (first[row][0] for row in FEW)
+    nothing, looks = (people[0] for people in first.values())
     assert nothing["PSNR"] > looks["PSNR"] and nothing["matched, strict"] == 1
     assert looks["past"] > nothing["past"]
     header, _, one, other = table(first).splitlines()
     assert header.count("|") == one.count("|") == other.count("|")
-    assert one.startswith(f"| fast: 1 | {nothing['PSNR']:.1f} |") and other.endswith("of 1 |")
+    assert one.startswith(f"| nothing | {nothing['PSNR']:.1f} |") and other.endswith("of 1 |")
 
 
 def test_other_settings_and_other_people_are_measured_anew(crop, tmp_path):

@@ -1,5 +1,6 @@
 """The trainings of Instant's network and of a remover: a few steps on a few photos go the right way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -22,11 +23,11 @@ from faceprotect_core.evaluation.training.remover import everybody_restored, tra
 from faceprotect_core.evaluation.training.stage import WARM_UP, Learner, Stage
 from faceprotect_core.evaluation.training.turns import InTurns, that_ships
 from faceprotect_core.evaluation.training.ways import (
-    AFTER_LOOKS,
+    PLAIN_DIFFUSION,
+    STARTS,
     Withstanding,
     aim_of,
     by_network,
-    protector_of,
     restored,
 )
 from faceprotect_core.faces import crop_face
@@ -209,21 +210,23 @@ def test_draws_are_compared_where_they_are_seen(crops):
     assert draws_alike(that_ships(DrawingNetwork()), crops[3:], aim) < 1
 
 
-def test_iterations_after_the_looks_begin_where_those_ended(crops, monkeypatch):
-    started = []
-    monkeypatch.setattr(CropProtector, "__call__", lambda self, crops, starts: started.append(starts) or ["image"])
-    (looked,) = by_network(load_protector_network())(crops[3:])
-    assert protector_of(AFTER_LOOKS)(crops[3:]) == ["image"]
-    assert torch.equal(started[0][0], looked.value)
+def test_other_starts_are_those_of_the_presets_the_other_way_round():
+    fast, strong, plain = (aim_of(way).settings for way in STARTS)
+    assert fast.begun == replace(PRESETS[LIGHT]["fast"], head_start=True) and fast.head_start
+    assert strong == replace(PRESETS[LIGHT]["strong"], head_start=True)
+    assert plain == replace(PRESETS[DIFFUSION]["balanced"], head_start=False)
+    assert not PRESETS[LIGHT]["strong"].head_start and PRESETS[DIFFUSION]["balanced"].head_start
 
 
-def test_pairs_by_diffusion_are_the_presets_of_the_built_in_model():
-    aim = aim_of("diffusion, balanced")
-    assert aim.settings == PRESETS[DIFFUSION]["balanced"] and aim.diffusion[2].shape[0] == 1
+@pytest.mark.parametrize("way", ["diffusion, balanced", PLAIN_DIFFUSION])
+def test_pairs_by_diffusion_are_the_presets_of_the_built_in_model(way):
+    aim = aim_of(way)
+    same = replace(aim.settings, head_start=True)
+    assert same == PRESETS[DIFFUSION]["balanced"] and aim.diffusion[2].shape[0] == 1
 
 
 def test_what_the_network_that_ships_makes_is_instants_first_version(crops):
-    (plain,), (same,) = protector_of("instant")(crops[3:]), by_network(load_protector_network())(crops[3:])
+    (plain,), (same,) = CropProtector(aim_of("instant"))(crops[3:]), by_network(load_protector_network())(crops[3:])
     assert torch.equal(plain.image, same.image) and not torch.equal(plain.image, crops[3].image)
 
 

@@ -172,15 +172,23 @@ def test_the_settings_of_the_record_name_way_model_and_recognisers(way, model):
     assert settings["judge"].startswith("dlib_resnet ") and settings["photo_settings"]["way"] == settings["way"]
 
 
-def test_of_instant_they_name_the_network_and_one_that_is_damaged_is_said_before_the_first_photo(tmp_path, monkeypatch):
-    chosen = [Choice(preset=name, surrogates=("mobileface",)) for name in ("instant", "fast")]
-    digests = [load_protector(one).settings["network_sha256"] for one in chosen]
-    assert digests == [sha256_of(instant.WEIGHTS), None]
+def test_where_instant_has_a_part_they_name_its_network():
+    wanted = ("instant", LIGHT, "dodge"), ("strong", LIGHT, "dodge"), ("fast", DIFFUSION, "dodge")
+    wanted = *wanted, ("fast", DIFFUSION, "synthetic")
+    chosen = [Choice(way, preset=one, surrogates=("mobileface",), goal=goal) for one, way, goal in wanted]
+    digests, whole = [load_protector(one).settings["network_sha256"] for one in chosen], sha256_of(instant.WEIGHTS)
+    assert digests == [whole, None, whole, None]
+
+
+def test_a_network_of_instant_that_is_damaged_is_said_before_the_first_photo(tmp_path, monkeypatch):
+    ways = (LIGHT, "instant"), (DIFFUSION, "fast")
+    chosen = [Choice(way, preset=preset, surrogates=("mobileface",)) for way, preset in ways]
     monkeypatch.setattr(instant, "WEIGHTS", tmp_path / "protector.safetensors")
     instant.WEIGHTS.write_bytes(b"cut short")
     instant.load_protector_network.cache_clear()
     with pytest.raises(ProtectionError, match="of instant cannot be read"):
         load_protector(chosen[0])
+    load_protector(chosen[1])  # which begins at nothing
     instant.load_protector_network.cache_clear()
 
 

@@ -8,8 +8,6 @@ import torch
 from faceprotect_core import ProtectionError, load_surrogate
 from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces
-from faceprotect_core.instant import protect
-from faceprotect_core.instant.protect import load_protector_network
 from faceprotect_core.photos.batch import Aim, CropProtector
 from faceprotect_core.photos.photo import CutPhoto, protect_photos
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS
@@ -35,17 +33,6 @@ def test_before_diffusion_works_there_is_what_instant_would_give(demo, portrait,
         alone = Aim("dodge", surrogates, replace(PRESETS[LIGHT]["instant"], size=settings.size), None, None, None, None)
         assert torch.equal(previews[0].image[0], CropProtector(alone)([crop])[0].image)
         assert not torch.equal(previews[0].image[0], crop.image)
-
-
-@pytest.fixture(params=["missing from the package", "cannot be read"])
-def no_network(request, tmp_path, monkeypatch):
-    """What is said of the network of instant where its file is not there, or is what git keeps for a large file."""
-    monkeypatch.setattr(protect, "WEIGHTS", tmp_path / "nowhere.safetensors")
-    if request.param == "cannot be read":
-        protect.WEIGHTS.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5930000\n")
-    load_protector_network.cache_clear()
-    yield f"nowhere.safetensors of instant .*{request.param}.*How to fix: choose another preset"
-    load_protector_network.cache_clear()
 
 
 def test_without_the_network_of_instant_diffusion_works_and_instant_says_why(demo, portrait, no_network):

@@ -6,12 +6,15 @@ import pytest
 
 from faceprotect_core.photos.settings import DIFFUSION, LIGHT, PRESETS, PhotoSettings
 
-SHARED = {"size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 3, "insists": False, "network": False}
+SHARED = {
+    "size": 256, "margin": 0.1, "steepness": 6.0, "jitter": 1, "tries": 3, "insists": False, "network": False,
+    "head_start": False,
+}  # fmt: skip
 LIT = {"grid": 64, "iterations": 45, "lr": 0.25, "fidelity_weight": 1.0, "seed": 0}
 DIFFUSED = {
     "depth": 1, "pairing": "exact", "null_text_iterations": 10, "null_text_lr": 0.1, "structure": True,
     "iterations": 24, "lr": 0.1, "objective_weight": 0.003, "output": "detail", "fidelity_weight": 0.3,
-    "keep_colours": True, "early_stop": False, "margin": 0.13,
+    "keep_colours": True, "early_stop": False, "margin": 0.13, "head_start": True,
 }  # fmt: skip
 FAST = {"iterations": 24, "lr": 0.4, "fidelity_weight": 0.7}
 EXPECTED = {
@@ -55,3 +58,10 @@ def test_every_value_of_a_preset_is_the_one_that_was_measured(way, name):
 
 def test_there_are_no_other_presets():
     assert [(way, name) for way, presets in PRESETS.items() for name in presets] == list(EXPECTED)
+
+
+@pytest.mark.parametrize("name, left", [("fast", 8), ("balanced", 12), ("strong", 18)])
+def test_a_head_start_takes_half_of_the_iterations_and_nothing_else(name, left):
+    settings = PRESETS[DIFFUSION][name]
+    assert settings.begun == settings.tuned(iterations=left)
+    assert settings.tuned(iterations=1).begun.method.iterations == 1

@@ -228,10 +228,8 @@ def test_an_earlier_run_is_not_overwritten_and_too_little_memory_is_a_row(tmp_pa
 
 
 def test_the_precisions_are_compared_on_a_copy(astronaut):
-    photo, quick = (
-        astronaut[:, :300, 80:400],
-        replace(PRESETS[DIFFUSION]["fast"], tries=1).tuned(null_text_iterations=1, iterations=2, lr=0.03),
-    )
+    photo, few = astronaut[:, :300, 80:400], {"null_text_iterations": 1, "iterations": 2, "lr": 0.03}
+    quick = replace(PRESETS[DIFFUSION]["fast"], tries=1, head_start=False).tuned(**few)
     exact = load_protector(Choice(DIFFUSION, preset="fast"), quick)
     half = in_bfloat16(exact)
     assert [one.model.denoiser.unet.dtype for one in (exact, half)] == [torch.float32, torch.bfloat16]

@@ -156,7 +156,7 @@ def test_a_further_try_goes_on_from_where_it_stopped_and_is_counted(easy, portra
 
 
 def test_through_diffusion_a_further_try_goes_on_from_the_latent(demo, easy, portrait):
-    preset = replace(PRESETS["diffusion"]["fast"], size=128, margin=0.5)
+    preset = replace(PRESETS["diffusion"]["fast"], size=128, margin=0.5, head_start=False)
     settings = preset.tuned(null_text_iterations=1, iterations=2, lr=0.05)
     first, second = by_hand(portrait, easy, [settings, settings.further], demo)
     for tries, expected in ((1, first), (2, second)):
