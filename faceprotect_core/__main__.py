@@ -92,7 +92,7 @@ def _add_protect(commands) -> None:
     )
     choices = ("instant", "fast", "balanced", "strong")
     add("--preset", choices=choices, default="balanced", help="how hard to protect; stronger takes longer (balanced)")
-    ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion is the paper's method, and what --model chooses"
+    ways = f"{LIGHT_AND_SHADE} takes seconds and no model; diffusion, which --model chooses, is the paper's"
     add("--way", choices=(LIGHT_AND_SHADE, "diffusion"), help=ways)
     add("--surrogate", nargs="+", metavar="NAME|FILE", help="recognisers to protect against (three built-in ones)")
     add("--judge", metavar="NAME|FILE|none", help="a recogniser that is not used, and asked at the end (dlib_resnet)")

@@ -51,7 +51,7 @@ class ProtectPhoto(io.ComfyNode):
             category=CATEGORY,
             description="Protects every face in a photo of any size from face recognition, and says whether it worked, "
             "by the word of a recogniser that was not used. Without a model it changes light and shade, in seconds; "
-            "with one it is the paper's method, all blocks in one.",
+            "with one it is the paper's method, all blocks in one, begun where instant ends.",
             search_aliases=["faceprotect", "face privacy", "anonymize", "cloak", "protect face", "privacy"],
             inputs=[
                 io.Image.Input("image", tooltip="One or several photos of any size."),
@@ -61,8 +61,8 @@ class ProtectPhoto(io.ComfyNode):
                     options=[AUTOMATIC, LIGHT, DIFFUSION],
                     default=AUTOMATIC,
                     tooltip="light and shade: changes lightness only, keeps your colours, needs no model and takes "
-                    "seconds. diffusion: the paper's method, through the connected model. automatic: diffusion if a "
-                    "model is connected and the preset is not instant.",
+                    "seconds. diffusion: the paper's method, through the connected model, begun where instant ends. "
+                    "automatic: diffusion if a model is connected and the preset is not instant.",
                 ),
                 io.Combo.Input(
                     "judge",

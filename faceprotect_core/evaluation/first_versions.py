@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..faces import FaceCrop
-from ..files import digest_of_tensor, sha256_of, write_atomically
-from ..instant.protect import WEIGHTS as NETWORK
+from ..files import digest_of_tensor, write_atomically
+from ..instant.protect import network_digest
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, WEIGHTS, PhotoSettings
 from ..pixels import as_saved
 from ..surrogates import FRSurrogate, load_surrogate
@@ -70,7 +70,7 @@ class Panel:
         The file `out` keeps it by row, settings, weights and photo: what is there is not measured again.
         """
         prints = [one.fingerprint for one in self.recognisers.values()]
-        made_with = json.dumps([asdict(settings), WEIGHTS, sha256_of(NETWORK), prints], sort_keys=True)
+        made_with = json.dumps([asdict(settings), WEIGHTS, network_digest(), prints], sort_keys=True)
         results = json.loads(out.read_text()) if out.exists() else {}
         people = results.setdefault(f"{row} ({hashlib.sha256(made_with.encode()).hexdigest()[:16]})", {})
         photos = [str(digest_of_tensor(crop.image))[:16] for crop in self.crops]

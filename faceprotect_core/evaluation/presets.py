@@ -24,8 +24,7 @@ from torch import Tensor
 
 from ..checks import require
 from ..faces import Face, detect_faces, face_mask, find_face, load_detector
-from ..files import sha256_of
-from ..instant.protect import WEIGHTS as NETWORK
+from ..instant.protect import network_digest
 from ..models import LoadedModel, load_model
 from ..photos.photo import protect_photo
 from ..photos.read import read_photo
@@ -173,7 +172,7 @@ def measure(pairs: Sequence[Pair], read: Read, way: str, presets: Sequence[str],
 def _made_with(way: str, preset: str, model: LoadedModel) -> str:
     """A digest of what decides how a photo comes out."""
     panel = [load_surrogate(name).fingerprint for name in (BUILT_IN_JUDGE, *BUILT_IN_SURROGATES)]
-    settings = asdict(PRESETS[way][preset]), WEIGHTS, sha256_of(NETWORK), model.sha256, panel
+    settings = asdict(PRESETS[way][preset]), WEIGHTS, network_digest(), model.sha256, panel
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

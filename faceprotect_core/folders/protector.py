@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..checks import require
 from ..faces import Face, FaceDetector, crop_selection, load_detector, select_faces
-from ..files import digest_of_tensor, sha256_of
-from ..instant.protect import WEIGHTS as NETWORK
-from ..instant.protect import load_protector_network
+from ..files import digest_of_tensor
+from ..instant.protect import load_protector_network, network_digest
 from ..method.objectives import Goal
 from ..models import DEMO, LoadedModel, load_model
 from ..photos.photo import CutPhoto, OnPhotoStep, PhotoResult, protect_photos
@@ -164,7 +163,7 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
             "judge": None if judge is None else f"{judge.name} {judge.fingerprint[:16]}",
             "preset": choice.preset,
             "photo_settings": asdict(settings),
-            "network_sha256": sha256_of(NETWORK) if _by_network(settings, choice) else None,
+            "network_sha256": network_digest() if _may_use_network(settings, choice) else None,
             "goal": choice.goal,
             "target_sha256": digest_of_tensor(target),
             "faces": choice.which,
@@ -174,10 +173,9 @@ def load_protector(choice: Choice, photo_settings: PhotoSettings | None = None) 
     )
 
 
-def _by_network(settings: PhotoSettings, choice: Choice) -> bool:
-    """Whether what comes out depends on the network of instant: it makes it, or the run begins there."""
-    begins = settings.head_start and choice.goal == "dodge"
-    return settings.network or (begins and NETWORK.is_file())
+def _may_use_network(settings: PhotoSettings, choice: Choice) -> bool:
+    """Whether what comes out depends on the network of instant, if it is there: that makes it, or the run begins so."""
+    return settings.network or (settings.head_start and choice.goal == "dodge")
 
 
 def load_beside_others(choice: Choice) -> PhotoProtector:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checks import ProtectionError, out_of_memory, require
+from ..files import sha256_of
 from ..method.light_and_shade import LightAndShade, LightAndShadeSettings, protect_by_light
 from ..method.objectives import IdentityObjective
 from ..method.variables import Optimised, Rendering
@@ -144,6 +145,11 @@ def load_protector_network() -> ProtectorNetwork:
                 raise
             raise ProtectionError(f"{file} cannot be read ({type(error).__name__})", fix) from error
         return network.eval().requires_grad_(False)
+
+
+def network_digest() -> str | None:
+    """SHA-256 of the network that ships; None where its file was taken out of the package."""
+    return sha256_of(WEIGHTS) if WEIGHTS.is_file() else None
 
 
 def _that_ships(device: torch.device) -> ProtectorNetwork:

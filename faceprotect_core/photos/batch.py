@@ -7,7 +7,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..checks import ProtectionError, given, out_of_memory, require
 from ..faces import Face, FaceCrop, FaceDetector, detect_faces
 from ..faces.crop import cropped_images, cropped_masks
 from ..instant.network import GRID
-from ..instant.protect import load_protector_network, look
+from ..instant.protect import MORE, load_protector_network, look
 from ..method.inversion import ddim_invert
 from ..method.light_and_shade import protect_by_light
 from ..method.objectives import Goal, IdentityObjective
@@ -165,8 +165,9 @@ class CropProtector:
         aim: what every face is protected with.
         at_once: how many of one size are a batch at most; it is halved where memory runs out.
         preview: on_step first gets what instant would give, where a preset that takes much longer is to work, to dodge
-            and without makeup. For the first face of light and shade it is worth its second, for others where the run
-            begins there. A step "preview" without an image takes the last one away.
+            and without makeup: of every face by diffusion and where the run begins there, which makes it anyway, else
+            of the first face alone, for which it is worth its second. A step "preview" without an image takes the last
+            one away.
     """
 
     aim: Aim
@@ -209,8 +210,9 @@ class CropProtector:
             image, objective, aim = cropped_images(batches[0]), self.aim.objective(batches[0]), self.aim
             before = []
             if self._begins:
-                before = [predict_light_cost(image, objective, PRESETS[LIGHT]["instant"].light)]
-                aim = replace(aim, settings=aim.settings.begun)
+                light = PRESETS[LIGHT]["instant"].light
+                before = [predict_light_cost(image, objective, replace(light, iterations=light.iterations + MORE))]
+                aim = replace(aim, settings=aim.settings.after_head_start)
             if aim.settings.way != DIFFUSION:
                 return total([*before, predict_light_cost(image, objective, aim.settings.light)])
             denoiser, codec, context = aim.diffusion
@@ -247,7 +249,7 @@ class CropProtector:
         image, mask, objective = cropped_images(crops), cropped_masks(crops), self.aim.objective(crops)
         aim, looked = self.aim, self._looked(crops, on_step) if start is None else None
         if looked and self._begins:
-            aim, start = replace(aim, settings=aim.settings.begun), self._start(looked)
+            aim, start = replace(aim, settings=aim.settings.after_head_start), self._start(looked)
         settings = aim.settings
         loss = Insistent(objective, settings.method.iterations // 3) if settings.insists else objective
         if settings.way == DIFFUSION:
@@ -269,37 +271,33 @@ class CropProtector:
         """Whether the run begins at what instant would give: a plane of its size, if its network can be read."""
         settings = self.aim.settings
         fits = settings.way == DIFFUSION or settings.light.grid == GRID
-        if not (settings.head_start and self.aim.plain and fits):
+        if not (settings.head_start and self.aim.plain and fits) or settings.network:
             return False
         try:
             load_protector_network()
         except ProtectionError as error:
-            logging.warning("FaceProtect: it takes longer, and begins from nothing: %s", error.problem)
+            _warn_once(f"runs begin at the photo, and take all of their iterations: {error.problem}")
             return False
         return True
 
     def _looked(self, crops: list[FaceCrop], on_step: OnStep | None) -> list[Changed] | None:
         """What instant would give, which takes a second: to begin there, or to show it. No judge has seen it."""
-        shown = self.preview and on_step and self.aim.plain and self.aim.settings.takes_long
-        looked = None
-        if self._begins:
-            looked = self._by_instant(crops)
-        elif shown and not self._shown:
-            looked = self._for_show(crops)
+        settings, looked = self.aim.settings, None
+        shown = self.preview and on_step and self.aim.plain and settings.takes_long
+        if self._begins or (shown and not self._shown and not settings.head_start):
+            self._shown = settings.way == LIGHT
+            try:
+                looked = self._by_instant(crops)
+            except FAILURES as error:  # the run does without
+                if self._begins and out_of_memory(error) and len(crops) > 1:
+                    raise
+                traceback.clear_frames(error.__traceback__)  # their memory is for the run
+                self._shown = True
+                why = error.problem if isinstance(error, ProtectionError) else error
+                logging.warning("FaceProtect: instant has failed, and is neither shown nor begun at: %s", why)
         if shown and on_step:
             on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in looked]) if looked else None))
         return looked
-
-    def _for_show(self, crops: list[FaceCrop]) -> list[Changed] | None:
-        self._shown = self.aim.settings.way == LIGHT
-        try:
-            return self._by_instant(crops)
-        except FAILURES as error:  # the run does without
-            traceback.clear_frames(error.__traceback__)  # their memory is for the run
-            self._shown = True
-            why = error.problem if isinstance(error, ProtectionError) else error
-            logging.warning("FaceProtect: there is no preview from here on: %s", why)
-            return None
 
     def _by_instant(self, crops: list[FaceCrop]) -> list[Changed]:
         settings = replace(PRESETS[LIGHT]["instant"], size=self.aim.settings.size)
@@ -313,6 +311,11 @@ class CropProtector:
         latent = codec.encode(torch.stack([one.image for one in looked]))
         schedule = self.aim.schedule or DDIMSchedule.scaled_linear()
         return ddim_invert(denoiser, latent, context, schedule, knobs.depth, knobs.pairing).latents[-1]
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logging.warning("FaceProtect: %s", text)
 
 
 def _numbered(on_step: OnStep | None, face: int, faces: int, at_once: int) -> OnStep | None:

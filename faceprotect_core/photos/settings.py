@@ -27,7 +27,7 @@ DIFFUSED = Settings(
 class PhotoSettings:
     """How hard to protect.
 
-    way: "light and shade" needs no diffusion model; "diffusion" is the paper's method.
+    way: "light and shade" needs no diffusion model; "diffusion" is the paper's method, see head_start.
     size: of the crop around each face in pixels; 256 for the demo model, 512 for Stable Diffusion.
     margin: how far past its verification threshold the least-fooled surrogate must be on the crop, in its metric's
         units. What goes further is taken back.
@@ -38,7 +38,7 @@ class PhotoSettings:
     insists: whether recognisers count more, the longer a face is behind, see `Insistent`.
     network: whether the network of `instant` begins and takes the iterations of light and shade, few and large ones.
     head_start: whether a run begins at the change that instant would make, and takes half of its iterations: to dodge,
-        without makeup, where the network is there, and with a grid of 64.
+        without makeup, where the network is there; by light and shade with a grid of 64.
     light, diffusion: the knobs of either way; those of the other are not looked at.
     """
 
@@ -71,8 +71,8 @@ class PhotoSettings:
         return self.way == DIFFUSION or self.light.iterations > PRESETS[LIGHT]["fast"].light.iterations
 
     @property
-    def begun(self) -> PhotoSettings:
-        """For a run that has its head start."""
+    def after_head_start(self) -> PhotoSettings:
+        """For what is left to do then."""
         return self.tuned(iterations=(self.method.iterations + 1) // 2)
 
     @property

@@ -60,7 +60,7 @@ class PhotoProgress:
         elif event.stage == "preview":
             self.preview = event.image
             if self.settings.head_start and event.image is not None:
-                self.stages = _stages(self.settings.begun)
+                self.stages = _stages(self.settings.after_head_start)
             self.bar(replace(event, step=self.at, steps=BAR), words.PREVIEW)
         elif event.attempt > 1:  # it has no share of the bar, and must still notice that the run is cancelled
             self.bar(replace(event, step=self.at, steps=BAR, image=None))

@@ -262,7 +262,7 @@ def whole_photo() -> Workflow:
         ],
         [Block("5  Protect", RED, [[optimizer]])],
         [Block("6  Carry the change back", BLUE, [[pasted, *by_blocks]])],
-        [Block("The same in one node", ORANGE, [[one_node], by_one])],
+        [Block("One node for all of it", ORANGE, [[one_node], by_one])],
     ]
     return flow
 

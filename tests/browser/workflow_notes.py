@@ -170,7 +170,8 @@ were: the report says how many were found, so count them.
 - **preset**: *instant* or *fast* for a try, *strong* for more distance and a more visible change.
 - **which**: only the *largest* face, or *numbered* ones, counted from the left from 0.
 - **other_photo**: another photo of you; the judge compares with it, which is the honest test.
-- **model**, **vae**, **conditioning**: connect *Load Demo Model* or Stable Diffusion, and it is the paper's method.
+- **model**, **vae**, **conditioning**: connect *Load Demo Model* or Stable Diffusion, and it is the paper's method, \
+begun where *instant* ends.
 - **mask**: no face found? Draw over it (right click on the photo, Open in Mask Editor), and connect MASK.
 
 **Save Protected Image** writes neither this workflow nor anything about you into the file. ComfyUI's own Save Image \
@@ -253,8 +254,9 @@ does to the untouched photo.
 BASELINE_NOTE = f"""# Noise on the pixels, to compare
 
 Other tools add noise to the pixels. Here **Pixel-Space Attack** does that on the same photo against the same \
-recognisers as the latent method, and both go through the same **Verify Robustness**: JPEG, filters, and in the last \
-two rows of the table the VAE and the diffusion model that would clean it.
+recognisers as the latent method (**Protect Photo**, which begins where *instant* ends), and both go through the same \
+**Verify Robustness**: JPEG, filters, and in the last two rows of the table the VAE and the diffusion model that would \
+clean it.
 
 **What to look at**
 - The number after *vae* and *ddim*, against *unprocessed*: how much of the protection is left.

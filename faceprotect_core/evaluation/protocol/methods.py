@@ -86,7 +86,8 @@ def base_method(name: str) -> Method:
         return Method("diffusion", PAPER, about=PAPER_IS)
     presets = PRESETS[DIFFUSION]
     require(name in presets, f"there is no setting {name!r}", f"use paper or one of {', '.join(presets)}")
-    about = f"the paper's method with the settings of preset {name}; not the product, which stops at a margin"
+    product = "the product, which begins by instant and stops at a margin"
+    about = f"the paper's method with the settings of preset {name}; not {product}"
     return Method("diffusion", presets[name].diffusion, masked=True, about=about)
 
 

@@ -46,6 +46,7 @@ from .ways import (
     Protector,
     aim_of,
     by_network,
+    file_name,
     left_over,
     restored,
 )
@@ -127,7 +128,7 @@ def main() -> None:
     removers: dict[str, ProtectorNetwork] = {}
     rows = [("untouched", "-", seen(judge, crops, originals, others, originals))]
     for way in args.ways:
-        name = way.replace(",", "").replace(" ", "_")
+        name = file_name(way)
         if way in LEARNED:
             network = LEARNED[way]([*train.values()], args)
             protector: Protector = by_network(network)
@@ -138,7 +139,7 @@ def main() -> None:
         shown[way] = protected(people, protector, args.out / f"held_out_{name}.safetensors")
         rows.append((way, "-", seen(judge, crops, shown[way], others, originals)))
         pairs = protected(train, protector, args.out / f"train_{name}.safetensors")
-        removers[way] = train_remover(theirs[0], pairs, theirs[1], way, args)
+        removers[way] = train_remover(theirs[0], pairs, theirs[1], name, args)
     for way, (trained_on, remover) in product(args.ways, removers.items()):
         images = everybody_restored(remover, shown[way], masks)
         rows.append((way, trained_on, seen(judge, crops, images, others, originals)))

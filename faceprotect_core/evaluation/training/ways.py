@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from ...demo import load_demo_model, load_synthetic_target
 from ...faces import FaceCrop, load_detector
 from ...faces.crop import cropped_images, cropped_masks
 from ...instant.network import ProtectorNetwork
-from ...instant.protect import look
+from ...instant.protect import look, network_digest
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import IdentityObjective
 from ...method.restraint.least_change import least_change
@@ -62,6 +64,13 @@ def aim_of(way: str, remover: ProtectorNetwork | None = None) -> Aim:
     model = load_demo_model() if settings.way == DIFFUSION else None
     wanted = "dodge", surrogates, settings, model, None, None, None
     return Withstanding(*wanted, remover=remover) if way == PAST_A_REMOVER else Aim(*wanted)
+
+
+def file_name(way: str) -> str:
+    """Of what is kept of a way, which its settings and the network that ships tell from what it was before."""
+    made_with = json.dumps([asdict(aim_of(way).settings), network_digest()], sort_keys=True)
+    digest = hashlib.sha256(made_with.encode()).hexdigest()[:8]
+    return f"{way.replace(',', '').replace(' ', '_')}_{digest}"
 
 
 def by_network(network: ProtectorNetwork) -> Protector:

@@ -33,7 +33,7 @@ def test_every_preset_stands_beside_fewer_iterations_after_the_network(preset, w
     assert nothing == f"{preset}: {whole}" and aim.settings == replace(aim_of(preset).settings, head_start=False)
     for few, (row, aim) in zip(parts, begun, strict=True):
         assert row == f"{preset}: the network, then {few}" and aim.settings.head_start
-        assert aim.settings.begun.method.iterations == few
+        assert aim.settings.after_head_start.method.iterations == few
 
 
 def test_what_was_measured_is_kept_and_shown(crop, tmp_path, monkeypatch):

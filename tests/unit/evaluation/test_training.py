@@ -28,6 +28,7 @@ from faceprotect_core.evaluation.training.ways import (
     Withstanding,
     aim_of,
     by_network,
+    file_name,
     restored,
 )
 from faceprotect_core.faces import crop_face
@@ -210,9 +211,16 @@ def test_draws_are_compared_where_they_are_seen(crops):
     assert draws_alike(that_ships(DrawingNetwork()), crops[3:], aim) < 1
 
 
+def test_what_is_kept_of_a_way_goes_by_its_settings(monkeypatch):
+    names = [file_name(way) for way in ("fast", "instant", PLAIN_DIFFUSION)]
+    assert names[2].startswith("diffusion_balanced_begun_at_the_photo_") and file_name("fast") == names[0]
+    monkeypatch.setitem(PRESETS[LIGHT], "fast", PRESETS[LIGHT]["fast"].tuned(iterations=25))
+    assert file_name("fast") != names[0] and file_name("instant") == names[1]
+
+
 def test_other_starts_are_those_of_the_presets_the_other_way_round():
     fast, strong, plain = (aim_of(way).settings for way in STARTS)
-    assert fast.begun == replace(PRESETS[LIGHT]["fast"], head_start=True) and fast.head_start
+    assert fast.after_head_start == replace(PRESETS[LIGHT]["fast"], head_start=True) and fast.head_start
     assert strong == replace(PRESETS[LIGHT]["strong"], head_start=True)
     assert plain == replace(PRESETS[DIFFUSION]["balanced"], head_start=False)
     assert not PRESETS[LIGHT]["strong"].head_start and PRESETS[DIFFUSION]["balanced"].head_start

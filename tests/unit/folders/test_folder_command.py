@@ -188,7 +188,17 @@ def test_a_network_of_instant_that_is_damaged_is_said_before_the_first_photo(tmp
     instant.load_protector_network.cache_clear()
     with pytest.raises(ProtectionError, match="of instant cannot be read"):
         load_protector(chosen[0])
-    load_protector(chosen[1])  # which begins at nothing
+    load_protector(chosen[1])  # which begins at the photo
+    instant.load_protector_network.cache_clear()
+
+
+def test_where_the_network_of_instant_was_taken_out_diffusion_is_loaded_and_names_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(instant, "WEIGHTS", tmp_path / "nowhere.safetensors")
+    instant.load_protector_network.cache_clear()
+    chosen = Choice(DIFFUSION, surrogates=("mobileface",))
+    assert load_protector(chosen).settings["network_sha256"] is None
+    with pytest.raises(ProtectionError, match="missing from the package"):
+        load_protector(replace(chosen, way=LIGHT, preset="instant"))
     instant.load_protector_network.cache_clear()
 
 

@@ -63,5 +63,5 @@ def test_there_are_no_other_presets():
 @pytest.mark.parametrize("name, left", [("fast", 8), ("balanced", 12), ("strong", 18)])
 def test_a_head_start_takes_half_of_the_iterations_and_nothing_else(name, left):
     settings = PRESETS[DIFFUSION][name]
-    assert settings.begun == settings.tuned(iterations=left)
-    assert settings.tuned(iterations=1).begun.method.iterations == 1
+    assert settings.after_head_start == settings.tuned(iterations=left)
+    assert settings.tuned(iterations=1).after_head_start.method.iterations == 1
