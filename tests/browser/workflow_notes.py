@@ -209,7 +209,7 @@ the iterations, asks a judge, and pushes a face further that somebody still know
 **What to pick**
 - *Your photo*: any size, one or several faces.
 
-**How long**: about 20 seconds for each face on two idle CPU cores, both ways together. To leave one out, select the \
+**How long**: about 16 seconds for each face on two idle CPU cores, both ways together. To leave one out, select the \
 blocks or the node and press Ctrl+B (bypass).
 
 **Before and after**: under the sliders (with Nodes 2.0). What the one node makes is saved, too.
@@ -270,7 +270,7 @@ changes should be about as visible.
 
 Three of the recognisers that are asked here were in both losses; **dlib_resnet** was in neither.
 
-**How long**: about half a minute on two idle CPU cores.
+**How long**: about 23 seconds on two idle CPU cores.
 
 {LIMITS_NOTE}"""
 
