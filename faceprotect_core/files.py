@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ def digest_of_files(files: list[Path]) -> str:
 def digest_of_tensor(tensor: Tensor | None) -> str | None:
     """The SHA-256 of a tensor's numbers, not of its shape, in hexadecimal; None for None."""
     return None if tensor is None else hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def digest_of_json(value) -> str:
+    """The SHA-256 of what can be written as JSON, whatever the order of its keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..faces import FaceCrop
-from ..files import digest_of_tensor, write_atomically
+from ..files import digest_of_json, digest_of_tensor, write_atomically
 from ..instant.protect import network_digest
 from ..photos.settings import BUILT_IN_JUDGE, BUILT_IN_SURROGATES, WEIGHTS, PhotoSettings
 from ..pixels import as_saved
@@ -70,9 +69,9 @@ class Panel:
         The file `out` keeps it by row, settings, weights and photo: what is there is not measured again.
         """
         prints = [one.fingerprint for one in self.recognisers.values()]
-        made_with = json.dumps([asdict(settings), WEIGHTS, network_digest(), prints], sort_keys=True)
+        made_with = digest_of_json([asdict(settings), WEIGHTS, network_digest(), prints])[:16]
         results = json.loads(out.read_text()) if out.exists() else {}
-        people = results.setdefault(f"{row} ({hashlib.sha256(made_with.encode()).hexdigest()[:16]})", {})
+        people = results.setdefault(f"{row} ({made_with})", {})
         photos = [str(digest_of_tensor(crop.image))[:16] for crop in self.crops]
         for number, name in enumerate(photos):
             if name not in people:

@@ -10,7 +10,6 @@ The second command measures them with a model of yours, on everybody, at the pho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ..checks import require
 from ..faces import Face, detect_faces, face_mask, find_face, load_detector
+from ..files import digest_of_json
 from ..instant.protect import network_digest
 from ..models import LoadedModel, load_model
 from ..photos.photo import protect_photo
@@ -172,8 +172,7 @@ def measure(pairs: Sequence[Pair], read: Read, way: str, presets: Sequence[str],
 def _made_with(way: str, preset: str, model: LoadedModel) -> str:
     """A digest of what decides how a photo comes out."""
     panel = [load_surrogate(name).fingerprint for name in (BUILT_IN_JUDGE, *BUILT_IN_SURROGATES)]
-    settings = asdict(PRESETS[way][preset]), WEIGHTS, network_digest(), model.sha256, panel
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of_json([asdict(PRESETS[way][preset]), WEIGHTS, network_digest(), model.sha256, panel])[:16]
 
 
 def measure_with_model(name: str, pairs: Sequence[Pair], device: str, out: Path) -> str:
