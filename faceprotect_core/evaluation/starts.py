@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..instant.protect import load_protector_network
 from ..photos.batch import Aim, CropProtector
 from ..photos.settings import LIGHT, PRESETS
 from .first_versions import Numbers, Panel, count, mean, panel_of
@@ -33,6 +34,7 @@ HEADER = (
 
 def rows_of(presets: Sequence[str]) -> dict[str, Aim]:
     """Row -> how it is protected: as much as the preset from nothing, and parts of it from the network's change."""
+    load_protector_network()  # without it all rows would begin at the photo
     found = {}
     for preset in presets:
         aim = aim_of(preset)

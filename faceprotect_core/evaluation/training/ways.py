@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -14,8 +12,9 @@ from ...checks import given
 from ...demo import load_demo_model, load_synthetic_target
 from ...faces import FaceCrop, load_detector
 from ...faces.crop import cropped_images, cropped_masks
+from ...files import digest_of_json
 from ...instant.network import ProtectorNetwork
-from ...instant.protect import look, network_digest
+from ...instant.protect import load_protector_network, look, network_digest
 from ...method.light_and_shade import LightAndShade, LightAndShadeSettings
 from ...method.objectives import IdentityObjective
 from ...method.restraint.least_change import least_change
@@ -59,6 +58,8 @@ def aim_of(way: str, remover: ProtectorNetwork | None = None) -> Aim:
     """way: one of WAYS that no network has to learn first. remover: for `PAST_A_REMOVER`, trained on `BASE`."""
     surrogates = [load_surrogate(name) for name in BUILT_IN_SURROGATES]
     settings = (PRESETS[LIGHT] | BY_DIFFUSION | STARTS).get(way, PRESETS[LIGHT][BASE])
+    if settings.head_start:
+        load_protector_network()  # without it a run would begin at the photo, and a table say that it does not
     if way == ONE_FACE:
         return find_aim("synthetic", surrogates, settings, None, None, load_synthetic_target(), load_detector())
     model = load_demo_model() if settings.way == DIFFUSION else None
@@ -68,9 +69,8 @@ def aim_of(way: str, remover: ProtectorNetwork | None = None) -> Aim:
 
 def file_name(way: str) -> str:
     """Of what is kept of a way, which its settings and the network that ships tell from what it was before."""
-    made_with = json.dumps([asdict(aim_of(way).settings), network_digest()], sort_keys=True)
-    digest = hashlib.sha256(made_with.encode()).hexdigest()[:8]
-    return f"{way.replace(',', '').replace(' ', '_')}_{digest}"
+    made_with = digest_of_json([asdict(aim_of(way).settings), network_digest()])[:8]
+    return f"{way.replace(',', '').replace(' ', '_')}_{made_with}"
 
 
 def by_network(network: ProtectorNetwork) -> Protector:

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from faceprotect_core import ProtectionError
 from faceprotect_core.evaluation import starts
 from faceprotect_core.evaluation.first_versions import Panel
 from faceprotect_core.evaluation.starts import measured, rows_of, table
 from faceprotect_core.evaluation.training.ways import aim_of
 from faceprotect_core.faces import crop_face
+from faceprotect_core.instant import protect
 from faceprotect_core.photos.batch import CropProtector
 from faceprotect_core.photos.settings import LIGHT, PRESETS
 
@@ -34,6 +36,15 @@ def test_every_preset_stands_beside_fewer_iterations_after_the_network(preset, w
     for few, (row, aim) in zip(parts, begun, strict=True):
         assert row == f"{preset}: the network, then {few}" and aim.settings.head_start
         assert aim.settings.after_head_start.method.iterations == few
+
+
+def test_without_the_network_there_is_no_table_of_what_begins_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(protect, "WEIGHTS", tmp_path / "nowhere.safetensors")
+    protect.load_protector_network.cache_clear()
+    for asked in (lambda: rows_of(["fast"]), lambda: aim_of("diffusion, fast")):
+        with pytest.raises(ProtectionError, match="missing from the package"):
+            asked()
+    protect.load_protector_network.cache_clear()
 
 
 def test_what_was_measured_is_kept_and_shown(crop, tmp_path, monkeypatch):
