@@ -59,8 +59,8 @@ class PhotoProgress:
             self._say(f"{photos}: {words.expected(event)}")
         elif event.stage == "preview":
             self.preview = event.image
-            if self.settings.head_start and event.image is not None:
-                self.stages = _stages(self.settings.after_head_start)
+            begins = self.settings.head_start and event.image is not None
+            self.stages = _stages(self.settings.after_head_start if begins else self.settings)
             self.bar(replace(event, step=self.at, steps=BAR), words.PREVIEW)
         elif event.attempt > 1:  # it has no share of the bar, and must still notice that the run is cancelled
             self.bar(replace(event, step=self.at, steps=BAR, image=None))

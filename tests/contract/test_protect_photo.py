@@ -116,14 +116,13 @@ def test_a_preview_says_that_it_is_one_and_stands_still(pack, monkeypatch):
     assert [event.image is preview for event, _ in shown[3:]] == [False, False] and core.PREVIEW not in shown[-1][1]
 
 
-def test_a_run_with_a_head_start_has_fewer_steps_and_one_whose_network_is_missing_has_all(pack, monkeypatch):
+def test_a_face_with_a_head_start_has_fewer_steps_and_one_without_has_all(pack, monkeypatch):
     monkeypatch.setattr(pack.host.Progress, "__call__", lambda *_: None)
     monkeypatch.setattr(pack.host.progress, "show_on_node", lambda *_: None)
     photo, step = pack.nodes.photo, core_module(pack, "progress").Step
     settings = photo.PRESETS[photo.DIFFUSION]["balanced"]
-    begins = []
-    for image in (torch.ones(1, 3, 8, 8), None):
-        report = pack.host.PhotoProgress(1, settings, "7")
+    begins, report = [], pack.host.PhotoProgress(1, settings, "7")
+    for image in (torch.ones(1, 3, 8, 8), None):  # of one face, and of the next one, for which instant has failed
         report(step("preview", 0, 1, image=image))
         begins.append(report.stages["protection"][0])
         assert report.stages["protection"][1] == pytest.approx(1.0)
