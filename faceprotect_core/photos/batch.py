@@ -173,7 +173,7 @@ class CropProtector:
     aim: Aim
     at_once: int = 1
     preview: bool = False
-    _shown: bool = field(default=False, init=False)
+    _shown_enough: bool = field(default=False, init=False)
 
     def __call__(
         self, crops: Sequence[FaceCrop], on_step: OnStep | None = None, starts: Sequence[Tensor] | None = None
@@ -283,19 +283,19 @@ class CropProtector:
     def _looked(self, crops: list[FaceCrop], on_step: OnStep | None) -> list[Changed] | None:
         """What instant would give, which takes a second: to begin there, or to show it. No judge has seen it."""
         settings, looked = self.aim.settings, None
-        shown = self.preview and on_step and self.aim.plain and settings.takes_long
-        if self._begins or (shown and not self._shown and not settings.head_start):
-            self._shown = settings.way == LIGHT
+        shows = self.preview and on_step and self.aim.plain and settings.takes_long
+        if self._begins or (shows and not self._shown_enough and not settings.head_start):
+            self._shown_enough = settings.way == LIGHT
             try:
                 looked = self._by_instant(crops)
             except FAILURES as error:  # the run does without
                 if self._begins and out_of_memory(error) and len(crops) > 1:
                     raise
                 traceback.clear_frames(error.__traceback__)  # their memory is for the run
-                self._shown = True
+                self._shown_enough = True
                 why = error.problem if isinstance(error, ProtectionError) else error
                 logging.warning("FaceProtect: instant has failed, and is neither shown nor begun at: %s", why)
-        if shown and on_step:
+        if shows and on_step:
             on_step(Step("preview", 0, 1, image=torch.stack([one.image for one in looked]) if looked else None))
         return looked
 

@@ -11,6 +11,7 @@ from faceprotect_core.demo import load_synthetic_target
 from faceprotect_core.faces import crop_face, detect_faces
 from faceprotect_core.instant.protect import MORE
 from faceprotect_core.method.inversion import ddim_invert
+from faceprotect_core.method.protect import Prepared
 from faceprotect_core.method.schedule import DDIMSchedule
 from faceprotect_core.photos import batch
 from faceprotect_core.photos.batch import Aim, CropProtector, find_aim
@@ -63,9 +64,9 @@ def begun(monkeypatch):
         found.append((start, settings.iterations))
         return by_diffusion(prepared, denoiser, codec, objective, settings, start=start, **options)
 
-    protect_by_light, by_diffusion = batch.protect_by_light, batch.prepare.__globals__["Prepared"].optimize
+    protect_by_light, by_diffusion = batch.protect_by_light, Prepared.optimize
     monkeypatch.setattr(batch, "protect_by_light", by_light)
-    monkeypatch.setattr(batch.prepare.__globals__["Prepared"], "optimize", optimize)
+    monkeypatch.setattr(Prepared, "optimize", optimize)
     return found
 
 
